@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command weft is all of Kubernetes networking in one program. Each subcommand is a file beside this one that
+// holds flags and wiring only.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the build (-ldflags "-X main.version=...").
+var version = "dev"
+
+// exitCode is an error that chooses the process's exit status. Its message may be empty when the command has
+// already said all there is to say.
+type exitCode struct {
+	code int
+	err  error
+}
+
+func (e exitCode) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e exitCode) Unwrap() error { return e.err }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := newRoot().ExecuteContext(ctx)
+	stop()
+	if err == nil {
+		return
+	}
+	if msg := err.Error(); msg != "" {
+		fmt.Fprintln(os.Stderr, "weft: "+msg)
+	}
+	var code exitCode
+	if errors.As(err, &code) {
+		os.Exit(code.code)
+	}
+	os.Exit(1)
+}
+
+// newRoot builds the command tree: what runs in a cluster, then what a person runs.
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "weft",
+		Short:         "All of Kubernetes networking in one program",
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddGroup(
+		&cobra.Group{ID: "cluster", Title: "In a cluster:"},
+		&cobra.Group{ID: "person", Title: "For a person or CI:"},
+	)
+	return root
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package model
+
+import "net/netip"
+
+// Pod is core/v1 Pod.
+type Pod struct {
+	Meta
+	Node           string // spec.nodeName; "" until scheduled
+	HostNetwork    bool
+	IPs            []netip.Addr // status.podIPs
+	HostIPs        []netip.Addr // status.hostIPs
+	Ports          []ContainerPort
+	ServiceAccount string
+	Hostname       string
+	Subdomain      string
+	Ready          bool // the Ready condition
+	Finished       bool // phase Succeeded or Failed: its addresses are no longer its own
+}
+
+// ContainerPort is a port that one of a pod's containers (sidecars included) declares.
+type ContainerPort struct {
+	Name     string
+	Protocol Protocol
+	Port     uint16
+	HostPort uint16 // 0: none
+}
+
+// Node is core/v1 Node. Meta.Annotations and Labels carry all that the node has under weft.dev and
+// topology.kubernetes.io.
+type Node struct {
+	Meta
+	InternalIPs []netip.Addr
+	ExternalIPs []netip.Addr
+	PodCIDRs    []netip.Prefix
+	Zone        string // the topology.kubernetes.io/zone label
+	Region      string // the topology.kubernetes.io/region label
+	Ready       bool
+	// ExcludedFromLB is the node.kubernetes.io/exclude-from-external-load-balancers label.
+	ExcludedFromLB bool
+}
+
+// Namespace is core/v1 Namespace.
+type Namespace struct {
+	Meta
+}

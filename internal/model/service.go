@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package model
+
+import (
+	"net/netip"
+	"time"
+)
+
+// ServiceType is core/v1 ServiceType.
+type ServiceType uint8
+
+// The types of core/v1 Service.
+const (
+	ClusterIP ServiceType = iota
+	NodePort
+	LoadBalancer
+	ExternalName
+)
+
+// String gives the API's spelling.
+func (t ServiceType) String() string {
+	return [...]string{"ClusterIP", "NodePort", "LoadBalancer", "ExternalName"}[t]
+}
+
+// Service is core/v1 Service.
+type Service struct {
+	Meta
+	Type     ServiceType
+	Selector map[string]string // empty: endpoints are written by hand
+	Ports    []ServicePort
+
+	Headless     bool         // clusterIP: None
+	ClusterIPs   []netip.Addr // none when Headless, ExternalName, or not yet allocated
+	Families     []Family     // spec.ipFamilies
+	ExternalName string
+	ExternalIPs  []netip.Addr
+
+	InternalLocal bool // internalTrafficPolicy: Local
+	ExternalLocal bool // externalTrafficPolicy: Local
+
+	// HealthCheckNodePort is set by the API server for ExternalLocal LoadBalancers; 0 is none.
+	HealthCheckNodePort uint16
+
+	// AffinityTimeout is sessionAffinityConfig.clientIP.timeoutSeconds; 0 means sessionAffinity: None.
+	AffinityTimeout time.Duration
+
+	PublishNotReadyAddresses bool
+	Distribution             Distribution
+
+	LoadBalancer LoadBalancerSpec
+	Ingress      []LoadBalancerIngress // status.loadBalancer.ingress
+}
+
+// ServicePort is one of a Service's ports.
+type ServicePort struct {
+	Name        string
+	Protocol    Protocol
+	Port        uint16
+	NodePort    uint16 // 0: none
+	TargetPort  string // as written: a number or a container port's name; only for explaining
+	AppProtocol string
+}
+
+// Distribution is spec.trafficDistribution (KEP-4444, KEP-3015).
+type Distribution uint8
+
+// The values of spec.trafficDistribution. PreferClose is the older spelling of PreferSameZone.
+const (
+	DistributeEvenly Distribution = iota
+	PreferSameZone
+	PreferSameNode
+)
+
+// LoadBalancerSpec is the part of a Service's spec that concerns its LoadBalancer.
+type LoadBalancerSpec struct {
+	Class        string         // spec.loadBalancerClass; "" is unset
+	RequestedIP  netip.Addr     // spec.loadBalancerIP; invalid is unset
+	SourceRanges []netip.Prefix // spec.loadBalancerSourceRanges; empty admits all
+	NoNodePorts  bool           // allocateLoadBalancerNodePorts: false
+}
+
+// LoadBalancerIngress is one entry of status.loadBalancer.ingress.
+type LoadBalancerIngress struct {
+	IP       netip.Addr // invalid when only a hostname is given
+	Hostname string
+	Proxy    bool // ipMode: Proxy, so nodes must not short-cut to the Service (KEP-1860)
+}
+
+// EndpointSlice is discovery/v1 EndpointSlice.
+type EndpointSlice struct {
+	Meta
+	Service   string // the kubernetes.io/service-name label: a Service of the same namespace
+	Family    Family
+	FQDN      bool // addressType FQDN: not forwarded to
+	Ports     []EndpointPort
+	Endpoints []Endpoint
+}
+
+// EndpointPort is a port that every endpoint of a slice serves.
+type EndpointPort struct {
+	Name        string // equals the ServicePort's name
+	Protocol    Protocol
+	Port        uint16 // 0: nil in the API, "all ports", which no Service port maps to
+	AppProtocol string
+}
+
+// Endpoint is one backend of a slice. Conditions have their API defaults filled in: a nil ready is ready, a nil
+// serving equals ready, a nil terminating is false.
+type Endpoint struct {
+	Addresses   []netip.Addr
+	Ready       bool
+	Serving     bool
+	Terminating bool
+	Hostname    string // the per-endpoint DNS label; "" is none
+	Node        string
+	Zone        string
+	Pod         string   // targetRef of kind Pod, same namespace; "" is none
+	HintZones   []string // hints.forZones
+	HintNodes   []string // hints.forNodes
+}
