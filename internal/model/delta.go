@@ -20,4 +20,6 @@ type Delta struct {
 	Nodes           map[string]*Node
 	Namespaces      map[string]*Namespace
 	NetworkPolicies map[Name]*NetworkPolicy
+
+	ClusterNetworkPolicies map[string]*ClusterNetworkPolicy
 }
