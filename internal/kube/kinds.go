@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/weft-net/weft/internal/model"
+)
+
+// Kinds is a set of kinds to watch.
+type Kinds uint
+
+// The kinds that a Watcher can follow, each the Delta's map of the same name.
+const (
+	Services Kinds = 1 << iota
+	EndpointSlices
+	Pods
+	Nodes
+	Namespaces
+	NetworkPolicies
+)
+
+// feedsFor makes one feed a chosen kind: the table of what weft watches.
+func feedsFor(w *Watcher, c kubernetes.Interface, _ dynamic.Interface, kinds Kinds, silence time.Duration) []runner {
+	var out []runner
+	add := func(k Kinds, r runner) {
+		if kinds&k != 0 {
+			out = append(out, r)
+		}
+	}
+	all := metav1.NamespaceAll
+	add(Services, &feed[*corev1.Service, model.Service]{
+		w: w, apiVersion: "v1", kindName: "Service", example: &corev1.Service{}, silence: silence,
+		lw: listerOf(c.CoreV1().Services(all)), from: FromService,
+		put: func(d *model.Delta, n model.Name, v *model.Service) { set(&d.Services, n, v) },
+	})
+	add(EndpointSlices, &feed[*discoveryv1.EndpointSlice, model.EndpointSlice]{
+		w: w, apiVersion: "discovery.k8s.io/v1", kindName: "EndpointSlice", example: &discoveryv1.EndpointSlice{}, silence: silence,
+		lw: listerOf(c.DiscoveryV1().EndpointSlices(all)), from: FromEndpointSlice,
+		put: func(d *model.Delta, n model.Name, v *model.EndpointSlice) { set(&d.EndpointSlices, n, v) },
+	})
+	add(Pods, &feed[*corev1.Pod, model.Pod]{
+		w: w, apiVersion: "v1", kindName: "Pod", example: &corev1.Pod{}, silence: silence,
+		lw: listerOf(c.CoreV1().Pods(all)), from: FromPod,
+		put: func(d *model.Delta, n model.Name, v *model.Pod) { set(&d.Pods, n, v) },
+	})
+	add(Nodes, &feed[*corev1.Node, model.Node]{
+		w: w, apiVersion: "v1", kindName: "Node", example: &corev1.Node{}, silence: silence,
+		lw: listerOf(c.CoreV1().Nodes()), from: FromNode,
+		put: func(d *model.Delta, n model.Name, v *model.Node) { set(&d.Nodes, n.Name, v) },
+	})
+	add(Namespaces, &feed[*corev1.Namespace, model.Namespace]{
+		w: w, apiVersion: "v1", kindName: "Namespace", example: &corev1.Namespace{}, silence: silence,
+		lw: listerOf(c.CoreV1().Namespaces()), from: FromNamespace,
+		put: func(d *model.Delta, n model.Name, v *model.Namespace) { set(&d.Namespaces, n.Name, v) },
+	})
+	add(NetworkPolicies, &feed[*networkingv1.NetworkPolicy, model.NetworkPolicy]{
+		w: w, apiVersion: "networking.k8s.io/v1", kindName: "NetworkPolicy", example: &networkingv1.NetworkPolicy{}, silence: silence,
+		lw: listerOf(c.NetworkingV1().NetworkPolicies(all)), from: FromNetworkPolicy,
+		put: func(d *model.Delta, n model.Name, v *model.NetworkPolicy) { set(&d.NetworkPolicies, n, v) },
+	})
+	return out
+}
+
+// set writes into one of a Delta's maps.
+func set[K comparable, T any](m *map[K]*T, k K, v *T) {
+	if *m == nil {
+		*m = make(map[K]*T)
+	}
+	(*m)[k] = v
+}
+
+// listerOf takes the list and watch of a typed client.
+func listerOf[L runtime.Object](c interface {
+	List(context.Context, metav1.ListOptions) (L, error)
+	Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
+}) lister {
+	return lister{
+		list:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return c.List(ctx, o) },
+		watch: c.Watch,
+	}
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/yaml"
+
+	"github.com/weft-net/weft/internal/model"
+)
+
+// Manifest is one object of a manifest file.
+type Manifest struct {
+	File   string
+	Line   int            // where the object's document begins, from 1
+	Object runtime.Object // typed where client-go knows the kind, else *unstructured.Unstructured
+}
+
+// ReadManifests reads the objects of files and folders (all *.yaml, *.yml and *.json below them); "-" is stdin.
+// Lists are taken apart. An error names file and line.
+func ReadManifests(paths ...string) ([]Manifest, error) {
+	var out []Manifest
+	for _, p := range paths {
+		if p == "-" {
+			data, err := io.ReadAll(os.Stdin)
+			if err != nil {
+				return nil, fmt.Errorf("standard input: %w", err)
+			}
+			ms, err := ParseManifests("<stdin>", data)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, ms...)
+			continue
+		}
+		err := filepath.WalkDir(p, func(path string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			ext := filepath.Ext(path)
+			if d.IsDir() || (path != p && !slices.Contains([]string{".yaml", ".yml", ".json"}, ext)) {
+				return nil
+			}
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			ms, err := ParseManifests(path, data)
+			out = append(out, ms...)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// ParseManifests reads the objects of one file's content, YAML documents or JSON.
+func ParseManifests(file string, data []byte) ([]Manifest, error) {
+	var out []Manifest
+	for _, doc := range documents(data) {
+		raw, err := yaml.YAMLToJSON(doc.text)
+		if err != nil {
+			return nil, fmt.Errorf("%s:%d: not YAML: %w", file, doc.line, err)
+		}
+		if bytes.Equal(bytes.TrimSpace(raw), []byte("null")) {
+			continue
+		}
+		objs, err := decode(raw)
+		if err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", file, doc.line, err)
+		}
+		for _, o := range objs {
+			out = append(out, Manifest{File: file, Line: doc.line, Object: o})
+		}
+	}
+	return out, nil
+}
+
+type document struct {
+	text []byte
+	line int
+}
+
+// documents splits a YAML stream at its "---" lines. A document's line is that of its first text, past blank lines
+// and comments.
+func documents(data []byte) []document {
+	var out []document
+	var cur document
+	flush := func() {
+		if len(cur.text) > 0 && cur.line > 0 {
+			out = append(out, cur)
+		}
+		cur = document{}
+	}
+	line := 0
+	for text := range bytes.Lines(data) {
+		line++
+		if t := bytes.TrimRight(text, " \t\r\n"); bytes.Equal(t, []byte("---")) || bytes.HasPrefix(t, []byte("--- ")) {
+			flush()
+			continue
+		}
+		if t := bytes.TrimSpace(text); cur.line == 0 && len(t) > 0 && t[0] != '#' {
+			cur.line = line
+		}
+		cur.text = append(cur.text, text...)
+	}
+	flush()
+	return out
+}
+
+// decode reads one JSON object, taking lists apart.
+func decode(raw []byte) ([]runtime.Object, error) {
+	obj, _, err := scheme.Codecs.UniversalDeserializer().Decode(raw, nil, nil)
+	if runtime.IsNotRegisteredError(err) {
+		obj, _, err = unstructured.UnstructuredJSONScheme.Decode(raw, nil, nil)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("not a Kubernetes object: %w", err)
+	}
+	if !meta.IsListType(obj) {
+		return []runtime.Object{obj}, nil
+	}
+	items, err := meta.ExtractList(obj)
+	if err != nil {
+		return nil, err
+	}
+	var out []runtime.Object
+	for _, it := range items {
+		if u, ok := it.(*runtime.Unknown); ok {
+			more, err := decode(u.Raw)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, more...)
+			continue
+		}
+		out = append(out, it)
+	}
+	return out, nil
+}
+
+// FromManifests translates the objects of the kinds that model knows, as the API server would have stored them:
+// an object without a namespace goes to the given one. Other kinds are passed over. The error joins what could not
+// be used, each with file and line; the Delta holds the rest.
+func FromManifests(ms []Manifest, namespace string) (*model.Delta, error) {
+	d := &model.Delta{Complete: true}
+	var bad []error
+	for _, m := range ms {
+		acc, err := meta.Accessor(m.Object)
+		if err != nil {
+			continue
+		}
+		obj := m.Object
+		if acc.GetNamespace() == "" && namespaced(obj) {
+			obj = obj.DeepCopyObject()
+			if acc, err = meta.Accessor(obj); err == nil {
+				acc.SetNamespace(namespace)
+			}
+		}
+		name := model.Name{Namespace: acc.GetNamespace(), Name: acc.GetName()}
+		switch o := obj.(type) {
+		case *corev1.Service:
+			err = into(&d.Services, name, o, FromService)
+		case *discoveryv1.EndpointSlice:
+			err = into(&d.EndpointSlices, name, o, FromEndpointSlice)
+		case *corev1.Pod:
+			err = into(&d.Pods, name, o, FromPod)
+		case *corev1.Node:
+			err = into(&d.Nodes, name.Name, o, FromNode)
+		case *corev1.Namespace:
+			err = into(&d.Namespaces, name.Name, o, FromNamespace)
+		case *networkingv1.NetworkPolicy:
+			err = into(&d.NetworkPolicies, name, o, FromNetworkPolicy)
+		}
+		if err != nil {
+			bad = append(bad, fmt.Errorf("%s:%d: %s %s: %w", m.File, m.Line, obj.GetObjectKind().GroupVersionKind().Kind, name, err))
+		}
+	}
+	return d, errors.Join(bad...)
+}
+
+func namespaced(o runtime.Object) bool {
+	switch o.(type) {
+	case *corev1.Node, *corev1.Namespace:
+		return false
+	}
+	return true
+}
+
+func into[K comparable, O, T any](m *map[K]*T, k K, o O, from func(O) (*T, error)) error {
+	v, err := from(o)
+	if v != nil {
+		set(m, k, v)
+	}
+	return err
+}
