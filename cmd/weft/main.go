@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/weft-net/weft/internal/podnet/plugin"
 )
 
 // version is set by the build (-ldflags "-X main.version=...").
@@ -35,6 +37,9 @@ func (e exitCode) Error() string {
 func (e exitCode) Unwrap() error { return e.err }
 
 func main() {
+	if plugin.Invoked(os.Args[0]) {
+		os.Exit(plugin.Main()) // a container runtime waits: no command tree for it
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := newRoot().ExecuteContext(ctx)
 	stop()
@@ -64,5 +69,6 @@ func newRoot() *cobra.Command {
 		&cobra.Group{ID: "cluster", Title: "In a cluster:"},
 		&cobra.Group{ID: "person", Title: "For a person or CI:"},
 	)
+	root.AddCommand(newCNICommand())
 	return root
 }
