@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/weft-net/weft/internal/model"
+)
+
+// layout is part of every name: a new way of building must not be mistaken for an old one in a kernel that holds it.
+const layout = "1"
+
+// built is what guards one direction of the pods that share it.
+type built struct {
+	chain  string // the entry chain
+	chains []*Chain
+	sets   []*Set // without members
+	source Source
+}
+
+// Source tells what an entry chain stands for.
+type Source struct {
+	Direction Direction
+	Isolating []PolicyRef // NetworkPolicies
+	Cluster   []PolicyRef // ClusterNetworkPolicies, in the order they are tried
+}
+
+// builder collects the objects of one built.
+type builder struct {
+	c   *Cluster
+	d   Direction
+	pod *model.Pod // ingress only: whose container ports names mean
+	out *built
+}
+
+// build compiles the policies that guard a pod's direction. The pod counts only for what its port names mean.
+func (c *Cluster) build(d Direction, pod *model.Pod, admin []*model.ClusterNetworkPolicy, nps []*model.NetworkPolicy, baseline []*model.ClusterNetworkPolicy) *built {
+	b := &builder{c: c, d: d, pod: pod, out: &built{source: Source{Direction: d}}}
+	var rules []Rule
+	var refs []string
+	for _, p := range admin {
+		b.out.source.Cluster = append(b.out.source.Cluster, refOfCluster(p))
+		refs = append(refs, "admin "+p.Name.Name)
+	}
+	if len(admin) > 0 {
+		rules = append(rules, Rule{Op: Jump, Target: b.tier("admin", admin)})
+	}
+	if len(nps) > 0 {
+		var union []rule
+		for _, np := range nps {
+			b.out.source.Isolating = append(b.out.source.Isolating, refOf(np))
+			refs = append(refs, np.Name.String())
+			union = append(union, rulesOfPolicy(np, d)...)
+		}
+		rules = append(rules, b.union(union)...)
+		rules = append(rules, Rule{Op: Drop})
+	} else {
+		for _, p := range baseline {
+			b.out.source.Cluster = append(b.out.source.Cluster, refOfCluster(p))
+			refs = append(refs, "baseline "+p.Name.Name)
+		}
+		if len(baseline) > 0 {
+			rules = append(rules, Rule{Op: Jump, Target: b.tier("baseline", baseline)})
+		}
+		rules = append(rules, Rule{Op: Admit})
+	}
+	b.out.chain = b.entryChain(rules, nps, refs)
+	return b.out
+}
+
+// entryChain names the chain so that a person finds the policies in it: by its own name when one NetworkPolicy
+// isolates, with their number when several do.
+func (b *builder) entryChain(rules []Rule, nps []*model.NetworkPolicy, refs []string) string {
+	label := "cluster"
+	if len(nps) > 0 {
+		label = nps[0].Name.String()
+		if len(nps) > 1 {
+			label = fmt.Sprintf("%s+%d", label, len(nps)-1)
+		}
+	}
+	const room = 90 // a log prefix holds 127 bytes
+	if len(label) > room {
+		label = label[:room]
+	}
+	prefix := map[Direction]string{Ingress: "in", Egress: "out"}[b.d]
+	n := name(prefix, layout, fmt.Sprint(rules), strings.Join(refs, "\n")) + "-" + label
+	b.out.chains = append(b.out.chains, &Chain{Name: n, Direction: b.d, Rules: rules})
+	return n
+}
+
+// union compiles rules that each admit, in no order, to a number of kernel rules that does not grow with theirs.
+func (b *builder) union(rules []rule) []Rule {
+	var everyPort []term // peers of rules without ports
+	type span struct {
+		PortRange
+		anyone bool
+		peers  []term
+	}
+	var spans []span
+	var named []namedPort
+	for _, r := range rules {
+		if len(r.ports) == 0 {
+			if len(r.peers) == 0 {
+				return []Rule{{Op: Admit}}
+			}
+			everyPort = append(everyPort, r.peers...)
+			continue
+		}
+		for _, p := range r.ports {
+			if p.Name != "" && b.d == Egress {
+				named = append(named, namedPort{p, r.peers})
+				continue
+			}
+			for _, pr := range b.numeric(p) {
+				spans = append(spans, span{pr, len(r.peers) == 0, r.peers})
+			}
+		}
+	}
+	var out []Rule
+	if len(everyPort) > 0 {
+		out = append(out, b.peerRules(everyPort, Rule{Op: Admit})...)
+	}
+
+	// Cut each protocol's ports at every bound, and give each piece the union of the peers of the spans over it.
+	var pieces []PortRange
+	byProtocol := map[model.Protocol][]span{}
+	for _, s := range spans {
+		byProtocol[s.Protocol] = append(byProtocol[s.Protocol], s)
+	}
+	for _, proto := range slices.Sorted(mapKeys(byProtocol)) {
+		list := byProtocol[proto]
+		slices.SortStableFunc(list, func(a, b span) int { return cmp.Compare(a.From, b.From) })
+		var cuts []uint32
+		for _, s := range list {
+			cuts = append(cuts, uint32(s.From), uint32(s.To)+1)
+		}
+		slices.Sort(cuts)
+		cuts = slices.Compact(cuts)
+		next, open := 0, []span(nil)
+		for i, at := range cuts[:len(cuts)-1] {
+			open = slices.DeleteFunc(open, func(s span) bool { return uint32(s.To) < at })
+			for next < len(list) && uint32(list[next].From) <= at {
+				open = append(open, list[next])
+				next++
+			}
+			if len(open) == 0 {
+				continue
+			}
+			piece := PortRange{Protocol: proto, From: uint16(at), To: uint16(cuts[i+1] - 1)}
+			if !slices.ContainsFunc(open, func(s span) bool { return s.anyone }) {
+				var peers []term
+				for _, s := range open {
+					peers = append(peers, s.peers...)
+				}
+				piece.Target = b.peerChain(peers)
+			}
+			if n := len(pieces); n > 0 && pieces[n-1].Protocol == proto && pieces[n-1].Target == piece.Target && pieces[n-1].To+1 == piece.From {
+				pieces[n-1].To = piece.To
+			} else {
+				pieces = append(pieces, piece)
+			}
+		}
+	}
+	if len(pieces) > 0 {
+		out = append(out, Rule{Op: Lookup, Target: b.portSet(PortMap, pieces)})
+	}
+	if len(named) > 0 {
+		out = append(out, Rule{Named: b.namedSet(named), Op: Admit})
+	}
+	return out
+}
+
+// numeric turns a port of a rule into numbers. For ingress a name means what it does on the pod; it may be on
+// several of its containers, or none.
+func (b *builder) numeric(p model.PolicyPort) []PortRange {
+	if p.Name == "" {
+		return []PortRange{portRange(p)}
+	}
+	var out []PortRange
+	for _, cp := range b.pod.Ports {
+		if names(p, cp) {
+			out = append(out, PortRange{Protocol: cp.Protocol, From: cp.Port, To: cp.Port})
+		}
+	}
+	return out
+}
+
+// tier compiles ordered rules of ClusterNetworkPolicies to a chain that returns when none of them decides.
+func (b *builder) tier(kind string, policies []*model.ClusterNetworkPolicy) string {
+	var out []Rule
+	for _, p := range policies {
+		for _, r := range rulesOfCluster(p, b.d) {
+			out = append(out, b.ordered(p, &r)...)
+		}
+	}
+	n := name(kind, layout, b.d.String(), fmt.Sprint(out))
+	b.out.chains = append(b.out.chains, &Chain{Name: n, Direction: b.d, Rules: out})
+	return n
+}
+
+// ordered compiles one rule of a ClusterNetworkPolicy.
+func (b *builder) ordered(p *model.ClusterNetworkPolicy, r *rule) []Rule {
+	do := Rule{Op: Admit}
+	switch r.action {
+	case model.PassTraffic:
+		do.Op = Return
+	case model.DenyTraffic:
+		deny := name("deny", layout, b.d.String(), p.Name.Name, r.field) + "-" + p.Name.Name
+		if len(deny) > 110 {
+			deny = deny[:110]
+		}
+		b.out.chains = append(b.out.chains, &Chain{Name: deny, Direction: b.d, Rules: []Rule{{Op: Drop}}})
+		do.Op, do.Target = Goto, deny
+	}
+	if len(r.ports) == 0 {
+		return b.peerRules(r.peers, do)
+	}
+	var out []Rule
+	var numeric []PortRange
+	var named []namedPort
+	for _, pp := range r.ports {
+		if pp.Name != "" && b.d == Egress {
+			named = append(named, namedPort{pp, r.peers})
+		} else {
+			numeric = append(numeric, b.numeric(pp)...)
+		}
+	}
+	if len(numeric) > 0 {
+		with := do
+		with.Ports = b.portSet(Ports, joinPorts(numeric))
+		out = append(out, b.peerRules(r.peers, with)...)
+	}
+	if len(named) > 0 {
+		with := do
+		with.Named = b.namedSet(named)
+		out = append(out, with)
+	}
+	return out
+}
+
+// peerChain is a chain that admits these peers and returns for others.
+func (b *builder) peerChain(peers []term) string {
+	rules := b.peerRules(peers, Rule{Op: Admit})
+	prefix := map[Direction]string{Ingress: "from", Egress: "to"}[b.d]
+	n := name(prefix, layout, fmt.Sprint(rules))
+	b.out.chains = append(b.out.chains, &Chain{Name: n, Direction: b.d, Rules: rules})
+	return n
+}
+
+// peerRules applies a rule to each of these peers; to everyone if there are none.
+func (b *builder) peerRules(peers []term, do Rule) []Rule {
+	if len(peers) == 0 {
+		return []Rule{do}
+	}
+	var ranges []Range
+	var single []term
+	for _, t := range peers {
+		switch t.kind {
+		case ofBlock:
+			ranges = append(ranges, t.ranges...)
+		case ofPods, ofNodes:
+			single = append(single, t)
+		}
+	}
+	var out []Rule
+	if len(single) > 0 {
+		r := do
+		r.Peer = b.addrSet(single)
+		out = append(out, r)
+	}
+	if len(ranges) > 0 {
+		r := do
+		r.Peer = b.netSet(mergeRanges(ranges))
+		out = append(out, r)
+	}
+	return out
+}
+
+// addrSet is the set of the addresses that any of the terms means.
+func (b *builder) addrSet(terms []term) string {
+	terms, keys := distinct(terms)
+	s := &Set{Name: name("pods", layout, strings.Join(keys, "\n")), Kind: Addrs, Comment: comment(terms), scope: terms[0].namespace}
+	for _, t := range terms {
+		s.nodes = s.nodes || t.kind == ofNodes
+		if t.kind != ofPods || t.namespace != s.scope {
+			s.scope = ""
+		}
+	}
+	c := b.c
+	s.wants = func(e Endpoint) []Member {
+		for i := range terms {
+			if c.matches(&terms[i], e) {
+				return []Member{{Addr: e.Addr}}
+			}
+		}
+		return nil
+	}
+	b.out.sets = append(b.out.sets, s)
+	return s.Name
+}
+
+// namedPort is a port's name on the destination pods that any of the peers means; on all pods if there are none.
+type namedPort struct {
+	port  model.PolicyPort
+	peers []term
+}
+
+// namedSet is the set of address, protocol and port that the names mean on each pod.
+func (b *builder) namedSet(ports []namedPort) string {
+	var keys []string
+	var all []term
+	s := &Set{Kind: Named}
+	for i, n := range ports {
+		_, peers := distinct(n.peers)
+		keys = append(keys, fmt.Sprintf("%d %s: %s", n.port.Protocol, n.port.Name, strings.Join(peers, " | ")))
+		all = append(all, n.peers...)
+		for _, t := range n.peers {
+			if i == 0 && s.scope == "" {
+				s.scope = t.namespace
+			}
+		}
+	}
+	for _, n := range ports {
+		if len(n.peers) == 0 || slices.ContainsFunc(n.peers, func(t term) bool { return t.kind != ofPods || t.namespace != s.scope }) {
+			s.scope = ""
+		}
+	}
+	slices.Sort(keys)
+	s.Name = name("named", layout, strings.Join(slices.Compact(keys), "\n"))
+	terms, _ := distinct(all)
+	s.Comment = comment(terms)
+	c := b.c
+	s.wants = func(e Endpoint) []Member {
+		if e.Pod == nil || e.Pod.HostNetwork {
+			return nil
+		}
+		var out []Member
+		for i := range ports {
+			n := &ports[i]
+			if len(n.peers) > 0 && !slices.ContainsFunc(n.peers, func(t term) bool { return c.matches(&t, e) }) {
+				continue
+			}
+			for _, cp := range e.Pod.Ports {
+				if names(n.port, cp) {
+					out = append(out, Member{e.Addr, cp.Protocol, cp.Port})
+				}
+			}
+		}
+		return out
+	}
+	b.out.sets = append(b.out.sets, s)
+	return s.Name
+}
+
+func (b *builder) netSet(ranges []Range) string {
+	s := &Set{Name: name("nets", layout, fmt.Sprint(ranges)), Kind: Nets, Ranges: ranges}
+	b.out.sets = append(b.out.sets, s)
+	return s.Name
+}
+
+func (b *builder) portSet(kind SetKind, ports []PortRange) string {
+	prefix := map[SetKind]string{Ports: "ports", PortMap: "portmap"}[kind]
+	s := &Set{Name: name(prefix, layout, b.d.String(), fmt.Sprint(ports)), Kind: kind, Ports: ports}
+	b.out.sets = append(b.out.sets, s)
+	return s.Name
+}
+
+// joinPorts sorts ranges and joins those of a protocol that overlap or touch.
+func joinPorts(in []PortRange) []PortRange {
+	slices.SortFunc(in, func(a, b PortRange) int {
+		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To))
+	})
+	var out []PortRange
+	for _, r := range in {
+		if n := len(out); n > 0 && out[n-1].Protocol == r.Protocol && uint32(r.From) <= uint32(out[n-1].To)+1 {
+			out[n-1].To = max(out[n-1].To, r.To)
+		} else {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// distinct sorts terms by key and leaves out repetitions.
+func distinct(terms []term) ([]term, []string) {
+	byKey := map[string]term{}
+	for _, t := range terms {
+		byKey[t.key()] = t
+	}
+	keys := sortedKeys(byKey)
+	out := make([]term, len(keys))
+	for i, k := range keys {
+		out[i] = byKey[k]
+	}
+	return out, keys
+}
+
+// comment is what fits of the terms' text into a set's comment, which holds 128 bytes.
+func comment(terms []term) string {
+	s := peersText(terms)
+	if len(s) > 120 {
+		return s[:117] + "..."
+	}
+	return s
+}

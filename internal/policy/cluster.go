@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/weft-net/weft/internal/model"
+)
+
+// Cluster is a copy of everything that a policy's verdict depends on. The zero value is not usable; see NewCluster.
+// It is not safe for concurrent use while Apply runs.
+type Cluster struct {
+	pods       map[model.Name]*model.Pod
+	podsIn     map[string]map[string]*model.Pod // by namespace, then name
+	claims     map[netip.Addr][]*model.Pod      // pods that list this address; who owns it is a question of order
+	namespaces map[string]*model.Namespace
+	nodes      map[string]*model.Node
+	nodeAddrs  map[netip.Addr]string // a node's own addresses to its name
+
+	policies map[string]map[string]*model.NetworkPolicy // by namespace, then name
+	cluster  map[string]*model.ClusterNetworkPolicy
+	admin    []*model.ClusterNetworkPolicy // in the order they are tried
+	baseline []*model.ClusterNetworkPolicy
+}
+
+// NewCluster returns an empty Cluster.
+func NewCluster() *Cluster {
+	return &Cluster{
+		pods:       map[model.Name]*model.Pod{},
+		podsIn:     map[string]map[string]*model.Pod{},
+		claims:     map[netip.Addr][]*model.Pod{},
+		namespaces: map[string]*model.Namespace{},
+		nodes:      map[string]*model.Node{},
+		nodeAddrs:  map[netip.Addr]string{},
+		policies:   map[string]map[string]*model.NetworkPolicy{},
+		cluster:    map[string]*model.ClusterNetworkPolicy{},
+	}
+}
+
+// Apply takes over what a Delta says.
+func (c *Cluster) Apply(d *model.Delta) {
+	for n, p := range d.Pods {
+		c.setPod(n, p)
+	}
+	for n, ns := range d.Namespaces {
+		put(c.namespaces, n, ns)
+	}
+	for n, node := range d.Nodes {
+		c.setNode(n, node)
+	}
+	for n, p := range d.NetworkPolicies {
+		put2(c.policies, n.Namespace, n.Name, p)
+	}
+	if len(d.ClusterNetworkPolicies) > 0 {
+		for n, p := range d.ClusterNetworkPolicies {
+			put(c.cluster, n, p)
+		}
+		c.admin, c.baseline = nil, nil
+		for _, p := range c.cluster {
+			if p.Tier == model.AdminTier {
+				c.admin = append(c.admin, p)
+			} else {
+				c.baseline = append(c.baseline, p)
+			}
+		}
+		order := func(a, b *model.ClusterNetworkPolicy) int {
+			return cmp.Or(cmp.Compare(a.Priority, b.Priority), strings.Compare(a.Name.Name, b.Name.Name))
+		}
+		slices.SortFunc(c.admin, order)
+		slices.SortFunc(c.baseline, order)
+	}
+}
+
+// setPod replaces (p is nil: removes) a pod and returns the addresses whose owner may have changed by that.
+func (c *Cluster) setPod(n model.Name, p *model.Pod) []netip.Addr {
+	var touched []netip.Addr
+	old := c.pods[n]
+	if old != nil {
+		for _, a := range podAddrs(old) {
+			left := slices.DeleteFunc(slices.Clone(c.claims[a]), func(q *model.Pod) bool { return q == old })
+			if len(left) == 0 {
+				delete(c.claims, a)
+			} else {
+				c.claims[a] = left
+			}
+			touched = append(touched, a)
+		}
+	}
+	put(c.pods, n, p)
+	put2(c.podsIn, n.Namespace, n.Name, p)
+	if p != nil {
+		for _, a := range podAddrs(p) {
+			c.claims[a] = append(slices.Clip(c.claims[a]), p)
+			if !slices.Contains(touched, a) {
+				touched = append(touched, a)
+			}
+		}
+	}
+	return touched
+}
+
+func (c *Cluster) setNode(n string, node *model.Node) {
+	if old := c.nodes[n]; old != nil {
+		for _, a := range nodeAddrs(old) {
+			if c.nodeAddrs[a] == n {
+				delete(c.nodeAddrs, a)
+			}
+		}
+	}
+	put(c.nodes, n, node)
+	if node != nil {
+		for _, a := range nodeAddrs(node) {
+			c.nodeAddrs[a] = n
+		}
+	}
+}
+
+// podAddrs are the addresses that are a pod's own: none once it finished, none on the host's network.
+func podAddrs(p *model.Pod) []netip.Addr {
+	if p.HostNetwork || p.Finished {
+		return nil
+	}
+	return p.IPs
+}
+
+func nodeAddrs(n *model.Node) []netip.Addr { return slices.Concat(n.InternalIPs, n.ExternalIPs) }
+
+// owner tells whose an address is. Where several pods list it, because one is on its way out and its address was
+// given on, the youngest has it.
+func (c *Cluster) owner(a netip.Addr) *model.Pod {
+	var best *model.Pod
+	for _, p := range c.claims[a] {
+		if best == nil || younger(p, best) {
+			best = p
+		}
+	}
+	return best
+}
+
+func younger(a, b *model.Pod) bool {
+	if a.Created != b.Created {
+		return a.Created > b.Created
+	}
+	if a.Deleting != b.Deleting {
+		return b.Deleting
+	}
+	return a.Name.Compare(b.Name) > 0
+}
+
+// Pod finds a pod by name; nil if there is none.
+func (c *Cluster) Pod(n model.Name) *model.Pod { return c.pods[n] }
+
+// Pods lists all pods in no particular order.
+func (c *Cluster) Pods() []*model.Pod { return values(c.pods) }
+
+// Namespaces lists all namespaces' names, those included that only their pods or policies tell of, sorted.
+func (c *Cluster) Namespaces() []string {
+	seen := map[string]bool{}
+	for n := range c.namespaces {
+		seen[n] = true
+	}
+	for n := range c.podsIn {
+		seen[n] = true
+	}
+	for n := range c.policies {
+		seen[n] = true
+	}
+	return sortedKeys(seen)
+}
+
+// NetworkPolicies lists the policies of a namespace by name; of all namespaces if it is "".
+func (c *Cluster) NetworkPolicies(namespace string) []*model.NetworkPolicy {
+	var out []*model.NetworkPolicy
+	for _, ns := range sortedKeys(c.policies) {
+		if namespace == "" || ns == namespace {
+			for _, n := range sortedKeys(c.policies[ns]) {
+				out = append(out, c.policies[ns][n])
+			}
+		}
+	}
+	return out
+}
+
+// ClusterNetworkPolicies lists the cluster's policies in the order they are tried: the Admin tier, then Baseline.
+func (c *Cluster) ClusterNetworkPolicies() []*model.ClusterNetworkPolicy {
+	return slices.Concat(c.admin, c.baseline)
+}
+
+// Nodes lists the nodes by name.
+func (c *Cluster) Nodes() []*model.Node {
+	out := make([]*model.Node, 0, len(c.nodes))
+	for _, n := range sortedKeys(c.nodes) {
+		out = append(out, c.nodes[n])
+	}
+	return out
+}
+
+// EndpointOf tells what is behind an address.
+func (c *Cluster) EndpointOf(a netip.Addr) Endpoint {
+	a = a.Unmap()
+	return Endpoint{Addr: a, Pod: c.owner(a), Node: c.nodeAddrs[a]}
+}
+
+// namespaceLabels are a namespace's labels. The API server always sets kubernetes.io/metadata.name, manifests need
+// not, so it is filled in.
+func (c *Cluster) namespaceLabels(name string) map[string]string {
+	const self = "kubernetes.io/metadata.name"
+	ns := c.namespaces[name]
+	if ns == nil {
+		return map[string]string{self: name}
+	}
+	if _, ok := ns.Labels[self]; ok {
+		return ns.Labels
+	}
+	with := make(map[string]string, len(ns.Labels)+1)
+	for k, v := range ns.Labels {
+		with[k] = v
+	}
+	with[self] = name
+	return with
+}
+
+// selecting lists the NetworkPolicies that isolate a pod for a direction, by name.
+func (c *Cluster) selecting(p *model.Pod, d Direction) []*model.NetworkPolicy {
+	var out []*model.NetworkPolicy
+	for _, np := range c.policies[p.Namespace] {
+		if isolatesFor(np, d) && np.PodSelector.Matches(p.Labels) {
+			out = append(out, np)
+		}
+	}
+	slices.SortFunc(out, func(a, b *model.NetworkPolicy) int { return strings.Compare(a.Name.Name, b.Name.Name) })
+	return out
+}
+
+// subjectOf lists, in order, those of a tier's policies that have a pod as subject and rules for a direction.
+func (c *Cluster) subjectOf(tier []*model.ClusterNetworkPolicy, p *model.Pod, d Direction) []*model.ClusterNetworkPolicy {
+	var out []*model.ClusterNetworkPolicy
+	for _, cnp := range tier {
+		if len(clusterRulesOf(cnp, d)) > 0 && c.isSubject(cnp, p) {
+			out = append(out, cnp)
+		}
+	}
+	return out
+}
+
+func (c *Cluster) isSubject(cnp *model.ClusterNetworkPolicy, p *model.Pod) bool {
+	return !p.HostNetwork && cnp.Pods.Matches(p.Labels) && cnp.Namespaces.Matches(c.namespaceLabels(p.Namespace))
+}
+
+func isolatesFor(np *model.NetworkPolicy, d Direction) bool {
+	if d == Ingress {
+		return np.Ingress
+	}
+	return np.Egress
+}
+
+func rulesOf(np *model.NetworkPolicy, d Direction) []model.PolicyRule {
+	if d == Ingress {
+		return np.IngressFrom
+	}
+	return np.EgressTo
+}
+
+func clusterRulesOf(p *model.ClusterNetworkPolicy, d Direction) []model.ClusterPolicyRule {
+	if d == Ingress {
+		return p.IngressFrom
+	}
+	return p.EgressTo
+}
+
+// put writes v, or deletes the key if v is nil.
+func put[K comparable, T any](m map[K]*T, k K, v *T) {
+	if v == nil {
+		delete(m, k)
+	} else {
+		m[k] = v
+	}
+}
+
+// put2 is put in a map of maps that holds no empty map.
+func put2[T any](m map[string]map[string]*T, outer, inner string, v *T) {
+	in := m[outer]
+	if v == nil {
+		delete(in, inner)
+		if len(in) == 0 {
+			delete(m, outer)
+		}
+		return
+	}
+	if in == nil {
+		in = map[string]*T{}
+		m[outer] = in
+	}
+	in[inner] = v
+}
+
+func values[K comparable, T any](m map[K]T) []T {
+	out := make([]T, 0, len(m))
+	for _, v := range m {
+		out = append(out, v)
+	}
+	return out
+}
+
+func sortedKeys[T any](m map[string]T) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}

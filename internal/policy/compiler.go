@@ -1,0 +1,553 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+	"iter"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/weft-net/weft/internal/model"
+)
+
+// Compiler keeps the Program of one node up to date with work proportional to what changed. It is not safe for
+// concurrent use.
+type Compiler struct {
+	*Cluster
+	node string
+
+	program Program
+	sets    map[string]*tracked[*Set]
+	chains  map[string]*tracked[*Chain]
+	scoped  map[string]map[string]*Set // mutable sets by their scope, then name
+	sources map[string]*Source         // by entry chain
+	local   map[model.Name]*guard
+	shared  map[string]*sharedBuilt
+
+	pins     map[string]pin  // by pod UID
+	released map[string]bool // UIDs of pods that the API still lists with addresses that are no longer theirs
+	orphans  map[string]bool // UIDs of pods that are wired though the API has no longer got them
+
+	change  *Change
+	garbage []*sharedBuilt // given up in this Change; released at its end, so that what is still needed stays
+}
+
+// tracked is an object of the program with the number of builts that need it.
+type tracked[T any] struct {
+	v    T
+	refs int
+}
+
+type sharedBuilt struct {
+	*built
+	key  string
+	refs int
+}
+
+// guard is what a local pod holds of the program.
+type guard struct {
+	addrs           []netip.Addr
+	ingress, egress *sharedBuilt // nil: open
+}
+
+// pin is what the CNI plugin told of a pod, ahead of the API server.
+type pin struct {
+	name  model.Name
+	addrs []netip.Addr
+}
+
+// NewCompiler returns the Compiler of the named node, with an empty Program.
+func NewCompiler(node string) *Compiler {
+	return &Compiler{
+		Cluster:  NewCluster(),
+		node:     node,
+		program:  Program{Pods: map[netip.Addr]Entry{}, Chains: map[string]*Chain{}, Sets: map[string]*Set{}},
+		sets:     map[string]*tracked[*Set]{},
+		chains:   map[string]*tracked[*Chain]{},
+		scoped:   map[string]map[string]*Set{},
+		sources:  map[string]*Source{},
+		local:    map[model.Name]*guard{},
+		shared:   map[string]*sharedBuilt{},
+		pins:     map[string]pin{},
+		released: map[string]bool{},
+		orphans:  map[string]bool{},
+		change:   newChange(),
+	}
+}
+
+func newChange() *Change {
+	return &Change{
+		Chains: map[string]*Chain{}, Sets: map[string]*Set{}, Members: map[string]*Members{},
+		Pods: map[netip.Addr]Entry{}, Tightened: map[netip.Addr]bool{},
+	}
+}
+
+// Program is the program as a whole. It is the Compiler's own: read it only until the next call.
+func (k *Compiler) Program() *Program { return &k.program }
+
+// Source tells what policies an entry chain stands for; nil if there is no such chain.
+func (k *Compiler) Source(chain string) *Source { return k.sources[chain] }
+
+// Update takes over a Delta and returns how the Program changed.
+func (k *Compiler) Update(d *model.Delta) *Change {
+	rebuild := map[model.Name]bool{}
+	recheck := map[netip.Addr][]string{} // addresses to the namespaces of pods that had or have them
+
+	// Policies and nodes first: pods are then judged once, by the newest of everything.
+	rest := *d
+	rest.Pods = nil
+	for n := range d.Nodes {
+		for _, node := range []*model.Node{k.nodes[n], d.Nodes[n]} {
+			if node != nil {
+				for _, a := range nodeAddrs(node) {
+					recheck[a] = append(recheck[a], "")
+				}
+			}
+		}
+	}
+	k.Apply(&rest)
+	for n := range d.NetworkPolicies {
+		for p := range k.localPods() {
+			if p.Namespace == n.Namespace {
+				rebuild[p] = true
+			}
+		}
+	}
+	if len(d.ClusterNetworkPolicies) > 0 {
+		for p := range k.localPods() {
+			rebuild[p] = true
+		}
+	}
+	for ns := range d.Namespaces {
+		for n, p := range k.podsIn[ns] {
+			if _, ok := k.local[model.Name{Namespace: ns, Name: n}]; ok {
+				rebuild[p.Name] = true
+			}
+			for _, a := range podAddrs(p) {
+				recheck[a] = append(recheck[a], "")
+			}
+		}
+	}
+	for n, p := range d.Pods {
+		k.takePod(n, p, rebuild, recheck)
+	}
+	return k.finish(rebuild, recheck)
+}
+
+// takePod replaces a pod as the API has it with what the CNI plugin knows better: a pod that is still wired stays,
+// with its addresses, whatever the API says, because its processes may still run.
+func (k *Compiler) takePod(n model.Name, p *model.Pod, rebuild map[model.Name]bool, recheck map[netip.Addr][]string) {
+	old := k.pods[n]
+	if old != nil && (p == nil || p.UID != old.UID) {
+		if pin, ok := k.pins[old.UID]; ok && pin.name == n {
+			if p == nil {
+				k.orphans[old.UID] = true
+				return
+			}
+			left := *old
+			left.Name = ghostName(old)
+			k.place(left.Name, &left, rebuild, recheck)
+		}
+	}
+	if old != nil && (p == nil || p.UID != old.UID) {
+		delete(k.released, old.UID)
+	}
+	if p != nil {
+		p = k.asWired(p)
+	}
+	k.place(n, p, rebuild, recheck)
+}
+
+// ghostName is a name that no pod of the API has, for one that was replaced under its name before it was unwired.
+func ghostName(p *model.Pod) model.Name {
+	return model.Name{Namespace: p.Namespace, Name: p.Name.Name + "~" + p.UID}
+}
+
+// asWired is a pod with the addresses that it really has, where the CNI plugin told.
+func (k *Compiler) asWired(p *model.Pod) *model.Pod {
+	pin, wired := k.pins[p.UID]
+	if !wired && !k.released[p.UID] {
+		return p
+	}
+	with := *p
+	with.IPs, with.Finished = pin.addrs, !wired
+	if wired {
+		with.Node = k.node
+	}
+	return &with
+}
+
+func (k *Compiler) place(n model.Name, p *model.Pod, rebuild map[model.Name]bool, recheck map[netip.Addr][]string) {
+	spaces := []string{n.Namespace}
+	for _, a := range k.setPod(n, p) {
+		for _, q := range k.claims[a] {
+			spaces = append(spaces, q.Namespace)
+			rebuild[q.Name] = true // whose it is may have changed
+		}
+		recheck[a] = append(recheck[a], spaces...)
+	}
+	rebuild[n] = true
+}
+
+// Pin tells that a pod of this node is wired with these addresses, which may be before the API has them. It takes
+// effect for the pod with this UID, now or when it arrives.
+func (k *Compiler) Pin(n model.Name, uid string, addrs []netip.Addr) *Change {
+	k.pins[uid] = pin{n, addrs}
+	delete(k.released, uid)
+	return k.rewire(n, uid)
+}
+
+// Unpin tells that a pod is no longer wired with these addresses: they are free for others, whatever the API still
+// says. It does nothing when the pod was wired anew, with others, in the meantime.
+func (k *Compiler) Unpin(n model.Name, uid string, addrs []netip.Addr) *Change {
+	if pin, ok := k.pins[uid]; ok && !slices.Equal(pin.addrs, addrs) {
+		return k.finish(nil, nil)
+	}
+	delete(k.pins, uid)
+	k.released[uid] = true
+	return k.rewire(n, uid)
+}
+
+// rewire places a pod again by what is known of its wiring.
+func (k *Compiler) rewire(n model.Name, uid string) *Change {
+	rebuild, recheck := map[model.Name]bool{}, map[netip.Addr][]string{}
+	_, wired := k.pins[uid]
+	if !wired && k.orphans[uid] {
+		delete(k.orphans, uid)
+		delete(k.released, uid)
+		k.place(n, nil, rebuild, recheck)
+	} else if p := k.pods[n]; p != nil && p.UID == uid {
+		k.place(n, k.asWired(p), rebuild, recheck)
+	} else if ghost := ghostName(&model.Pod{Meta: model.Meta{Name: n, UID: uid}}); !wired {
+		delete(k.released, uid) // the API has forgotten it: nothing will bring its addresses back
+		k.place(ghost, nil, rebuild, recheck)
+	}
+	return k.finish(rebuild, recheck)
+}
+
+func (k *Compiler) localPods() iter.Seq[model.Name] { return maps.Keys(k.local) }
+
+func (k *Compiler) isLocal(p *model.Pod) bool {
+	return p != nil && p.Node == k.node && len(podAddrs(p)) > 0
+}
+
+// ownAddrs are the addresses of a pod of this node that no younger pod has got in the meantime.
+func (k *Compiler) ownAddrs(p *model.Pod) []netip.Addr {
+	if !k.isLocal(p) {
+		return nil
+	}
+	var out []netip.Addr
+	for _, a := range podAddrs(p) {
+		if k.owner(a) == p {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// finish rebuilds these pods' guards, checks these addresses against the sets, and hands out the Change.
+func (k *Compiler) finish(rebuild map[model.Name]bool, recheck map[netip.Addr][]string) *Change {
+	for a, spaces := range recheck {
+		k.recheckAddr(a, spaces)
+	}
+	for n := range rebuild {
+		k.rebuildPod(n)
+	}
+	for _, s := range k.garbage {
+		k.release(s)
+	}
+	k.garbage = nil
+	k.noteTightened()
+	out := k.change
+	k.change = newChange()
+	return out
+}
+
+// recheckAddr brings every set that could hold the address to what the address is now.
+func (k *Compiler) recheckAddr(a netip.Addr, spaces []string) {
+	e := k.EndpointOf(a)
+	slices.Sort(spaces)
+	for _, scope := range slices.Compact(append([]string{""}, spaces...)) {
+		for _, s := range k.scoped[scope] {
+			k.recheckMember(s, e)
+		}
+	}
+}
+
+func (k *Compiler) recheckMember(s *Set, e Endpoint) {
+	want := s.wants(e)
+	for _, m := range k.membersOf(s, e.Addr) {
+		if !slices.Contains(want, m) {
+			delete(s.Members, m)
+			k.note(s, m, false)
+		}
+	}
+	for _, m := range want {
+		if _, ok := s.Members[m]; !ok {
+			s.Members[m] = struct{}{}
+			k.note(s, m, true)
+		}
+	}
+}
+
+// membersOf are a set's members with an address.
+func (k *Compiler) membersOf(s *Set, a netip.Addr) []Member {
+	if s.Kind == Addrs {
+		if _, ok := s.Members[Member{Addr: a}]; ok {
+			return []Member{{Addr: a}}
+		}
+		return nil
+	}
+	var out []Member
+	for m := range s.Members {
+		if m.Addr == a {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// note writes a member's coming or going into the Change, unless the whole set is new in it.
+func (k *Compiler) note(s *Set, m Member, add bool) {
+	if v, ok := k.change.Sets[s.Name]; ok && v != nil {
+		return
+	}
+	c := k.change.Members[s.Name]
+	if c == nil {
+		c = &Members{Add: map[Member]struct{}{}, Del: map[Member]struct{}{}}
+		k.change.Members[s.Name] = c
+	}
+	to, from := c.Add, c.Del
+	if !add {
+		to, from = from, to
+	}
+	if _, ok := from[m]; ok {
+		delete(from, m)
+	} else {
+		to[m] = struct{}{}
+	}
+}
+
+// rebuildPod brings a pod's guard to what its policies are now.
+func (k *Compiler) rebuildPod(n model.Name) {
+	p := k.pods[n]
+	old := k.local[n]
+	var now *guard
+	if addrs := k.ownAddrs(p); len(addrs) > 0 {
+		now = &guard{addrs, k.acquire(Ingress, p), k.acquire(Egress, p)}
+	}
+	if old != nil {
+		for _, a := range old.addrs {
+			if (now == nil || !slices.Contains(now.addrs, a)) && !k.ownedByOther(a, n) {
+				k.setEntry(a, Entry{})
+			}
+		}
+	}
+	if now == nil {
+		delete(k.local, n)
+	} else {
+		k.local[n] = now
+		e := Entry{now.ingress.entry(), now.egress.entry()}
+		for _, a := range now.addrs {
+			k.setEntry(a, e)
+		}
+	}
+	if old != nil {
+		k.garbage = append(k.garbage, old.ingress, old.egress)
+	}
+}
+
+// ownedByOther tells whether an address has passed to another local pod, whose own rebuild sets its entry.
+func (k *Compiler) ownedByOther(a netip.Addr, n model.Name) bool {
+	p := k.owner(a)
+	return p != nil && p.Name != n && k.isLocal(p)
+}
+
+func (s *sharedBuilt) entry() string {
+	if s == nil {
+		return ""
+	}
+	return s.chain
+}
+
+func (k *Compiler) setEntry(a netip.Addr, e Entry) {
+	old := k.program.Pods[a]
+	if old == e {
+		return
+	}
+	if e == (Entry{}) {
+		delete(k.program.Pods, a)
+	} else {
+		k.program.Pods[a] = e
+		k.change.Tightened[a] = true
+	}
+	k.change.Pods[a] = e
+}
+
+// acquire returns what guards a pod's direction, built anew or shared; nil if nothing does.
+func (k *Compiler) acquire(d Direction, p *model.Pod) *sharedBuilt {
+	admin, nps := k.subjectOf(k.admin, p, d), k.selecting(p, d)
+	var baseline []*model.ClusterNetworkPolicy
+	if len(nps) == 0 {
+		baseline = k.subjectOf(k.baseline, p, d)
+	}
+	if len(admin)+len(nps)+len(baseline) == 0 {
+		return nil
+	}
+	key := shareKey(d, p, admin, nps, baseline)
+	s := k.shared[key]
+	if s == nil {
+		s = &sharedBuilt{built: k.build(d, p, admin, nps, baseline), key: key}
+		k.shared[key] = s
+		k.hold(s.built)
+	}
+	s.refs++
+	return s
+}
+
+// shareKey is equal for pods whose direction is guarded by the same rules. Policies are values: one that changed is
+// another pointer.
+func shareKey(d Direction, p *model.Pod, admin []*model.ClusterNetworkPolicy, nps []*model.NetworkPolicy, baseline []*model.ClusterNetworkPolicy) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d", d)
+	for _, tier := range [][]*model.ClusterNetworkPolicy{admin, baseline} {
+		for _, cnp := range tier {
+			fmt.Fprintf(&b, " %p", cnp)
+		}
+		b.WriteByte('|')
+	}
+	for _, np := range nps {
+		fmt.Fprintf(&b, " %p", np)
+	}
+	if d == Ingress {
+		ports := make([]string, 0, len(p.Ports))
+		for _, cp := range p.Ports {
+			if cp.Name != "" {
+				ports = append(ports, fmt.Sprintf("|%s=%d/%d", cp.Name, cp.Protocol, cp.Port))
+			}
+		}
+		slices.Sort(ports)
+		b.WriteString(strings.Join(ports, ""))
+	}
+	return b.String()
+}
+
+// hold adds a built's objects to the program.
+func (k *Compiler) hold(b *built) {
+	for _, s := range b.sets {
+		if t := k.sets[s.Name]; t != nil {
+			t.refs++
+			continue
+		}
+		k.sets[s.Name] = &tracked[*Set]{s, 1}
+		k.addSet(s)
+	}
+	for _, c := range b.chains {
+		if t := k.chains[c.Name]; t != nil {
+			t.refs++
+			continue
+		}
+		k.chains[c.Name] = &tracked[*Chain]{c, 1}
+		k.program.Chains[c.Name] = c
+		k.change.Chains[c.Name] = c
+	}
+	k.sources[b.chain] = &b.source
+}
+
+func (k *Compiler) addSet(s *Set) {
+	k.program.Sets[s.Name] = s
+	k.change.Sets[s.Name] = s
+	if !s.Mutable() {
+		return
+	}
+	put2(k.scoped, s.scope, s.Name, s)
+	s.Members = map[Member]struct{}{}
+	fill := func(p *model.Pod) {
+		for _, a := range podAddrs(p) {
+			if k.owner(a) == p {
+				for _, m := range s.wants(Endpoint{Addr: a, Pod: p, Node: k.nodeAddrs[a]}) {
+					s.Members[m] = struct{}{}
+				}
+			}
+		}
+	}
+	if s.scope != "" {
+		for _, p := range k.podsIn[s.scope] {
+			fill(p)
+		}
+		return
+	}
+	for _, p := range k.pods {
+		fill(p)
+	}
+	if s.nodes {
+		for a := range k.nodeAddrs {
+			for _, m := range s.wants(k.EndpointOf(a)) {
+				s.Members[m] = struct{}{}
+			}
+		}
+	}
+}
+
+func (k *Compiler) release(s *sharedBuilt) {
+	if s == nil {
+		return
+	}
+	if s.refs--; s.refs > 0 {
+		return
+	}
+	delete(k.shared, s.key)
+	for _, set := range s.sets {
+		if t := k.sets[set.Name]; t.refs > 1 {
+			t.refs--
+			continue
+		}
+		delete(k.sets, set.Name)
+		delete(k.program.Sets, set.Name)
+		delete(k.change.Members, set.Name)
+		put2[Set](k.scoped, set.scope, set.Name, nil)
+		k.change.Sets[set.Name] = nil
+	}
+	for _, c := range s.chains {
+		if t := k.chains[c.Name]; t.refs > 1 {
+			t.refs--
+			continue
+		}
+		delete(k.chains, c.Name)
+		delete(k.program.Chains, c.Name)
+		k.change.Chains[c.Name] = nil
+		if c.Name == s.chain {
+			delete(k.sources, c.Name)
+		}
+	}
+}
+
+// noteTightened adds the pods that a set's loss of members concerns: those whose chains look into it.
+func (k *Compiler) noteTightened() {
+	lost := map[string]bool{}
+	for n, m := range k.change.Members {
+		if len(m.Del) > 0 || k.inTier(n) {
+			lost[n] = true
+		}
+	}
+	if len(lost) == 0 {
+		return
+	}
+	for _, g := range k.local {
+		for _, s := range []*sharedBuilt{g.ingress, g.egress} {
+			if s != nil && slices.ContainsFunc(s.sets, func(set *Set) bool { return lost[set.Name] }) {
+				for _, a := range g.addrs {
+					k.change.Tightened[a] = true
+				}
+			}
+		}
+	}
+}
+
+// inTier tells whether a set may belong to a Deny or Pass rule, so that gaining a member tightens too.
+func (k *Compiler) inTier(string) bool { return len(k.cluster) > 0 }
+
+func mapKeys[K comparable, V any](m map[K]V) iter.Seq[K] { return maps.Keys(m) }

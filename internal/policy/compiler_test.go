@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/weft-net/weft/internal/model"
+)
+
+// kernel is a Program kept only by Changes, the way an adapter keeps the kernel's tables.
+type kernel struct{ Program }
+
+func newKernel() *kernel {
+	return &kernel{Program{Pods: map[netip.Addr]Entry{}, Chains: map[string]*Chain{}, Sets: map[string]*Set{}}}
+}
+
+func (k *kernel) apply(t *testing.T, c *Change) {
+	t.Helper()
+	for n, s := range c.Sets {
+		if s == nil {
+			if k.Sets[n] == nil {
+				t.Fatalf("set %s goes, but is not there", n)
+			}
+			delete(k.Sets, n)
+			continue
+		}
+		if k.Sets[n] != nil {
+			t.Fatalf("set %s comes, but is there", n)
+		}
+		own := *s
+		own.Members = maps.Clone(s.Members)
+		k.Sets[n] = &own
+	}
+	for n, m := range c.Members {
+		s := k.Sets[n]
+		if s == nil {
+			t.Fatalf("members of %s change, but there is no such set", n)
+		}
+		for x := range m.Del {
+			if _, ok := s.Members[x]; !ok {
+				t.Fatalf("%v leaves %s, but is not in it", x, n)
+			}
+			delete(s.Members, x)
+		}
+		for x := range m.Add {
+			if _, ok := s.Members[x]; ok {
+				t.Fatalf("%v enters %s, but is in it", x, n)
+			}
+			s.Members[x] = struct{}{}
+		}
+	}
+	for n, ch := range c.Chains {
+		if (ch != nil) == (k.Chains[n] != nil) {
+			t.Fatalf("chain %s: comes %v, but is there %v", n, ch != nil, k.Chains[n] != nil)
+		}
+		put(k.Chains, n, ch)
+	}
+	for a, e := range c.Pods {
+		if k.Pods[a] = e; e == (Entry{}) {
+			delete(k.Pods, a)
+		}
+	}
+}
+
+// holdsTogether fails where something refers to what is not there, or is there without need.
+func (k *kernel) holdsTogether(t *testing.T) {
+	t.Helper()
+	chains, sets := map[string]bool{}, map[string]bool{}
+	var walk func(string)
+	walk = func(n string) {
+		if n == "" || chains[n] {
+			return
+		}
+		chains[n] = true
+		c := k.Chains[n]
+		if c == nil {
+			t.Fatalf("no chain %s", n)
+		}
+		for _, r := range c.Rules {
+			for _, s := range []string{r.Peer, r.Ports, r.Named} {
+				if s != "" {
+					sets[s] = true
+				}
+			}
+			switch r.Op {
+			case Jump, Goto:
+				walk(r.Target)
+			case Lookup:
+				sets[r.Target] = true
+				for _, p := range k.Sets[r.Target].Ports {
+					walk(p.Target)
+				}
+			}
+		}
+	}
+	for _, e := range k.Pods {
+		walk(e.Ingress)
+		walk(e.Egress)
+	}
+	for n := range sets {
+		if k.Sets[n] == nil {
+			t.Fatalf("no set %s", n)
+		}
+	}
+	for n := range k.Sets {
+		if !sets[n] {
+			t.Errorf("set %s is not needed", n)
+		}
+	}
+	for n := range k.Chains {
+		if !chains[n] {
+			t.Errorf("chain %s is not needed", n)
+		}
+	}
+}
+
+func sameProgram(t *testing.T, got, want *Program) {
+	t.Helper()
+	if !maps.Equal(got.Pods, want.Pods) {
+		t.Errorf("pods: got %v, want %v", got.Pods, want.Pods)
+	}
+	if g, w := slices.Sorted(maps.Keys(got.Chains)), slices.Sorted(maps.Keys(want.Chains)); !slices.Equal(g, w) {
+		t.Errorf("chains: got %v, want %v", g, w)
+	}
+	if g, w := slices.Sorted(maps.Keys(got.Sets)), slices.Sorted(maps.Keys(want.Sets)); !slices.Equal(g, w) {
+		t.Fatalf("sets: got %v, want %v", g, w)
+	}
+	for n, s := range want.Sets {
+		if !maps.Equal(got.Sets[n].Members, s.Members) {
+			t.Errorf("set %s: got %v, want %v", n, got.Sets[n].Members, s.Members)
+		}
+	}
+}
+
+// everything is the Delta that makes a new Compiler know what this one does.
+func everything(c *Cluster) *model.Delta {
+	d := delta()
+	maps.Copy(d.Pods, c.pods)
+	maps.Copy(d.Nodes, c.nodes)
+	maps.Copy(d.Namespaces, c.namespaces)
+	for _, p := range c.NetworkPolicies("") {
+		d.NetworkPolicies[p.Name] = p
+	}
+	maps.Copy(d.ClusterNetworkPolicies, c.cluster)
+	return d
+}
+
+// The program made of small changes is the one made at once, its parts hold together, and it lets through exactly
+// what Evaluate allows, with and without the reasons.
+func TestProgramAgreesWithEvaluate(t *testing.T) {
+	for seed := range uint64(60) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			w := &world{rand.New(rand.NewPCG(seed, 7)), 12}
+			k, kern := NewCompiler("n1"), newKernel()
+			for step := range 25 {
+				kern.apply(t, k.Update(w.change(seed%2 == 0)))
+				fresh := NewCompiler("n1")
+				fresh.Update(everything(k.Cluster))
+				sameProgram(t, &kern.Program, fresh.Program())
+				sameProgram(t, k.Program(), fresh.Program())
+				kern.holdsTogether(t)
+				for range 60 {
+					src, dst := w.addr(), w.addr()
+					proto, port := w.proto(), uint16(78+w.IntN(8))
+					if w.IntN(12) == 0 {
+						proto, port = 1, 0
+					}
+					f := &Flow{Src: k.EndpointOf(src), Dst: k.EndpointOf(dst), Protocol: proto, Port: port}
+					if src.BitLen() != dst.BitLen() || f.Src.Node == "n1" {
+						continue // no such packet; what the node itself sends never enters the program
+					}
+					if f.Src.Pod != nil && f.Src.Pod == f.Dst.Pod {
+						continue
+					}
+					v := k.Evaluate(f)
+					if allows := k.Allows(f); allows != v.Allowed {
+						t.Fatalf("step %d: Evaluate says %v, Allows %v: %+v", step, v.Allowed, allows, v)
+					}
+					// Only this node's ends are this node's to decide.
+					want := true
+					if f.Src.Pod != nil && f.Src.Pod.Node == "n1" {
+						want = want && v.Egress.Allowed
+					}
+					if f.Dst.Pod != nil && f.Dst.Pod.Node == "n1" {
+						want = want && v.Ingress.Allowed
+					}
+					if got := kern.pass(src, dst, proto, port); got != want {
+						t.Fatalf("step %d: %s to %s, %s: program %v, want %v: %+v", step, f.Src, f.Dst, f.portString(), got, want, v)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestPodChurnChangesOnlyMembers(t *testing.T) {
+	k := NewCompiler("n1")
+	k.Update(delta(
+		namespace("a", ""), pod("a/db", "role=db", "10.0.0.1"), pod("a/web", "role=web", "10.0.0.2"),
+		&model.NetworkPolicy{Meta: model.Meta{Name: named("a/db")}, PodSelector: *sel("role=db"), Ingress: true,
+			IngressFrom: []model.PolicyRule{{Peers: []model.PolicyPeer{{PodSelector: sel("role=web")}}}}},
+	))
+	remote := pod("a/web2", "role=web", "10.0.1.2", "fd00::2")
+	remote.Node = "n2"
+	c := k.Update(delta(remote))
+	if len(c.Chains)+len(c.Sets)+len(c.Pods) != 0 || len(c.Members) != 1 {
+		t.Errorf("a pod of another node changed more than members: %+v", c)
+	}
+	for _, m := range c.Members {
+		if len(m.Add) != 2 || len(m.Del) != 0 {
+			t.Errorf("members: %+v, want both addresses to come", m)
+		}
+	}
+	if len(c.Tightened) != 0 {
+		t.Errorf("tightened %v by a member that came", c.Tightened)
+	}
+	d := delta()
+	d.Pods[remote.Name] = nil
+	if c := k.Update(d); !c.Tightened[netip.MustParseAddr("10.0.0.1")] {
+		t.Errorf("a peer left, but its flows to %s are not looked at: %+v", "a/db", c)
+	}
+}
+
+func TestPinnedPodIsGuardedBeforeTheAPIKnowsItsAddress(t *testing.T) {
+	k := NewCompiler("n1")
+	deny := &model.NetworkPolicy{Meta: model.Meta{Name: named("a/deny")}, Ingress: true, Egress: true}
+	p := pod("a/new", "")
+	p.Node = "n1"
+	addr := netip.MustParseAddr("10.0.0.9")
+	k.Update(delta(namespace("a", ""), deny, p))
+	c := k.Pin(p.Name, p.UID, []netip.Addr{addr})
+	if e := c.Pods[addr]; e.Ingress == "" || e.Egress == "" {
+		t.Fatalf("after Pin the address has %+v", e)
+	}
+
+	// The API forgets a pod by force while its processes run: it stays guarded until it is unwired.
+	d := delta()
+	d.Pods[p.Name] = nil
+	k.Update(d)
+	if _, ok := k.Program().Pods[addr]; !ok {
+		t.Error("a pod that is still wired lost its guard when the API forgot it")
+	}
+	if c := k.Unpin(p.Name, p.UID, []netip.Addr{netip.MustParseAddr("10.0.0.8")}); !c.Empty() {
+		t.Errorf("Unpin of an older wiring changed %+v", c)
+	}
+	k.Unpin(p.Name, p.UID, []netip.Addr{addr})
+	if len(k.Program().Pods) != 0 || k.Pod(p.Name) != nil {
+		t.Errorf("after Unpin there is %+v", k.Program().Pods)
+	}
+
+	// Replaced under its name, both are guarded.
+	k.Update(delta(p))
+	k.Pin(p.Name, p.UID, []netip.Addr{addr})
+	next, second := pod("a/new", "", "10.0.0.10"), netip.MustParseAddr("10.0.0.10")
+	next.UID = "uid-2"
+	k.Update(delta(next))
+	if _, ok := k.Program().Pods[addr]; !ok || k.Program().Pods[second] == (Entry{}) {
+		t.Errorf("of a pod and its successor, guarded are %v", k.Program().Pods)
+	}
+	k.Unpin(p.Name, p.UID, []netip.Addr{addr})
+	if _, ok := k.Program().Pods[addr]; ok || len(k.Program().Pods) != 1 {
+		t.Errorf("after the old one was unwired there is %+v", k.Program().Pods)
+	}
+}
+
+func TestReusedAddressIsTheYoungestPods(t *testing.T) {
+	k := NewCompiler("n1")
+	old, young := pod("a/old", "role=open", "10.0.0.1"), pod("a/young", "role=shut", "10.0.0.1")
+	young.Created = 5
+	k.Update(delta(old, young, &model.NetworkPolicy{Meta: model.Meta{Name: named("a/shut")}, PodSelector: *sel("role=shut"), Ingress: true}))
+	if e := k.Program().Pods[netip.MustParseAddr("10.0.0.1")]; e.Ingress == "" {
+		t.Errorf("the address has the old pod's guard %+v", e)
+	}
+	d := delta()
+	d.Pods[young.Name] = nil
+	k.Update(d)
+	if len(k.Program().Pods) != 0 {
+		t.Errorf("the young pod left %+v", k.Program().Pods)
+	}
+}
+
+// However many policies select a pod, its chain stays as long, and the same pods' chain is shared.
+func TestChainLengthIsConstant(t *testing.T) {
+	k := NewCompiler("n1")
+	d := delta(pod("a/one", "app=x", "10.0.0.1"), pod("a/two", "app=x", "10.0.0.2"))
+	for i := range 500 {
+		p := &model.NetworkPolicy{Meta: model.Meta{Name: model.Name{Namespace: "a", Name: fmt.Sprintf("p%03d", i)}}, Ingress: true,
+			IngressFrom: []model.PolicyRule{{
+				Peers: []model.PolicyPeer{{PodSelector: sel(fmt.Sprintf("client=%d", i))}},
+				Ports: []model.PolicyPort{{Protocol: model.TCP, Port: uint16(1000 + i)}, {Protocol: model.TCP, Port: uint16(i + 1), EndPort: 40000}},
+			}}}
+		d.NetworkPolicies[p.Name] = p
+	}
+	k.Update(d)
+	one, two := k.Program().Pods[netip.MustParseAddr("10.0.0.1")], k.Program().Pods[netip.MustParseAddr("10.0.0.2")]
+	if one.Ingress == "" || one != two {
+		t.Errorf("pods of the same policies have %+v and %+v", one, two)
+	}
+	if n := len(k.Program().Chains[one.Ingress].Rules); n > 4 {
+		t.Errorf("the chain of 500 policies has %d rules", n)
+	}
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"net/netip"
+	"strings"
+
+	"github.com/weft-net/weft/internal/model"
+)
+
+// Program is what one node's kernel has to run: which of its pods' addresses are isolated, and the chains and sets
+// that decide about them.
+//
+// Names are derived from contents: a chain's rules, and the members of a set that isn't Mutable, never change under
+// a name. A packet is looked at in this order, which every adapter has to keep:
+//
+//  1. replies, and what relates to an admitted connection, pass
+//  2. the source address leads to its Egress chain, the destination address to its Ingress chain
+//  3. an address that has no such chain is open in that direction
+type Program struct {
+	Pods   map[netip.Addr]Entry
+	Chains map[string]*Chain
+	Sets   map[string]*Set
+}
+
+// Entry is the pair of chains that guard a pod's address; "" is an open direction. An address with an Entry is
+// isolated in at least one.
+type Entry struct {
+	Ingress, Egress string
+}
+
+// Chain is a list of rules, tried in order. A packet that reaches the end goes on after the rule that jumped here.
+type Chain struct {
+	Name      string
+	Direction Direction // which address is the peer's: the source for Ingress, the destination for Egress
+	Rules     []Rule
+}
+
+// Rule applies its Op to packets that match all the sets it names.
+type Rule struct {
+	Peer   string // a set of kind Addrs or Nets: the peer's address is in it
+	Ports  string // a set of kind Ports: protocol and destination port are in it
+	Named  string // a set of kind Named: destination address, protocol and port are in it
+	Op     Op
+	Target string // Jump, Goto: the chain. Lookup: the set of kind PortMap
+}
+
+// Op is what a rule does.
+type Op uint8
+
+// The ops.
+const (
+	Admit  Op = iota // this direction is settled: an egress goes on to the destination's ingress, an ingress passes
+	Return           // back to the chain that jumped here
+	Jump
+	Goto
+	Lookup // jump to the chain that the PortMap holds for protocol and port, or admit; go on if it holds none
+	Drop   // and say so, with the chain's name
+)
+
+// SetKind says what a set holds.
+type SetKind uint8
+
+// The kinds of sets.
+const (
+	Addrs   SetKind = iota // Members: addresses. Mutable
+	Named                  // Members: address, protocol, port. Mutable
+	Nets                   // Ranges
+	Ports                  // Ports, disjoint within a protocol
+	PortMap                // Ports with Target, disjoint within a protocol
+)
+
+// Set is a set of both families.
+type Set struct {
+	Name    string
+	Kind    SetKind
+	Comment string // for a person who reads the kernel's tables: the selectors that it stands for
+	Members map[Member]struct{}
+	Ranges  []Range
+	Ports   []PortRange
+
+	wants func(Endpoint) []Member // Mutable kinds: what an address contributes
+	scope string                  // the only namespace whose pods can be members; "" if there is no such
+	nodes bool                    // nodes' addresses may be members
+}
+
+// Mutable tells whether the set's members change under its name.
+func (s *Set) Mutable() bool { return s.Kind == Addrs || s.Kind == Named }
+
+// Member is an element of a Mutable set.
+type Member struct {
+	Addr     netip.Addr
+	Protocol model.Protocol // Named only
+	Port     uint16         // Named only
+}
+
+// Change is how a Program changed.
+type Change struct {
+	Chains  map[string]*Chain    // new ones; nil: gone
+	Sets    map[string]*Set      // new ones with all they hold; nil: gone
+	Members map[string]*Members  // of sets that were there before and stay
+	Pods    map[netip.Addr]Entry // new values; the zero Entry: gone
+
+	// Tightened are the local pods' addresses whose established flows may no longer be allowed.
+	Tightened map[netip.Addr]bool
+}
+
+// Members are elements that a Mutable set gained and lost.
+type Members struct {
+	Add, Del map[Member]struct{}
+}
+
+// Empty tells whether nothing changed.
+func (c *Change) Empty() bool {
+	return len(c.Chains)+len(c.Sets)+len(c.Members)+len(c.Pods) == 0
+}
+
+// name derives an object's name from what it is.
+func name(prefix string, parts ...string) string {
+	h := sha256.Sum256([]byte(strings.Join(parts, "\n")))
+	return prefix + "-" + strings.ToLower(base32.StdEncoding.EncodeToString(h[:10]))
+}
