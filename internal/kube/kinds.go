@@ -29,10 +29,11 @@ const (
 	Nodes
 	Namespaces
 	NetworkPolicies
+	AddressPools
 )
 
 // feedsFor makes one feed a chosen kind: the table of what weft watches.
-func feedsFor(w *Watcher, c kubernetes.Interface, _ dynamic.Interface, kinds Kinds, silence time.Duration) []runner {
+func feedsFor(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, kinds Kinds, silence time.Duration) []runner {
 	var out []runner
 	add := func(k Kinds, r runner) {
 		if kinds&k != 0 {
@@ -70,6 +71,7 @@ func feedsFor(w *Watcher, c kubernetes.Interface, _ dynamic.Interface, kinds Kin
 		lw: listerOf(c.NetworkingV1().NetworkPolicies(all)), from: FromNetworkPolicy,
 		put: func(d *model.Delta, n model.Name, v *model.NetworkPolicy) { set(&d.NetworkPolicies, n, v) },
 	})
+	add(AddressPools, addressPoolFeed(w, dyn, silence))
 	return out
 }
 

@@ -136,6 +136,8 @@ func FromService(s *corev1.Service) (*model.Service, error) {
 		ExternalLocal:            s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		HealthCheckNodePort:      uint16(s.Spec.HealthCheckNodePort),
 		PublishNotReadyAddresses: s.Spec.PublishNotReadyAddresses,
+		RequireDualStack:         deref(s.Spec.IPFamilyPolicy) == corev1.IPFamilyPolicyRequireDualStack,
+		CleanupFinalizer:         slices.Contains(s.Finalizers, LoadBalancerCleanup),
 	}
 	switch s.Spec.Type {
 	case corev1.ServiceTypeNodePort:
@@ -212,6 +214,10 @@ func FromService(s *corev1.Service) (*model.Service, error) {
 	}
 	return out, errors.Join(bad...)
 }
+
+// LoadBalancerCleanup is the finalizer that keeps a Service until the controller of its load balancer has let go
+// (KEP-980).
+const LoadBalancerCleanup = "service.kubernetes.io/load-balancer-cleanup"
 
 // nobody is a source range that no packet can come from (RFC 6666's discard prefix, one address of it).
 var nobody = netip.MustParsePrefix("100::/128")

@@ -2,7 +2,10 @@
 
 package model
 
-import "time"
+import (
+	"maps"
+	"time"
+)
 
 // Delta is what changed since the Delta before it, coalesced to one entry an object: the newest value, or nil
 // when the object is gone. Kinds that the watcher was not asked for stay empty.
@@ -22,4 +25,29 @@ type Delta struct {
 	NetworkPolicies map[Name]*NetworkPolicy
 
 	ClusterNetworkPolicies map[string]*ClusterNetworkPolicy
+	AddressPools           map[string]*AddressPool
+}
+
+// Merge adds what came later to d. An object in both takes the later value.
+func (d *Delta) Merge(later *Delta) {
+	d.Complete = d.Complete || later.Complete
+	if d.Since.IsZero() {
+		d.Since = later.Since
+	}
+	merge(&d.Services, later.Services)
+	merge(&d.EndpointSlices, later.EndpointSlices)
+	merge(&d.Pods, later.Pods)
+	merge(&d.Nodes, later.Nodes)
+	merge(&d.Namespaces, later.Namespaces)
+	merge(&d.NetworkPolicies, later.NetworkPolicies)
+	merge(&d.ClusterNetworkPolicies, later.ClusterNetworkPolicies)
+	merge(&d.AddressPools, later.AddressPools)
+}
+
+func merge[K comparable, T any](dst *map[K]*T, src map[K]*T) {
+	if *dst == nil {
+		*dst = maps.Clone(src)
+		return
+	}
+	maps.Copy(*dst, src)
 }

@@ -30,11 +30,13 @@ type Service struct {
 	Selector map[string]string // empty: endpoints are written by hand
 	Ports    []ServicePort
 
-	Headless     bool         // clusterIP: None
-	ClusterIPs   []netip.Addr // none when Headless, ExternalName, or not yet allocated
-	Families     []Family     // spec.ipFamilies
-	ExternalName string
-	ExternalIPs  []netip.Addr
+	Headless   bool         // clusterIP: None
+	ClusterIPs []netip.Addr // none when Headless, ExternalName, or not yet allocated
+	Families   []Family     // spec.ipFamilies
+	// RequireDualStack is ipFamilyPolicy: RequireDualStack. PreferDualStack and SingleStack show in Families alone.
+	RequireDualStack bool
+	ExternalName     string
+	ExternalIPs      []netip.Addr
 
 	InternalLocal bool // internalTrafficPolicy: Local
 	ExternalLocal bool // externalTrafficPolicy: Local
@@ -50,6 +52,9 @@ type Service struct {
 
 	LoadBalancer LoadBalancerSpec
 	Ingress      []LoadBalancerIngress // status.loadBalancer.ingress
+	// CleanupFinalizer says that the Service has the service.kubernetes.io/load-balancer-cleanup finalizer: it stays,
+	// whatever its type, until the controller of its load balancer has let go.
+	CleanupFinalizer bool
 }
 
 // ServicePort is one of a Service's ports.
