@@ -79,7 +79,7 @@ func (b *builder) entryChain(rules []Rule, nps []*model.NetworkPolicy, refs []st
 	if len(nps) > 0 {
 		label = nps[0].Name.String()
 		if len(nps) > 1 {
-			label = fmt.Sprintf("%s+%d", label, len(nps)-1)
+			label = fmt.Sprintf("%s_%d_more", label, len(nps)-1)
 		}
 	}
 	const room = 90 // a log prefix holds 127 bytes
@@ -364,7 +364,7 @@ func (b *builder) netSet(ranges []Range) string {
 
 func (b *builder) portSet(kind SetKind, ports []PortRange) string {
 	prefix := map[SetKind]string{Ports: "ports", PortMap: "portmap"}[kind]
-	s := &Set{Name: name(prefix, layout, b.d.String(), fmt.Sprint(ports)), Kind: kind, Ports: ports}
+	s := &Set{Name: name(prefix, layout, b.d.String(), fmt.Sprint(ports)), Kind: kind, Direction: b.d, Ports: ports}
 	b.out.sets = append(b.out.sets, s)
 	return s.Name
 }

@@ -80,8 +80,8 @@ func NewCompiler(node string) *Compiler {
 
 func newChange() *Change {
 	return &Change{
-		Chains: map[string]*Chain{}, Sets: map[string]*Set{}, Members: map[string]*Members{},
-		Pods: map[netip.Addr]Entry{}, Tightened: map[netip.Addr]bool{},
+		Chains: map[string]*Chain{}, Sets: map[string]*Set{}, Gone: map[string]SetKind{},
+		Members: map[string]*Members{}, Pods: map[netip.Addr]EntryChange{}, Tightened: map[netip.Addr]bool{},
 	}
 }
 
@@ -312,12 +312,12 @@ func (k *Compiler) membersOf(s *Set, a netip.Addr) []Member {
 
 // note writes a member's coming or going into the Change, unless the whole set is new in it.
 func (k *Compiler) note(s *Set, m Member, add bool) {
-	if v, ok := k.change.Sets[s.Name]; ok && v != nil {
+	if k.change.Sets[s.Name] != nil {
 		return
 	}
 	c := k.change.Members[s.Name]
 	if c == nil {
-		c = &Members{Add: map[Member]struct{}{}, Del: map[Member]struct{}{}}
+		c = &Members{Kind: s.Kind, Add: map[Member]struct{}{}, Del: map[Member]struct{}{}}
 		k.change.Members[s.Name] = c
 	}
 	to, from := c.Add, c.Del
@@ -384,7 +384,11 @@ func (k *Compiler) setEntry(a netip.Addr, e Entry) {
 		k.program.Pods[a] = e
 		k.change.Tightened[a] = true
 	}
-	k.change.Pods[a] = e
+	first := old
+	if c, ok := k.change.Pods[a]; ok {
+		first = c.Old
+	}
+	k.change.Pods[a] = EntryChange{first, e}
 }
 
 // acquire returns what guards a pod's direction, built anew or shared; nil if nothing does.
@@ -509,7 +513,7 @@ func (k *Compiler) release(s *sharedBuilt) {
 		delete(k.program.Sets, set.Name)
 		delete(k.change.Members, set.Name)
 		put2[Set](k.scoped, set.scope, set.Name, nil)
-		k.change.Sets[set.Name] = nil
+		k.change.Gone[set.Name] = set.Kind
 	}
 	for _, c := range s.chains {
 		if t := k.chains[c.Name]; t.refs > 1 {

@@ -22,14 +22,13 @@ func newKernel() *kernel {
 
 func (k *kernel) apply(t *testing.T, c *Change) {
 	t.Helper()
-	for n, s := range c.Sets {
-		if s == nil {
-			if k.Sets[n] == nil {
-				t.Fatalf("set %s goes, but is not there", n)
-			}
-			delete(k.Sets, n)
-			continue
+	for n, kind := range c.Gone {
+		if k.Sets[n] == nil || k.Sets[n].Kind != kind {
+			t.Fatalf("set %s of kind %d goes, but is not there", n, kind)
 		}
+		delete(k.Sets, n)
+	}
+	for n, s := range c.Sets {
 		if k.Sets[n] != nil {
 			t.Fatalf("set %s comes, but is there", n)
 		}
@@ -62,7 +61,10 @@ func (k *kernel) apply(t *testing.T, c *Change) {
 		put(k.Chains, n, ch)
 	}
 	for a, e := range c.Pods {
-		if k.Pods[a] = e; e == (Entry{}) {
+		if k.Pods[a] != e.Old {
+			t.Fatalf("%s changes from %v, but is %v", a, e.Old, k.Pods[a])
+		}
+		if k.Pods[a] = e.New; e.New == (Entry{}) {
 			delete(k.Pods, a)
 		}
 	}
@@ -209,7 +211,7 @@ func TestPodChurnChangesOnlyMembers(t *testing.T) {
 	remote := pod("a/web2", "role=web", "10.0.1.2", "fd00::2")
 	remote.Node = "n2"
 	c := k.Update(delta(remote))
-	if len(c.Chains)+len(c.Sets)+len(c.Pods) != 0 || len(c.Members) != 1 {
+	if len(c.Chains)+len(c.Sets)+len(c.Gone)+len(c.Pods) != 0 || len(c.Members) != 1 {
 		t.Errorf("a pod of another node changed more than members: %+v", c)
 	}
 	for _, m := range c.Members {
@@ -235,7 +237,7 @@ func TestPinnedPodIsGuardedBeforeTheAPIKnowsItsAddress(t *testing.T) {
 	addr := netip.MustParseAddr("10.0.0.9")
 	k.Update(delta(namespace("a", ""), deny, p))
 	c := k.Pin(p.Name, p.UID, []netip.Addr{addr})
-	if e := c.Pods[addr]; e.Ingress == "" || e.Egress == "" {
+	if e := c.Pods[addr].New; e.Ingress == "" || e.Egress == "" {
 		t.Fatalf("after Pin the address has %+v", e)
 	}
 

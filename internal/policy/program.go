@@ -75,12 +75,13 @@ const (
 
 // Set is a set of both families.
 type Set struct {
-	Name    string
-	Kind    SetKind
-	Comment string // for a person who reads the kernel's tables: the selectors that it stands for
-	Members map[Member]struct{}
-	Ranges  []Range
-	Ports   []PortRange
+	Name      string
+	Kind      SetKind
+	Comment   string    // for a person who reads the kernel's tables: the selectors that it stands for
+	Direction Direction // PortMap only: what admitting means
+	Members   map[Member]struct{}
+	Ranges    []Range
+	Ports     []PortRange
 
 	wants func(Endpoint) []Member // Mutable kinds: what an address contributes
 	scope string                  // the only namespace whose pods can be members; "" if there is no such
@@ -99,23 +100,30 @@ type Member struct {
 
 // Change is how a Program changed.
 type Change struct {
-	Chains  map[string]*Chain    // new ones; nil: gone
-	Sets    map[string]*Set      // new ones with all they hold; nil: gone
-	Members map[string]*Members  // of sets that were there before and stay
-	Pods    map[netip.Addr]Entry // new values; the zero Entry: gone
+	Chains  map[string]*Chain   // new ones; nil: gone
+	Sets    map[string]*Set     // new ones with all they hold
+	Gone    map[string]SetKind  // sets that go, with their kind
+	Members map[string]*Members // of sets that were there before and stay
+	Pods    map[netip.Addr]EntryChange
 
 	// Tightened are the local pods' addresses whose established flows may no longer be allowed.
 	Tightened map[netip.Addr]bool
 }
 
+// EntryChange is an address's Entry before and after; the zero Entry is none.
+type EntryChange struct {
+	Old, New Entry
+}
+
 // Members are elements that a Mutable set gained and lost.
 type Members struct {
+	Kind     SetKind
 	Add, Del map[Member]struct{}
 }
 
 // Empty tells whether nothing changed.
 func (c *Change) Empty() bool {
-	return len(c.Chains)+len(c.Sets)+len(c.Members)+len(c.Pods) == 0
+	return len(c.Chains)+len(c.Sets)+len(c.Gone)+len(c.Members)+len(c.Pods) == 0
 }
 
 // name derives an object's name from what it is.

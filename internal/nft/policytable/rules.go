@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policytable
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/weft-net/weft/internal/policy"
+)
+
+// The chains that every table has.
+const (
+	chainForward   = "forward"
+	chainInput     = "input"
+	chainGuard     = "guard"
+	chainIngress   = "ingress"
+	chainMidstream = "midstream"
+	chainAdmitted  = "admitted"
+)
+
+// chain is a kernel chain with its rules.
+type chain struct {
+	name  string
+	hook  int // of a base chain; noHook else
+	rules [][]expr.Any
+}
+
+const (
+	noHook        = -1
+	verdictAccept = 1 // linux/netfilter.h NF_ACCEPT
+)
+
+func (t *Table) newChain(c *chain) message {
+	var a attrs
+	a.str(unix.NFTA_CHAIN_TABLE, t.name)
+	a.str(unix.NFTA_CHAIN_NAME, c.name)
+	if c.hook != noHook {
+		a.nest(unix.NFTA_CHAIN_HOOK, nested(func(a *attrs) {
+			a.u32(unix.NFTA_HOOK_HOOKNUM, uint32(c.hook))
+			a.u32(unix.NFTA_HOOK_PRIORITY, 0)
+		}))
+		a.u32(unix.NFTA_CHAIN_POLICY, verdictAccept)
+		a.str(unix.NFTA_CHAIN_TYPE, "filter")
+	}
+	return message{typ: unix.NFT_MSG_NEWCHAIN, flags: unix.NLM_F_CREATE, body: a, about: "chain " + c.name}
+}
+
+func (t *Table) delChain(name string) message {
+	var a attrs
+	a.str(unix.NFTA_CHAIN_TABLE, t.name)
+	a.str(unix.NFTA_CHAIN_NAME, name)
+	return message{typ: unix.NFT_MSG_DELCHAIN, body: a, about: "removal of chain " + name}
+}
+
+// flushChain removes a chain's rules.
+func (t *Table) flushChain(name string) message {
+	var a attrs
+	a.str(unix.NFTA_RULE_TABLE, t.name)
+	a.str(unix.NFTA_RULE_CHAIN, name)
+	return message{typ: unix.NFT_MSG_DELRULE, body: a, about: "rules of chain " + name}
+}
+
+func (t *Table) newRules(c *chain) ([]message, error) {
+	out := make([]message, 0, len(c.rules))
+	for _, r := range c.rules {
+		var list attrs
+		for _, e := range r {
+			b, err := expr.Marshal(familyINET, e)
+			if err != nil {
+				return nil, fmt.Errorf("encode a rule of chain %s: %w", c.name, err)
+			}
+			list.nest(unix.NFTA_LIST_ELEM, b)
+		}
+		var a attrs
+		a.str(unix.NFTA_RULE_TABLE, t.name)
+		a.str(unix.NFTA_RULE_CHAIN, c.name)
+		a.nest(unix.NFTA_RULE_EXPRESSIONS, list)
+		out = append(out, message{typ: unix.NFT_MSG_NEWRULE, flags: unix.NLM_F_CREATE | unix.NLM_F_APPEND, body: a,
+			about: "a rule of chain " + c.name})
+	}
+	return out, nil
+}
+
+// Registers: a value alone goes to the first of 16 bytes, a concatenation to those of 4 bytes from the same place.
+const (
+	regVerdict = unix.NFT_REG_VERDICT
+	reg        = unix.NFT_REG_1
+	reg32      = unix.NFT_REG32_00
+)
+
+// half is a family as rules see it.
+type half struct {
+	suffix       string
+	nfproto      byte
+	source, dest uint32 // offsets in the header
+	size         uint32
+}
+
+var families = [familyCount]half{
+	{family4, unix.NFPROTO_IPV4, 12, 16, 4},
+	{family6, unix.NFPROTO_IPV6, 8, 24, 16},
+}
+
+func rule(parts ...[]expr.Any) []expr.Any {
+	var out []expr.Any
+	for _, p := range parts {
+		out = append(out, p...)
+	}
+	return out
+}
+
+func (h *half) is() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{h.nfproto}},
+	}
+}
+
+func (h *half) load(offset, register uint32) expr.Any {
+	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: h.size}
+}
+
+// vmap looks an address up in a map of verdicts.
+func (h *half) vmap(offset uint32, name string) []expr.Any {
+	return append(h.is(), h.load(offset, reg), &expr.Lookup{SourceRegister: reg, SetName: name + h.suffix, IsDestRegSet: true, DestRegister: regVerdict})
+}
+
+func (h *half) in(offset uint32, name string) []expr.Any {
+	return append(h.is(), h.load(offset, reg), &expr.Lookup{SourceRegister: reg, SetName: name + h.suffix})
+}
+
+// loadPort loads the protocol and the destination port to two registers. A protocol without ports never matches a
+// set of them, whatever the two bytes are, because the protocol is part of the key.
+func loadPort(at uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: at},
+		&expr.Payload{DestRegister: at + 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+	}
+}
+
+func verdict(kind expr.VerdictKind, chain string) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: kind, Chain: chain}}
+}
+
+// tracked matches packets in any of these states of connection tracking.
+func tracked(states uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Register: reg, Key: expr.CtKeySTATE},
+		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, states), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: make([]byte, 4)},
+	}
+}
+
+func isProtocol(p byte) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{p}},
+	}
+}
+
+// logged is a rule that logs at most a few packets a second, so that a flood costs little and every chain is heard.
+func (t *Table) logged(prefix string) []expr.Any {
+	return []expr.Any{
+		&expr.Limit{Type: expr.LimitTypePkts, Rate: dropsPerSecond, Unit: expr.LimitTimeSecond, Burst: 2 * dropsPerSecond},
+		t.log(prefix),
+	}
+}
+
+const (
+	dropsPerSecond = 10
+	snapLength     = 96 // both families' headers and the ports
+)
+
+func (t *Table) log(prefix string) expr.Any {
+	return &expr.Log{
+		Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_SNAPLEN,
+		Group: t.group, Snaplen: snapLength, Data: []byte(prefix),
+	}
+}
+
+func dropped() []expr.Any {
+	return []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}}
+}
+
+// rootChains are the chains that every table has; see the package comment.
+func (t *Table) rootChains() []*chain {
+	const (
+		openers  = 0x17 // FIN, SYN, RST, ACK
+		synOnly  = 0x02
+		tcpFlags = 13
+	)
+	guard := &chain{name: chainGuard, hook: noHook}
+	mid := &chain{name: chainMidstream, hook: noHook}
+	ingress := &chain{name: chainIngress, hook: noHook}
+	for i := range families {
+		h := &families[i]
+		guard.rules = append(guard.rules, rule(h.is(), []expr.Any{
+			h.load(h.source, reg32), h.load(h.dest, reg32+h.size/4),
+			&expr.Lookup{SourceRegister: reg32, SetName: setSelf + h.suffix},
+		}, verdict(expr.VerdictAccept, "")))
+	}
+	guard.rules = append(guard.rules, rule(isProtocol(unix.IPPROTO_TCP), []expr.Any{
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: tcpFlags, Len: 1},
+		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 1, Mask: []byte{openers}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: []byte{synOnly}},
+	}, verdict(expr.VerdictJump, chainMidstream)))
+	for i := range families {
+		h := &families[i]
+		guard.rules = append(guard.rules, h.vmap(h.source, mapEgress))
+		ingress.rules = append(ingress.rules, h.vmap(h.dest, mapIngress))
+		for _, offset := range []uint32{h.source, h.dest} {
+			mid.rules = append(mid.rules,
+				rule(h.in(offset, setGuarded), t.logged(PrefixMidstream)),
+				rule(h.in(offset, setGuarded), dropped()))
+		}
+	}
+	guard.rules = append(guard.rules, verdict(expr.VerdictGoto, chainIngress))
+	ingress.rules = append(ingress.rules, verdict(expr.VerdictGoto, chainAdmitted))
+
+	admitted := &chain{name: chainAdmitted, hook: noHook}
+	if t.logAdmitted {
+		admitted.rules = append(admitted.rules, []expr.Any{t.log(PrefixAdmitted)})
+	}
+	admitted.rules = append(admitted.rules, verdict(expr.VerdictAccept, ""))
+
+	known := rule(tracked(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept, ""))
+	return []*chain{
+		admitted, ingress, mid, guard,
+		{name: chainForward, hook: unix.NF_INET_FORWARD, rules: [][]expr.Any{known, verdict(expr.VerdictGoto, chainGuard)}},
+		{name: chainInput, hook: unix.NF_INET_LOCAL_IN, rules: [][]expr.Any{
+			known,
+			// Neighbour discovery and multicast listening are how the pod's link works (RFC 4861, RFC 2710, RFC 3810).
+			rule(isProtocol(unix.IPPROTO_ICMPV6), tracked(expr.CtStateBitUNTRACKED), verdict(expr.VerdictAccept, "")),
+			verdict(expr.VerdictGoto, chainGuard),
+		}},
+	}
+}
+
+// compile turns a program's chain into the kernel's.
+func (t *Table) compile(c *policy.Chain) *chain {
+	out := &chain{name: c.Name, hook: noHook}
+	for _, r := range c.Rules {
+		for _, match := range matches(c, &r) {
+			for _, end := range t.ends(c, &r) {
+				out.rules = append(out.rules, rule(match, end))
+			}
+		}
+	}
+	return out
+}
+
+// matches are the ways in which a packet can match a rule: one a family, where the rule looks at addresses.
+func matches(c *policy.Chain, r *policy.Rule) [][]expr.Any {
+	var port []expr.Any
+	if r.Ports != "" {
+		port = append(loadPort(reg32), &expr.Lookup{SourceRegister: reg32, SetName: r.Ports})
+	}
+	if r.Peer == "" && r.Named == "" {
+		return [][]expr.Any{port}
+	}
+	var out [][]expr.Any
+	for i := range families {
+		h := &families[i]
+		peer := h.source
+		if c.Direction == policy.Egress {
+			peer = h.dest
+		}
+		m := h.is()
+		if r.Peer != "" {
+			m = append(m, h.load(peer, reg), &expr.Lookup{SourceRegister: reg, SetName: r.Peer + h.suffix})
+		}
+		if r.Named != "" {
+			m = append(m, h.load(h.dest, reg32))
+			m = append(m, loadPort(reg32+h.size/4)...)
+			m = append(m, &expr.Lookup{SourceRegister: reg32, SetName: r.Named + h.suffix})
+		}
+		out = append(out, append(m, port...))
+	}
+	return out
+}
+
+// ends are what happens to a packet that matched: one kernel rule each.
+func (t *Table) ends(c *policy.Chain, r *policy.Rule) [][]expr.Any {
+	switch r.Op {
+	case policy.Admit:
+		return [][]expr.Any{verdict(expr.VerdictGoto, admits(c.Direction))}
+	case policy.Return:
+		return [][]expr.Any{verdict(expr.VerdictReturn, "")}
+	case policy.Jump:
+		return [][]expr.Any{verdict(expr.VerdictJump, r.Target)}
+	case policy.Goto:
+		return [][]expr.Any{verdict(expr.VerdictGoto, r.Target)}
+	case policy.Lookup:
+		return [][]expr.Any{append(loadPort(reg32), &expr.Lookup{SourceRegister: reg32, SetName: r.Target, IsDestRegSet: true, DestRegister: regVerdict})}
+	}
+	return [][]expr.Any{t.logged(c.Name), dropped()}
+}
+
+// admits is where a packet goes that a direction's policies admit.
+func admits(d policy.Direction) string {
+	if d == policy.Egress {
+		return chainIngress
+	}
+	return chainAdmitted
+}

@@ -1,0 +1,462 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policytable
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weft-net/weft/internal/policy"
+)
+
+// Name is the name of the table, in family inet.
+const Name = "weft-policy"
+
+// DefaultGroup is the netlink log group that drops are sent to unless Options say another.
+const DefaultGroup = 5330
+
+// Prefixes of log messages that are not a chain's name. A chain's name has a "-" after its kind, these have none.
+const (
+	PrefixMidstream = "midstream" // belongs to no known connection
+	PrefixAdmitted  = "admitted"
+)
+
+// layout numbers the way of building the table's fixed parts. A table of another layout is replaced as a whole.
+const layout = "weft policy layout 1"
+
+// Options are how a Table is to work.
+type Options struct {
+	// Netns is a file descriptor of the network namespace; -1 is the caller's. It must stay open while the Table is.
+	Netns int
+
+	Group       uint16 // the netlink log group; 0 is DefaultGroup
+	LogAdmitted bool   // log new admitted connections too
+}
+
+// Table is the kernel's table. It is safe for concurrent use.
+type Table struct {
+	name        string
+	netns       int
+	group       uint16
+	logAdmitted bool
+
+	mu        sync.Mutex
+	sock      *socket
+	nextSetID uint32
+}
+
+// Open connects to the kernel. It changes nothing there.
+func Open(o Options) (*Table, error) {
+	s, err := dial(o.Netns)
+	if err != nil {
+		return nil, err
+	}
+	if o.Group == 0 {
+		o.Group = DefaultGroup
+	}
+	return &Table{name: Name, netns: o.Netns, group: o.Group, logAdmitted: o.LogAdmitted, sock: s}, nil
+}
+
+// Close gives up the connection. What the kernel holds stays in force.
+func (t *Table) Close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sock.close()
+}
+
+// plan is the messages of a change by the order that keeps every part of it safe.
+type plan struct {
+	tables   []message   // the table itself
+	sets     []message   // new sets
+	chains   []message   // new chains, empty
+	contents []message   // elements of new sets that lead nowhere
+	rules    [][]message // of one chain each, to be sent together
+	portmaps []message   // elements of new sets that lead to chains
+	members  []message   // of sets in use
+	pods     [][]message // of one root set each, to be sent together
+	hooks    [][]message // the base chains' rules
+	flush    []message   // rules of chains that go
+	delSets  []message
+	delChain []message
+}
+
+// groups are the plan's messages in order; those of one group must be in one transaction.
+func (p *plan) groups() [][]message {
+	var out [][]message
+	single := func(list []message) {
+		for i := range list {
+			out = append(out, list[i:i+1])
+		}
+	}
+	single(p.tables)
+	single(p.sets)
+	single(p.chains)
+	single(p.contents)
+	out = append(out, p.rules...)
+	single(p.portmaps)
+	single(p.members)
+	out = append(out, p.pods...)
+	out = append(out, p.hooks...)
+	single(p.flush)
+	single(p.delSets)
+	single(p.delChain)
+	return out
+}
+
+// send carries a plan out: as one transaction, or as few as the socket allows.
+func (t *Table) send(p *plan) error {
+	var batch []message
+	size := batchMargin
+	for _, g := range p.groups() {
+		n := 0
+		for _, m := range g {
+			n += len(m.body) + 32
+		}
+		if len(batch) > 0 && size+n > t.sock.room {
+			if err := t.sock.transact(batch); err != nil {
+				return err
+			}
+			batch, size = nil, batchMargin
+		}
+		batch = append(batch, g...)
+		size += n
+	}
+	return t.sock.transact(batch)
+}
+
+// Apply changes what a Change says. The table must be as the last Apply or Sync left it; after an error, or when
+// somebody else changed the table, only Sync helps.
+func (t *Table) Apply(c *policy.Change) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var p plan
+	for _, s := range c.Sets {
+		t.planNewSet(&p, s)
+	}
+	for name, kind := range c.Gone {
+		for k := range halves(&policy.Set{Name: name, Kind: kind}) {
+			p.delSets = append(p.delSets, t.delSet(k.name))
+		}
+	}
+	for name, m := range c.Members {
+		del4, del6 := memberElements(m.Kind, m.Del)
+		add4, add6 := memberElements(m.Kind, m.Add)
+		p.members = slices.Concat(p.members,
+			t.change(unix.NFT_MSG_DELSETELEM, name+family4, del4), t.change(unix.NFT_MSG_DELSETELEM, name+family6, del6),
+			t.change(unix.NFT_MSG_NEWSETELEM, name+family4, add4), t.change(unix.NFT_MSG_NEWSETELEM, name+family6, add6))
+	}
+	for name, ch := range c.Chains {
+		if ch == nil {
+			p.flush = append(p.flush, t.flushChain(name))
+			p.delChain = append(p.delChain, t.delChain(name))
+			continue
+		}
+		if err := t.planChain(&p, t.compile(ch), false); err != nil {
+			return err
+		}
+	}
+	p.pods = t.podChanges(c.Pods)
+	if err := t.send(&p); err != nil {
+		return fmt.Errorf("change table inet %s: %w", t.name, err)
+	}
+	return nil
+}
+
+// podChanges replaces the pods' elements in the root sets, each old one by the new in one go.
+func (t *Table) podChanges(pods map[netip.Addr]policy.EntryChange) [][]message {
+	gone, come := map[string]elements{}, map[string]elements{}
+	for a, c := range pods {
+		was, is := rootElements(a, c.Old), rootElements(a, c.New)
+		for name := range is {
+			del, add := difference(was[name], is[name])
+			collect(gone, name, del)
+			collect(come, name, add)
+		}
+	}
+	var out [][]message
+	for _, s := range rootSets() {
+		msgs := append(t.change(unix.NFT_MSG_DELSETELEM, s.name, gone[s.name]), t.change(unix.NFT_MSG_NEWSETELEM, s.name, come[s.name])...)
+		if len(msgs) > 0 {
+			out = append(out, msgs)
+		}
+	}
+	return out
+}
+
+func collect(into map[string]elements, name string, es elements) {
+	if into[name] == nil {
+		into[name] = elements{}
+	}
+	maps.Copy(into[name], es)
+}
+
+func (t *Table) planNewSet(p *plan, s *policy.Set) {
+	for k, es := range halves(s) {
+		p.sets = append(p.sets, t.newSet(k))
+		fill := t.change(unix.NFT_MSG_NEWSETELEM, k.name, es)
+		if k.verdicts {
+			p.portmaps = append(p.portmaps, fill...)
+		} else {
+			p.contents = append(p.contents, fill...)
+		}
+	}
+}
+
+// planChain makes a chain with its rules; one that is there gets its rules anew.
+func (t *Table) planChain(p *plan, c *chain, there bool) error {
+	rules, err := t.newRules(c)
+	if err != nil {
+		return err
+	}
+	if there {
+		rules = append([]message{t.flushChain(c.name)}, rules...)
+	} else {
+		p.chains = append(p.chains, t.newChain(c))
+	}
+	if c.hook != noHook {
+		p.hooks = append(p.hooks, rules)
+	} else {
+		p.rules = append(p.rules, rules)
+	}
+	return nil
+}
+
+// Sync makes the table hold exactly the program, whatever it holds now, and changes only the difference. Traffic
+// sees the old or the new, never less.
+func (t *Table) Sync(prog *policy.Program) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var err error
+	for range 5 { // each try reads anew what changed under the one before
+		if err = t.sync(prog); err == nil || !errors.Is(err, errInterrupted) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("bring table inet %s up to date: %w", t.name, err)
+	}
+	return nil
+}
+
+func (t *Table) sync(prog *policy.Program) error {
+	have, err := t.read()
+	if err != nil {
+		return err
+	}
+	wantSets := map[string]*set{}
+	wantElements := map[string]elements{}
+	root := map[string]bool{}
+	for _, s := range rootSets() {
+		wantSets[s.name], wantElements[s.name], root[s.name] = s, elements{}, true
+	}
+	for a, e := range prog.Pods {
+		for name, es := range rootElements(a, e) {
+			for k, v := range es {
+				wantElements[name][k] = v
+			}
+		}
+	}
+	for _, s := range prog.Sets {
+		for k, es := range halves(s) {
+			wantSets[k.name], wantElements[k.name] = k, es
+		}
+	}
+	wantChains := t.rootChains()
+	for _, c := range prog.Chains {
+		wantChains = append(wantChains, t.compile(c))
+	}
+
+	var p plan
+	if have != nil && !have.fits(wantSets, wantChains) {
+		p.tables = append(p.tables, t.delTable())
+		have = nil
+	}
+	p.tables = append(p.tables, t.newTable())
+	if have == nil {
+		have = &state{}
+	}
+	for name, s := range wantSets {
+		del, add := elements{}, wantElements[name]
+		if _, there := have.sets[name]; !there {
+			p.sets = append(p.sets, t.newSet(s))
+		} else {
+			held, err := t.listElements(name)
+			if err != nil {
+				return err
+			}
+			del, add = difference(held, add)
+		}
+		msgs := append(t.change(unix.NFT_MSG_DELSETELEM, name, del), t.change(unix.NFT_MSG_NEWSETELEM, name, add)...)
+		switch {
+		case len(msgs) == 0:
+		case root[name]:
+			p.pods = append(p.pods, msgs)
+		case s.verdicts:
+			p.portmaps = append(p.portmaps, msgs...)
+		case len(del) > 0:
+			p.members = append(p.members, msgs...)
+		default:
+			p.contents = append(p.contents, msgs...)
+		}
+	}
+	keep := map[string]bool{}
+	for _, c := range wantChains {
+		keep[c.name] = true
+		_, there := have.chains[c.name]
+		if err := t.planChain(&p, c, there); err != nil {
+			return err
+		}
+	}
+	for name := range have.sets {
+		if wantSets[name] == nil {
+			p.delSets = append(p.delSets, t.delSet(name))
+		}
+	}
+	for name := range have.chains {
+		if !keep[name] {
+			p.flush = append(p.flush, t.flushChain(name))
+			p.delChain = append(p.delChain, t.delChain(name))
+		}
+	}
+	return t.send(&p)
+}
+
+// difference is what has to go from a set and what has to come.
+func difference(have, want elements) (del, add elements) {
+	del, add = elements{}, elements{}
+	for k, v := range have {
+		if w, ok := want[k]; !ok || w != v {
+			del[k] = v
+		}
+	}
+	for k, v := range want {
+		if h, ok := have[k]; !ok || h != v {
+			add[k] = v
+		}
+	}
+	return del, add
+}
+
+// state is what a table in the kernel looks like from outside.
+type state struct {
+	layout string
+	sets   map[string]setShape
+	chains map[string]int // hook, or noHook
+}
+
+type setShape struct{ flags, keyLen uint32 }
+
+// fits tells whether the table can be changed into the wanted one: what has the same name is of the same make.
+func (s *state) fits(sets map[string]*set, chains []*chain) bool {
+	if s.layout != layout {
+		return false
+	}
+	for name, want := range sets {
+		if got, ok := s.sets[name]; ok && got != (setShape{want.flags(), want.keyLen()}) {
+			return false
+		}
+	}
+	for _, c := range chains {
+		if hook, ok := s.chains[c.name]; ok && hook != c.hook {
+			return false
+		}
+	}
+	return true
+}
+
+// read lists the table's sets and chains; nil if there is no table.
+func (t *Table) read() (*state, error) {
+	s := &state{sets: map[string]setShape{}, chains: map[string]int{}}
+	there := false
+	err := t.sock.dump(unix.NFT_MSG_GETTABLE, nil, func(b []byte) {
+		var name, user string
+		eachAttr(b, func(typ uint16, data []byte) {
+			switch typ {
+			case unix.NFTA_TABLE_NAME:
+				name = cstring(data)
+			case tableUserdata:
+				user = cstring(data[min(2, len(data)):])
+			}
+		})
+		if name == t.name {
+			there, s.layout = true, user
+		}
+	})
+	if err != nil || !there {
+		return nil, err
+	}
+	var ofTable attrs
+	ofTable.str(unix.NFTA_SET_TABLE, t.name)
+	err = t.sock.dump(unix.NFT_MSG_GETSET, ofTable, func(b []byte) {
+		var name string
+		var shape setShape
+		eachAttr(b, func(typ uint16, data []byte) {
+			switch typ {
+			case unix.NFTA_SET_NAME:
+				name = cstring(data)
+			case unix.NFTA_SET_FLAGS:
+				shape.flags = binary.BigEndian.Uint32(data)
+			case unix.NFTA_SET_KEY_LEN:
+				shape.keyLen = binary.BigEndian.Uint32(data)
+			}
+		})
+		s.sets[name] = shape
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = t.sock.dump(unix.NFT_MSG_GETCHAIN, nil, func(b []byte) {
+		var table, name string
+		hook := noHook
+		eachAttr(b, func(typ uint16, data []byte) {
+			switch typ {
+			case unix.NFTA_CHAIN_TABLE:
+				table = cstring(data)
+			case unix.NFTA_CHAIN_NAME:
+				name = cstring(data)
+			case unix.NFTA_CHAIN_HOOK:
+				eachAttr(data, func(typ uint16, data []byte) {
+					if typ == unix.NFTA_HOOK_HOOKNUM {
+						hook = int(binary.BigEndian.Uint32(data))
+					}
+				})
+			}
+		})
+		if table == t.name {
+			s.chains[name] = hook
+		}
+	})
+	return s, err
+}
+
+func (t *Table) newTable() message {
+	var a attrs
+	a.str(unix.NFTA_TABLE_NAME, t.name)
+	// The user data is a comment as nft writes it: type 0, length, text.
+	a.put(tableUserdata, append(append([]byte{0, byte(len(layout) + 1)}, layout...), 0))
+	return message{typ: unix.NFT_MSG_NEWTABLE, flags: unix.NLM_F_CREATE, body: a, about: "table " + t.name}
+}
+
+func (t *Table) delTable() message {
+	var a attrs
+	a.str(unix.NFTA_TABLE_NAME, t.name)
+	return message{typ: unix.NFT_MSG_DELTABLE, body: a, about: "removal of table " + t.name}
+}
+
+// Erase removes the table, if there is one: all traffic is open then.
+func (t *Table) Erase() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	have, err := t.read()
+	if err != nil || have == nil {
+		return err
+	}
+	return t.sock.transact([]message{t.delTable()})
+}
