@@ -39,6 +39,7 @@ func (o Options) Ours(s *model.Service) bool {
 //   - A wish that can't be met (an address that is taken, a pool that is full) does not cost a Service the address
 //     that it has.
 //   - Who is to have an address that two want is decided by age, then by name.
+//   - A Service without a class that has an address from elsewhere is left alone; see alien.
 //
 // It is not safe for concurrent use.
 type Allocator struct {
@@ -63,6 +64,7 @@ type entry struct {
 	bad     Problem // of reading req
 	held    pair
 	problem Problem
+	alien   bool // another controller's: see alien
 }
 
 // holder is who has an address.
@@ -145,7 +147,11 @@ func (a *Allocator) Apply(d *model.Delta) *Result {
 	a.byAge(fresh)
 	lost := make(map[model.Name]Problem)
 	for _, name := range known {
-		lost[name] = a.keep(name, a.services[name], before[name].all())
+		e, had := a.services[name], before[name].all()
+		if e.alien {
+			had = statusAddrs(e.svc)
+		}
+		lost[name] = a.keep(name, e, had)
 	}
 	for _, name := range fresh {
 		lost[name] = a.keep(name, a.services[name], statusAddrs(a.services[name].svc))
@@ -292,6 +298,26 @@ func (a *Allocator) byAge(names []model.Name) {
 	slices.SortFunc(names, func(x, y model.Name) int {
 		return cmp.Or(cmp.Compare(a.services[x].svc.Created, a.services[y].svc.Created), x.Compare(y))
 	})
+}
+
+// alien tells whether another controller serves the Service: it has a status that weft did not write, with no address
+// of weft's pools, and neither a class nor an annotation turns to weft. Two controllers would overwrite each other's
+// status for ever.
+func (a *Allocator) alien(s *model.Service) bool {
+	if s.LoadBalancer.Class != "" || len(s.Ingress) == 0 {
+		return false
+	}
+	for _, key := range []string{AllocatedAnnotation, RequestAnnotation, PoolAnnotation, ShareAnnotation} {
+		if s.Annotations[key] != "" {
+			return false
+		}
+	}
+	for _, x := range statusAddrs(s) {
+		if slices.ContainsFunc(a.order, func(p *pool) bool { return p.contains(x) }) {
+			return false
+		}
+	}
+	return true
 }
 
 // forget drops a Service and tells whether it was known.

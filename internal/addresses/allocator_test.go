@@ -188,6 +188,13 @@ func TestAssign(t *testing.T) {
 
 		{"another class is not ours, its address not free", []*model.Delta{
 			delta(small, svc("a", class("x.example/lb"), status("192.0.2.1")), svc("b"))}, "b=192.0.2.2", nil},
+		{"another controller's address, no class: left alone", []*model.Delta{delta(small, svc("a", status("198.51.100.1")), svc("b"))}, "a= b=192.0.2.1",
+			[]string{"AddressAssigned"}},
+		{"another controller's address, but it asks weft", []*model.Delta{delta(small, svc("a", status("198.51.100.1"), fromPool("p")))}, "a=192.0.2.1", nil},
+		{"another controller's address, and a pool for it comes: taken over", []*model.Delta{
+			delta(small, svc("a", status("198.51.100.1"))), delta(apool("q", "198.51.100.0/24"))}, "a=198.51.100.1", nil},
+		{"our class, another's address", []*model.Delta{delta(small, svc("a", class(DefaultClass), status("198.51.100.1")))}, "a=192.0.2.1",
+			[]string{"AddressReleased 198.51.100.1 is taken from the Service: no AddressPool has", "AddressAssigned"}},
 		{"our class", []*model.Delta{delta(small, svc("a", class(DefaultClass)))}, "a=192.0.2.1", nil},
 		{"a node's address is not given away", []*model.Delta{delta(small, svc("a"),
 			&model.Node{Meta: model.Meta{Name: model.Name{Name: "n"}}, InternalIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}})}, "a=192.0.2.2", nil},

@@ -16,6 +16,9 @@ import (
 // keep gives a Service back the addresses that it had, as far as it may have them still, and says why not all.
 func (a *Allocator) keep(name model.Name, e *entry, had []netip.Addr) Problem {
 	var problem Problem
+	if e.alien = a.alien(e.svc); e.alien {
+		return problem
+	}
 	for _, x := range had {
 		why := Problem{ReasonReleased, fmt.Sprintf("spec.ipFamilies has no %s any more", model.FamilyOf(x))}
 		if f := model.FamilyOf(x); slices.Contains(e.req.families, f) {
@@ -93,6 +96,11 @@ func (a *Allocator) clash(name model.Name, e *entry, x netip.Addr) Problem {
 // fill gives a Service what it asks for and does not have.
 func (a *Allocator) fill(name model.Name, e *entry) {
 	e.problem = e.bad
+	if e.alien {
+		e.problem = Problem{}
+		delete(a.waiting, name)
+		return
+	}
 	before := e.held
 	note := func(p Problem) {
 		if e.problem == (Problem{}) {

@@ -47,7 +47,7 @@ func joined(addrs []netip.Addr) string {
 }
 
 func (a *Allocator) decision(e *entry) Decision {
-	d := Decision{Ours: true, Problem: e.problem}
+	d := Decision{Ours: !e.alien, Problem: e.problem}
 	for _, f := range e.req.families {
 		if x := *e.held.of(f); x.IsValid() {
 			d.Addresses = append(d.Addresses, Assigned{x, a.holders[x].pool})
