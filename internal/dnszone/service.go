@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dnszone
+
+import (
+	"bytes"
+	"cmp"
+	"net/netip"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/weft-net/weft/internal/model"
+)
+
+// kind is what sort of names a Service has.
+type kind uint8
+
+const (
+	clusterIP kind = iota
+	headless
+	external
+)
+
+// service is what one Service and its EndpointSlices come to: compact, immutable, pointers few. Addresses are kept
+// as their bytes, one after the other, in strings.
+type service struct {
+	// name is the labels of Service and namespace on the wire, in lower case: the zone's key for it, and the start
+	// of each name under it.
+	name string
+	kind kind
+
+	// a and aaaa are the records of the Service's own name, prepared: fixed in size, so they can be turned, with
+	// an owner that points at the question.
+	a, aaaa string
+
+	// v4 and v6 are the addresses of the endpoints that are ready, in order, without repetition.
+	v4, v6 string
+
+	ports  []port
+	named  *named // nil where no endpoint has a hostname
+	target string // ExternalName's, on the wire
+}
+
+// port is a named port: what an SRV record is made of.
+type port struct {
+	name  string // lower case
+	proto string // "tcp"
+	port  uint16
+	// members are the names of a headless Service that serve this port, as ordinals (see service.each); nil is all.
+	members []uint32
+}
+
+// named is the part of a service that only endpoints with hostnames need.
+type named struct {
+	hosts []host // by label
+	// of4 and of6 say for each address of v4 and v6 which host it belongs to: an index into hosts plus one, or 0.
+	of4, of6 []uint32
+}
+
+// host is an endpoint name that was given, not generated.
+type host struct {
+	label  string
+	v4, v6 string // addresses, as in service
+}
+
+const (
+	recordA    = 2 + 10 + 4 // octets of a prepared record
+	recordAAAA = 2 + 10 + 16
+)
+
+// binding is one ready address, as the slices have it.
+type binding struct {
+	addr netip.Addr
+	host string
+	set  int // which set of ports
+}
+
+// compile makes the names of a Service. It is nil where there are none: a headless Service without a ready
+// endpoint is NXDOMAIN (specification section 2.4.1).
+func compile(key string, s *model.Service, es []*model.EndpointSlice, o *Options) *service {
+	out := &service{name: key}
+	if s.Type == model.ExternalName {
+		out.kind = external
+		if _, err := netip.ParseAddr(s.ExternalName); err == nil {
+			return nil // an address is no name that a CNAME could point to
+		}
+		w, err := PackName(s.ExternalName)
+		if err != nil || len(w) == 1 {
+			return nil
+		}
+		out.target = string(w)
+		return out
+	}
+
+	var binds []binding
+	var sets [][]model.EndpointPort
+	for _, e := range es {
+		if e.FQDN {
+			continue
+		}
+		set := slices.IndexFunc(sets, func(p []model.EndpointPort) bool { return slices.Equal(p, e.Ports) })
+		if set < 0 {
+			set = len(sets)
+			sets = append(sets, e.Ports)
+		}
+		for i := range e.Endpoints {
+			ep := &e.Endpoints[i]
+			if !ep.Ready && !s.PublishNotReadyAddresses {
+				continue
+			}
+			label := endpointLabel(ep, o)
+			for _, a := range ep.Addresses {
+				binds = append(binds, binding{a, label, set})
+			}
+		}
+	}
+	out.addEndpoints(binds)
+
+	if s.Headless {
+		if len(binds) == 0 {
+			return nil
+		}
+		out.kind = headless
+		out.a = prepare(o.ttl, typeA, out.v4, 4)
+		out.aaaa = prepare(o.ttl, typeAAAA, out.v6, 16)
+		out.addSlicePorts(binds, sets)
+		return out
+	}
+
+	if o.IgnoreEmptyServices && len(binds) == 0 {
+		return nil
+	}
+	var v4, v6 []byte
+	for _, a := range s.ClusterIPs {
+		if a.Is4() {
+			v4 = append(v4, a.AsSlice()...)
+		} else {
+			v6 = append(v6, a.AsSlice()...)
+		}
+	}
+	out.a = prepare(o.ttl, typeA, string(v4), 4)
+	out.aaaa = prepare(o.ttl, typeAAAA, string(v6), 16)
+	for i := range s.Ports {
+		if p := &s.Ports[i]; p.Name != "" {
+			out.ports = append(out.ports, port{name: strings.ToLower(p.Name), proto: protoLabel(p.Protocol), port: p.Port})
+		}
+	}
+	return out
+}
+
+// endpointLabel is the label that an endpoint is given, or "" where it is generated from its address.
+func endpointLabel(ep *model.Endpoint, o *Options) string {
+	if validLabel(ep.Hostname) {
+		return strings.ToLower(ep.Hostname)
+	}
+	if o.EndpointPodNames && validLabel(ep.Pod) {
+		return ep.Pod
+	}
+	return ""
+}
+
+// addEndpoints fills in v4, v6 and named. binds is put in order: by address, those with a hostname first.
+func (s *service) addEndpoints(binds []binding) {
+	slices.SortFunc(binds, func(a, b binding) int {
+		return cmp.Or(a.addr.Compare(b.addr), -strings.Compare(a.host, b.host), cmp.Compare(a.set, b.set))
+	})
+	var v4, v6 []byte
+	var of4, of6 []string
+	hosted := false
+	for i, b := range binds {
+		if i > 0 && binds[i-1].addr == b.addr {
+			continue
+		}
+		hosted = hosted || b.host != ""
+		if b.addr.Is4() {
+			v4 = append(v4, b.addr.AsSlice()...)
+			of4 = append(of4, b.host)
+		} else {
+			v6 = append(v6, b.addr.AsSlice()...)
+			of6 = append(of6, b.host)
+		}
+	}
+	s.v4, s.v6 = string(v4), string(v6)
+	if hosted {
+		s.named = newNamed(s.v4, s.v6, of4, of6)
+	}
+}
+
+func newNamed(v4, v6 string, of4, of6 []string) *named {
+	n := &named{of4: make([]uint32, len(of4)), of6: make([]uint32, len(of6))}
+	labels := slices.Concat(of4, of6)
+	slices.Sort(labels)
+	for _, l := range slices.Compact(labels) {
+		if l != "" {
+			n.hosts = append(n.hosts, host{label: l})
+		}
+	}
+	for i, l := range of4 {
+		if h, ok := n.find(l); ok {
+			n.hosts[h].v4 += v4[4*i : 4*i+4]
+			n.of4[i] = uint32(h) + 1
+		}
+	}
+	for i, l := range of6 {
+		if h, ok := n.find(l); ok {
+			n.hosts[h].v6 += v6[16*i : 16*i+16]
+			n.of6[i] = uint32(h) + 1
+		}
+	}
+	return n
+}
+
+func (n *named) find(label string) (int, bool) {
+	return sort.Find(len(n.hosts), func(i int) int { return strings.Compare(label, n.hosts[i].label) })
+}
+
+// addSlicePorts fills in ports from the slices: pods may serve one named port under different numbers.
+func (s *service) addSlicePorts(binds []binding, sets [][]model.EndpointPort) {
+	type portKey struct {
+		name, proto string
+		port        uint16
+	}
+	index := make(map[portKey]int)
+	in := make([][]bool, 0, len(sets)) // for each port, the sets that have it
+	for set, ports := range sets {
+		for _, p := range ports {
+			if p.Name == "" || p.Port == 0 {
+				continue
+			}
+			k := portKey{strings.ToLower(p.Name), protoLabel(p.Protocol), p.Port}
+			i, ok := index[k]
+			if !ok {
+				i = len(s.ports)
+				index[k] = i
+				s.ports = append(s.ports, port{name: k.name, proto: k.proto, port: k.port})
+				in = append(in, make([]bool, len(sets)))
+			}
+			in[i][set] = true
+		}
+	}
+	for i := range s.ports {
+		all := true
+		var members []uint32
+		for _, b := range binds {
+			if in[i][b.set] {
+				members = append(members, s.ordinal(b.addr))
+			} else {
+				all = false
+			}
+		}
+		if !all {
+			slices.Sort(members)
+			s.ports[i].members = slices.Compact(members)
+		}
+	}
+	// A set none of whose endpoints is ready leaves a port behind that nobody serves.
+	s.ports = slices.DeleteFunc(s.ports, func(p port) bool { return p.members != nil && len(p.members) == 0 })
+	slices.SortFunc(s.ports, func(a, b port) int {
+		return cmp.Or(strings.Compare(a.name, b.name), strings.Compare(a.proto, b.proto), cmp.Compare(a.port, b.port))
+	})
+}
+
+// Endpoint names have ordinals: first the hosts, then each address of v4, then each of v6. An address that belongs
+// to a host has no name of its own and is passed over.
+
+// names is the bound of the ordinals.
+func (s *service) names() uint32 {
+	n := uint32(len(s.v4)/4 + len(s.v6)/16)
+	if s.named != nil {
+		n += uint32(len(s.named.hosts))
+	}
+	return n
+}
+
+// hostOf is the host of the i-th v4 or v6 address, if it has one.
+func (s *service) hostOf(i int, v6 bool) (int, bool) {
+	if s.named == nil {
+		return 0, false
+	}
+	of := s.named.of4
+	if v6 {
+		of = s.named.of6
+	}
+	return int(of[i]) - 1, of[i] != 0
+}
+
+// ordinal is that of the name of a ready address.
+func (s *service) ordinal(a netip.Addr) uint32 {
+	hosts := 0
+	if s.named != nil {
+		hosts = len(s.named.hosts)
+	}
+	i, _ := s.search(a)
+	if h, ok := s.hostOf(i, a.Is6()); ok {
+		return uint32(h)
+	}
+	if a.Is6() {
+		return uint32(hosts + len(s.v4)/4 + i)
+	}
+	return uint32(hosts + i)
+}
+
+// endpoint is what an ordinal stands for: a label (appended to buf) and its addresses.
+func (s *service) endpoint(ord uint32, buf []byte) (label []byte, v4, v6 string, ok bool) {
+	i := int(ord)
+	if s.named != nil {
+		if i < len(s.named.hosts) {
+			h := &s.named.hosts[i]
+			return append(buf, h.label...), h.v4, h.v6, true
+		}
+		i -= len(s.named.hosts)
+	}
+	if n4 := len(s.v4) / 4; i < n4 {
+		if _, hosted := s.hostOf(i, false); hosted {
+			return nil, "", "", false
+		}
+		v4 = s.v4[4*i : 4*i+4]
+		return appendDashed(buf, addr4(v4)), v4, "", true
+	} else {
+		i -= n4
+	}
+	if _, hosted := s.hostOf(i, true); hosted {
+		return nil, "", "", false
+	}
+	v6 = s.v6[16*i : 16*i+16]
+	return appendDashed(buf, addr16(v6)), "", v6, true
+}
+
+// search finds a ready address.
+func (s *service) search(a netip.Addr) (int, bool) {
+	all, size := s.v4, 4
+	if a.Is6() {
+		all, size = s.v6, 16
+	}
+	key := a.As16()
+	want := key[16-size:]
+	return sort.Find(len(all)/size, func(i int) int { return bytes.Compare(want, []byte(all[size*i:size*i+size])) })
+}
+
+// lookup finds the addresses of an endpoint's name.
+func (s *service) lookup(label []byte) (v4, v6 string, ok bool) {
+	if s.named != nil {
+		if h, ok := s.named.find(string(label)); ok {
+			return s.named.hosts[h].v4, s.named.hosts[h].v6, true
+		}
+	}
+	a, ok := parseDashed(label)
+	if !ok {
+		return "", "", false
+	}
+	i, ok := s.search(a)
+	if !ok {
+		return "", "", false
+	}
+	if _, hosted := s.hostOf(i, a.Is6()); hosted {
+		return "", "", false
+	}
+	if a.Is6() {
+		return "", s.v6[16*i : 16*i+16], true
+	}
+	return s.v4[4*i : 4*i+4], "", true
+}
+
+// has tells whether there is an SRV record for a port, or (name nil) for any port of a protocol.
+func (s *service) has(name, proto []byte) bool {
+	for i := range s.ports {
+		if p := &s.ports[i]; p.proto == string(proto) && (name == nil || p.name == string(name)) {
+			return true
+		}
+	}
+	return false
+}
+
+func protoLabel(p model.Protocol) string {
+	switch p {
+	case model.UDP:
+		return "udp"
+	case model.SCTP:
+		return "sctp"
+	}
+	return "tcp"
+}
+
+func addr4(b string) netip.Addr  { return netip.AddrFrom4([4]byte([]byte(b))) }
+func addr16(b string) netip.Addr { return netip.AddrFrom16([16]byte([]byte(b))) }
+
+// prepare makes one record after the other of addresses that lie in a row; their owner points at the question.
+func prepare(ttl uint32, typ uint16, addrs string, size int) string {
+	if addrs == "" {
+		return ""
+	}
+	b := make([]byte, 0, len(addrs)/size*(12+size))
+	for i := 0; i < len(addrs); i += size {
+		b = appendHead(b, atQuestion, typ, ttl)
+		b = append(b, 0, byte(size))
+		b = append(b, addrs[i:i+size]...)
+	}
+	return string(b)
+}

@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dnszone
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/weft-net/weft/internal/model"
+)
+
+// PodNames says which names under pod.<domain> exist.
+type PodNames uint8
+
+// The modes of pod names.
+const (
+	// PodsInsecure answers for any address in a namespace that exists, as kube-dns did and clusters are set up.
+	PodsInsecure PodNames = iota
+	// PodsVerified answers where a pod of that namespace has that address. It needs Pods in the Deltas.
+	PodsVerified
+	// PodsDisabled has no pod names.
+	PodsDisabled
+)
+
+// Options are what a Zone is made with. The zero value of each field is the default.
+type Options struct {
+	Domain      string        // the cluster's; "cluster.local"
+	TTL         time.Duration // of all records; 5 s
+	NegativeTTL time.Duration // how long a "no" may be kept (RFC 2308); TTL
+	Pods        PodNames
+
+	// Reverse are the ranges whose reverse names are the cluster's alone: an address that nobody has is NXDOMAIN.
+	// Outside of them it is NotMine.
+	Reverse []netip.Prefix
+
+	// Self are this server's own addresses. The zone's name server is ns.dns.<domain>: at the ClusterIPs of the
+	// Service that these are endpoints of, else at these themselves.
+	Self []netip.Addr
+
+	EndpointPodNames    bool     // endpoints without a hostname are named by their pod, not by their address
+	IgnoreEmptyServices bool     // a Service without a ready endpoint does not exist
+	Namespaces          []string // only these exist; empty: all
+
+	ttl, negative uint32 // seconds
+}
+
+func (o *Options) fill() error {
+	o.Domain = cmp.Or(strings.ToLower(strings.TrimSuffix(o.Domain, ".")), "cluster.local")
+	if o.TTL == 0 {
+		o.TTL = 5 * time.Second
+	}
+	if o.NegativeTTL == 0 {
+		o.NegativeTTL = o.TTL
+	}
+	for _, t := range []time.Duration{o.TTL, o.NegativeTTL} {
+		if t < 0 || t > maxTTL {
+			return fmt.Errorf("TTL %s: must be between 0 and %s", t, maxTTL)
+		}
+	}
+	o.ttl, o.negative = uint32(o.TTL/time.Second), uint32(o.NegativeTTL/time.Second)
+	return nil
+}
+
+// maxTTL bounds how long a mistake stays in others' caches.
+const maxTTL = 24 * time.Hour
+
+// Zone holds the cluster's names: <domain> and the reverse trees.
+type Zone struct {
+	o          Options
+	apex       string // the domain on the wire
+	apexLabels int
+	svcApex    string // that of the Services' names: svc.<domain> on the wire
+	soa        []byte // the SOA record but for its owner and serial; see appendSOA
+
+	// What readers see.
+	services   *table[service]
+	namespaces *table[namespace]
+	addresses  *table[owner]   // by 16 octets of address: whose endpoint or ClusterIP it is
+	pods       *table[podNode] // by 16 octets of address
+	complete   atomic.Bool
+	serial     atomic.Uint32
+
+	// The writer's own.
+	origins map[model.Name]*origin
+	sliced  map[model.Name]*model.EndpointSlice
+	podded  map[model.Name]*model.Pod
+	spaces  map[string]*space
+}
+
+// origin is where a Service's names come from.
+type origin struct {
+	svc       *model.Service // nil: slices without their Service
+	slices    []*model.EndpointSlice
+	node      *node[service]
+	addresses []netip.Addr // that this Service is entered under in Zone.addresses, in order
+}
+
+// space counts what makes a namespace exist.
+type space struct {
+	object   *model.Namespace
+	services int
+}
+
+// namespace marks that a namespace exists.
+type namespace struct{}
+
+// owner is one of the Services that an address belongs to, the others behind it.
+type owner struct {
+	svc  *node[service]
+	vip  bool // the address is the Service's ClusterIP
+	next *owner
+}
+
+// podNode is one of the namespaces with a pod that has an address.
+type podNode struct {
+	namespace string
+	next      *podNode
+}
+
+// New makes an empty zone. Until it has seen a complete Delta, names that it does not know are NotReady.
+func New(o Options) (*Zone, error) {
+	if err := o.fill(); err != nil {
+		return nil, err
+	}
+	apex, err := packLower(o.Domain)
+	if err != nil {
+		return nil, fmt.Errorf("cluster domain: %w", err)
+	}
+	z := &Zone{
+		o: o, apex: apex, apexLabels: countLabels(apex), svcApex: "\x03svc" + apex,
+		services: newTable[service](), namespaces: newTable[namespace](),
+		addresses: newTable[owner](), pods: newTable[podNode](),
+		origins: make(map[model.Name]*origin), sliced: make(map[model.Name]*model.EndpointSlice),
+		podded: make(map[model.Name]*model.Pod), spaces: make(map[string]*space),
+	}
+	z.soa = z.makeSOA()
+	return z, nil
+}
+
+// Domain is the cluster's domain, without a trailing dot.
+func (z *Zone) Domain() string { return z.o.Domain }
+
+// Rebuild makes a zone with other options from what z has been told. z stays as it is.
+func (z *Zone) Rebuild(o Options) (*Zone, error) {
+	n, err := New(o)
+	if err != nil {
+		return nil, err
+	}
+	d := &model.Delta{
+		Complete: z.complete.Load(), Since: time.Unix(int64(z.serial.Load()), 0),
+		Services: make(map[model.Name]*model.Service), EndpointSlices: z.sliced, Pods: z.podded,
+		Namespaces: make(map[string]*model.Namespace),
+	}
+	for name, or := range z.origins {
+		if or.svc != nil {
+			d.Services[name] = or.svc
+		}
+	}
+	for name, sp := range z.spaces {
+		if sp.object != nil {
+			d.Namespaces[name] = sp.object
+		}
+	}
+	n.Update(d)
+	return n, nil
+}
+
+// Services is how many Services have names.
+func (z *Zone) Services() int { return z.services.live }
+
+// Addresses is how many addresses have reverse names.
+func (z *Zone) Addresses() int { return z.addresses.live }
+
+// Update takes what changed. Readers see each Service's names change at once.
+func (z *Zone) Update(d *model.Delta) {
+	for name, ns := range d.Namespaces {
+		z.space(name, func(s *space) { s.object = ns })
+	}
+	for name, p := range d.Pods {
+		z.setPod(name, p)
+	}
+	touched := make(map[model.Name]bool, len(d.Services)+len(d.EndpointSlices))
+	for name, s := range d.Services {
+		z.setService(name, s)
+		touched[name] = true
+	}
+	for name, s := range d.EndpointSlices {
+		if old := z.sliced[name]; old != nil {
+			of := model.Name{Namespace: name.Namespace, Name: old.Service}
+			z.dropSlice(of, old)
+			touched[of] = true
+		}
+		if s == nil || s.Service == "" {
+			delete(z.sliced, name)
+			continue
+		}
+		z.sliced[name] = s
+		of := model.Name{Namespace: name.Namespace, Name: s.Service}
+		or := z.origin(of)
+		or.slices = append(or.slices, s)
+		touched[of] = true
+	}
+	for name := range touched {
+		z.publish(name)
+	}
+	if d.Complete {
+		z.complete.Store(true)
+	}
+	if !d.Since.IsZero() {
+		z.serial.Store(max(z.serial.Load(), uint32(d.Since.Unix())))
+	}
+}
+
+func (z *Zone) origin(name model.Name) *origin {
+	or := z.origins[name]
+	if or == nil {
+		or = &origin{}
+		z.origins[name] = or
+	}
+	return or
+}
+
+func (z *Zone) setService(name model.Name, s *model.Service) {
+	or := z.origin(name)
+	if (or.svc == nil) != (s == nil) {
+		n := 1
+		if s == nil {
+			n = -1
+		}
+		z.space(name.Namespace, func(sp *space) { sp.services += n })
+	}
+	or.svc = s
+}
+
+func (z *Zone) dropSlice(of model.Name, s *model.EndpointSlice) {
+	if or := z.origins[of]; or != nil {
+		or.slices = slices.DeleteFunc(or.slices, func(o *model.EndpointSlice) bool { return o == s })
+	}
+}
+
+// space changes a namespace's count and has the namespace exist or not accordingly.
+func (z *Zone) space(name string, change func(*space)) {
+	sp := z.spaces[name]
+	if sp == nil {
+		sp = &space{}
+		z.spaces[name] = sp
+	}
+	change(sp)
+	key, ok := labelKey(name)
+	if !ok {
+		return
+	}
+	if sp.object == nil && sp.services == 0 {
+		delete(z.spaces, name)
+		z.namespaces.set(key, nil)
+		return
+	}
+	if z.exposed(name) {
+		z.namespaces.set(key, &namespace{})
+	}
+}
+
+func (z *Zone) exposed(namespace string) bool {
+	return len(z.o.Namespaces) == 0 || slices.Contains(z.o.Namespaces, namespace)
+}
+
+// labelKey is labels on the wire, in lower case, without the root.
+func labelKey(labels ...string) (string, bool) {
+	var b strings.Builder
+	for _, l := range labels {
+		if !validLabel(l) {
+			return "", false
+		}
+		b.WriteByte(byte(len(l)))
+		b.WriteString(strings.ToLower(l))
+	}
+	return b.String(), true
+}
+
+// publish brings what readers see of a Service up to date.
+func (z *Zone) publish(name model.Name) {
+	or := z.origins[name]
+	if or == nil {
+		return
+	}
+	key, ok := labelKey(name.Name, name.Namespace)
+	if !ok {
+		return
+	}
+	var svc *service
+	if or.svc != nil && z.exposed(name.Namespace) {
+		svc = compile(key, or.svc, or.slices, &z.o)
+	}
+	if old := or.node; old != nil && old.value.Load() != nil {
+		key = old.key // the key that is there already, so that its copy can go
+		if svc != nil {
+			svc.name = key
+		}
+	}
+	node := z.services.set(key, svc)
+	z.enter(or, node, svc)
+	or.node = node
+	if or.svc == nil && len(or.slices) == 0 {
+		delete(z.origins, name)
+	}
+}
+
+// enter brings the reverse names of a Service up to date: only those of addresses that came or went are touched.
+func (z *Zone) enter(or *origin, node *node[service], svc *service) {
+	var now []netip.Addr
+	vips := 0
+	if svc != nil && svc.kind != external {
+		now = make([]netip.Addr, 0, len(svc.v4)/4+len(svc.v6)/16+len(or.svc.ClusterIPs))
+		now = append(now, or.svc.ClusterIPs...)
+		vips = len(now)
+		for i := 0; i < len(svc.v4); i += 4 {
+			now = append(now, addr4(svc.v4[i:i+4]))
+		}
+		for i := 0; i < len(svc.v6); i += 16 {
+			now = append(now, addr16(svc.v6[i:i+16]))
+		}
+	}
+	isVIP := func(a netip.Addr) bool { return slices.Contains(now[:vips], a) }
+	sorted := slices.Clone(now)
+	slices.SortFunc(sorted, netip.Addr.Compare)
+	sorted = slices.Compact(sorted)
+	was := or.addresses
+	for i, j := 0, 0; i < len(was) || j < len(sorted); {
+		switch {
+		case j == len(sorted) || i < len(was) && was[i].Less(sorted[j]):
+			z.disown(was[i], or.node)
+			i++
+		case i == len(was) || sorted[j].Less(was[i]):
+			z.own(sorted[j], node, isVIP(sorted[j]))
+			j++
+		default:
+			i++
+			j++
+		}
+	}
+	or.addresses = sorted
+}
+
+// own enters a Service as owner of an address. The list of owners is in order of their keys, and new: readers may
+// be in the old one.
+func (z *Zone) own(a netip.Addr, n *node[service], vip bool) {
+	key := a.As16()
+	var build func(*owner) *owner
+	build = func(o *owner) *owner {
+		if o == nil || o.svc.key > n.key {
+			return &owner{svc: n, vip: vip, next: o}
+		}
+		return &owner{svc: o.svc, vip: o.vip, next: build(o.next)}
+	}
+	z.addresses.set(string(key[:]), build(z.addresses.get(key[:])))
+}
+
+func (z *Zone) disown(a netip.Addr, n *node[service]) {
+	key := a.As16()
+	var build func(*owner) *owner
+	build = func(o *owner) *owner {
+		switch {
+		case o == nil:
+			return nil
+		case o.svc == n:
+			return o.next
+		}
+		return &owner{svc: o.svc, vip: o.vip, next: build(o.next)}
+	}
+	z.addresses.set(string(key[:]), build(z.addresses.get(key[:])))
+}
+
+func (z *Zone) setPod(name model.Name, p *model.Pod) {
+	old := z.podded[name]
+	if old != nil {
+		z.eachPodAddr(old, func(key []byte, list *podNode) *podNode { return list.without(old.Namespace) })
+	}
+	if p == nil || p.Finished {
+		delete(z.podded, name)
+		return
+	}
+	z.podded[name] = p
+	z.eachPodAddr(p, func(_ []byte, list *podNode) *podNode { return &podNode{namespace: p.Namespace, next: list} })
+}
+
+func (z *Zone) eachPodAddr(p *model.Pod, f func([]byte, *podNode) *podNode) {
+	for _, a := range p.IPs {
+		key := a.As16()
+		z.pods.set(string(key[:]), f(key[:], z.pods.get(key[:])))
+	}
+}
+
+// without takes one entry of a namespace out, leaving the old list whole.
+func (p *podNode) without(ns string) *podNode {
+	switch {
+	case p == nil:
+		return nil
+	case p.namespace == ns:
+		return p.next
+	}
+	return &podNode{namespace: p.namespace, next: p.next.without(ns)}
+}
