@@ -92,10 +92,7 @@ func NewWatcher(cfg *rest.Config, opts Options) (*Watcher, error) {
 	w.feeds = feedsFor(w, typed, dyn, opts.Kinds, silence)
 	w.waiting = len(w.feeds)
 	if opts.Registerer != nil {
-		if err := opts.Registerer.Register(w.renewed); err != nil {
-			return nil, err
-		}
-		if err := opts.Registerer.Register(ageCollector{w}); err != nil {
+		if err := opts.Registerer.Register(collector{w}); err != nil {
 			return nil, err
 		}
 	}
@@ -176,20 +173,21 @@ func (w *Watcher) hear(kind string) {
 	w.mu.Unlock()
 }
 
-// ageCollector exports when each kind was last heard of.
-type ageCollector struct{ w *Watcher }
+// collector exports when each kind was last heard of, and the watches renewed.
+type collector struct{ w *Watcher }
 
 var heardDesc = prometheus.NewDesc("weft_watch_last_heard_timestamp_seconds",
 	"When the API server last said anything about a kind: an event, a bookmark or a list.", []string{"kind"}, nil)
 
 // Describe implements prometheus.Collector.
-func (c ageCollector) Describe(ch chan<- *prometheus.Desc) {
+func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- heardDesc
 	c.w.renewed.Describe(ch)
 }
 
 // Collect implements prometheus.Collector.
-func (c ageCollector) Collect(ch chan<- prometheus.Metric) {
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	c.w.renewed.Collect(ch)
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
 	for kind, t := range c.w.heard {

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/weft-net/weft/internal/model"
+)
+
+func named(n string) model.Name { return model.Name{Namespace: "shop", Name: n} }
+
+func svcOnPort(p int32) *corev1.Service {
+	return &corev1.Service{Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.9", Ports: []corev1.ServicePort{{Port: p}}}}
+}
+
+func follow(t *testing.T, s *apiServer, o Options) (*Watcher, func() *model.Delta) {
+	t.Helper()
+	o.Kinds, o.Log = Services, slog.New(slog.DiscardHandler)
+	w, err := NewWatcher(s.config(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); w.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return w, func() *model.Delta {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		d, err := w.Next(ctx)
+		if err != nil {
+			t.Fatalf("no Delta: %v", err)
+		}
+		return d
+	}
+}
+
+func TestWatcherDeliversTheWholeThenTheDifference(t *testing.T) {
+	s := newAPIServer(t)
+	s.apply("cart", svcOnPort(80))
+	s.apply("web", svcOnPort(80))
+	w, next := follow(t, s, Options{})
+
+	d := next()
+	if !d.Complete || len(d.Services) != 2 || d.Services[named("cart")].Ports[0].Port != 80 {
+		t.Fatalf("first Delta: %+v", d)
+	}
+	s.apply("cart", svcOnPort(81))
+	if d = next(); len(d.Services) != 1 || d.Services[named("cart")].Ports[0].Port != 81 {
+		t.Fatalf("after a change: %+v", d.Services)
+	}
+	// A change that weft does not see (an annotation of someone else's) is no change.
+	same := svcOnPort(81)
+	same.Annotations = map[string]string{"example.com/touched": "now"}
+	s.apply("cart", same)
+	s.apply("web", nil)
+	d = next()
+	if v, ok := d.Services[named("web")]; len(d.Services) != 1 || !ok || v != nil {
+		t.Fatalf("after a deletion: %+v", d.Services)
+	}
+	if age := w.Age(); age < 0 || age > time.Minute {
+		t.Errorf("Age() = %v", age)
+	}
+}
+
+// What happened while the API server was away arrives afterwards, deletions too, and nothing else does.
+func TestWatcherCatchesUpAfterAnOutage(t *testing.T) {
+	s := newAPIServer(t)
+	s.apply("cart", svcOnPort(80))
+	s.apply("web", svcOnPort(80))
+	_, next := follow(t, s, Options{})
+	next()
+	s.set(func() { s.mute = true })
+	s.apply("web", nil)
+	s.apply("new", svcOnPort(90))
+	s.set(func() { s.mute = false })
+	s.cut()
+	got := map[model.Name]*model.Service{}
+	for len(got) < 1 {
+		for n, v := range next().Services {
+			got[n] = v
+		}
+	}
+	if v := got[named("new")]; v == nil || v.Ports[0].Port != 90 || got[named("cart")] != nil {
+		t.Errorf("after the outage: %+v", got)
+	}
+}
+
+func TestSilentWatchIsRenewed(t *testing.T) {
+	s := newAPIServer(t)
+	s.apply("cart", svcOnPort(80))
+	reg := prometheus.NewRegistry()
+	w, next := follow(t, s, Options{Silence: 100 * time.Millisecond, Registerer: reg})
+	next()
+	s.set(func() { s.mute = true })
+	s.apply("cart", svcOnPort(81)) // lost on the dead watch
+	s.set(func() { s.mute = false })
+	if d := next(); d.Services[named("cart")].Ports[0].Port != 81 {
+		t.Errorf("after renewal: %+v", d.Services)
+	}
+	if testutil.ToFloat64(w.renewed.WithLabelValues("Service")) < 1 {
+		t.Error("weft_watch_renewed_total does not count it")
+	}
+	if n, err := testutil.GatherAndCount(reg, "weft_watch_last_heard_timestamp_seconds"); err != nil || n != 1 {
+		t.Errorf("weft_watch_last_heard_timestamp_seconds: %d series, %v", n, err)
+	}
+}
+
+// An object of which a part is unusable counts for the rest, and its owner is told.
+func TestUnusableFieldIsReported(t *testing.T) {
+	s := newAPIServer(t)
+	svc := svcOnPort(80)
+	svc.Spec.ExternalIPs = []string{"not-an-address"}
+	s.apply("cart", svc)
+	events := make(chan model.Event, 10)
+	_, next := follow(t, s, Options{Record: func(e model.Event) { events <- e }})
+	if d := next(); d.Services[named("cart")] == nil {
+		t.Fatal("the Service is missing")
+	}
+	e := <-events
+	if !e.Warning || e.Kind != "Service" || !strings.Contains(e.Message, `spec.externalIPs: "not-an-address"`) {
+		t.Errorf("event: %+v", e)
+	}
+}
+
+func TestSnapshot(t *testing.T) {
+	s := newAPIServer(t)
+	s.apply("cart", svcOnPort(80))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	d, err := Snapshot(ctx, s.config(), Services)
+	if err != nil || len(d.Services) != 1 {
+		t.Fatalf("Snapshot: %v, %v", d, err)
+	}
+	// A kind that the server refuses ends a one-shot command with the reason, not with a hang.
+	if _, err = Snapshot(ctx, s.config(), Pods); err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Snapshot of a refused kind: %v", err)
+	}
+}
