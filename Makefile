@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# make demo    a 3-node Kubernetes on this machine, networked by weft, with a tour
+# make test    gofmt, vet, staticcheck; unit, kernel and lab tests
+# make build   bin/weft, bin/weft-lab and what they carry along
+# make help    everything else
+
+SHELL       := /bin/bash
+GO          ?= go
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+BIN         := $(CURDIR)/bin
+GOBUILD     := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+
+.DEFAULT_GOAL := build
+.PHONY: help build demo test check unit lab-test clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+
+build: ## bin/weft, bin/weft-lab and what they carry along (the first build takes minutes)
+	@build/go-build "weft" . -o $(BIN)/weft ./cmd/weft
+	@build/go-build "the lab's pod programs" lab -o $(BIN)/ ./cmd/weft-shim ./cmd/echo
+	@build/go-build "the lab, with a Kubernetes inside" lab -o $(BIN)/ ./cmd/weft-lab ./cmd/weft-lab-kube
+
+demo: build ## bring up the lab, install weft, apply examples/shop and tour it (DEMO=once: leave after the tour)
+	@examples/shop/tour
+
+test: check unit lab-test ## all of it
+
+check: ## gofmt, go vet, staticcheck
+	@build/check
+
+unit: ## unit and kernel tests, with the race detector
+	@build/unit-test
+
+lab-test: build ## whole features on a real Kubernetes
+	cd lab && WEFT_BIN=$(BIN) $(GO) test -timeout 15m ./...
+
+clean: ## remove what was built
+	rm -rf bin
