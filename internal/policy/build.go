@@ -68,20 +68,22 @@ func (c *Cluster) build(d Direction, pod *model.Pod, admin []*model.ClusterNetwo
 		}
 		rules = append(rules, Rule{Op: Admit})
 	}
-	b.out.chain = b.entryChain(rules, nps, refs)
+	b.out.chain = b.entryChain(rules, chainLabel(nps), refs)
 	return b.out
 }
 
-// entryChain names the chain so that a person finds the policies in it: by its own name when one NetworkPolicy
-// isolates, with their number when several do.
-func (b *builder) entryChain(rules []Rule, nps []*model.NetworkPolicy, refs []string) string {
-	label := "cluster"
-	if len(nps) > 0 {
-		label = nps[0].Name.String()
-		if len(nps) > 1 {
-			label = fmt.Sprintf("%s_%d_more", label, len(nps)-1)
-		}
+// chainLabel lets a person find the policies in a chain's name: the first one's own name, and how many more there are.
+func chainLabel(nps []*model.NetworkPolicy) string {
+	switch len(nps) {
+	case 0:
+		return "cluster"
+	case 1:
+		return nps[0].Name.String()
 	}
+	return fmt.Sprintf("%s_%d_more", nps[0].Name, len(nps)-1)
+}
+
+func (b *builder) entryChain(rules []Rule, label string, refs []string) string {
 	const room = 90 // a log prefix holds 127 bytes
 	if len(label) > room {
 		label = label[:room]

@@ -172,6 +172,9 @@ func (c *Cluster) Namespaces() []string {
 	return sortedKeys(seen)
 }
 
+// KnowsNamespace tells whether the API has told of a namespace, so that its labels are known.
+func (c *Cluster) KnowsNamespace(name string) bool { return c.namespaces[name] != nil }
+
 // NetworkPolicies lists the policies of a namespace by name; of all namespaces if it is "".
 func (c *Cluster) NetworkPolicies(namespace string) []*model.NetworkPolicy {
 	var out []*model.NetworkPolicy

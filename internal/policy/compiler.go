@@ -27,9 +27,10 @@ type Compiler struct {
 	local   map[model.Name]*guard
 	shared  map[string]*sharedBuilt
 
-	pins     map[string]pin  // by pod UID
-	released map[string]bool // UIDs of pods that the API still lists with addresses that are no longer theirs
-	orphans  map[string]bool // UIDs of pods that are wired though the API has no longer got them
+	pins      map[string]pin              // by pod UID
+	released  map[string]bool             // UIDs of pods that the API still lists with addresses that are no longer theirs
+	strangers map[model.Name][]netip.Addr // wired pods that the API has not told of, by their ghost's name
+	orphans   map[string]bool             // UIDs of pods that are wired though the API has no longer got them
 
 	change  *Change
 	garbage []*sharedBuilt // given up in this Change; released at its end, so that what is still needed stays
@@ -59,22 +60,33 @@ type pin struct {
 	addrs []netip.Addr
 }
 
+// pending is what a call has to look at anew before it is done.
+type pending struct {
+	rebuild map[model.Name]bool     // pods' guards
+	recheck map[netip.Addr][]string // addresses, with the namespaces of the pods that had or have them
+}
+
+func newPending() *pending {
+	return &pending{rebuild: map[model.Name]bool{}, recheck: map[netip.Addr][]string{}}
+}
+
 // NewCompiler returns the Compiler of the named node, with an empty Program.
 func NewCompiler(node string) *Compiler {
 	return &Compiler{
-		Cluster:  NewCluster(),
-		node:     node,
-		program:  Program{Pods: map[netip.Addr]Entry{}, Chains: map[string]*Chain{}, Sets: map[string]*Set{}},
-		sets:     map[string]*tracked[*Set]{},
-		chains:   map[string]*tracked[*Chain]{},
-		scoped:   map[string]map[string]*Set{},
-		sources:  map[string]*Source{},
-		local:    map[model.Name]*guard{},
-		shared:   map[string]*sharedBuilt{},
-		pins:     map[string]pin{},
-		released: map[string]bool{},
-		orphans:  map[string]bool{},
-		change:   newChange(),
+		Cluster:   NewCluster(),
+		node:      node,
+		program:   Program{Pods: map[netip.Addr]Entry{}, Chains: map[string]*Chain{}, Sets: map[string]*Set{}},
+		sets:      map[string]*tracked[*Set]{},
+		chains:    map[string]*tracked[*Chain]{},
+		scoped:    map[string]map[string]*Set{},
+		sources:   map[string]*Source{},
+		local:     map[model.Name]*guard{},
+		shared:    map[string]*sharedBuilt{},
+		pins:      map[string]pin{},
+		released:  map[string]bool{},
+		orphans:   map[string]bool{},
+		strangers: map[model.Name][]netip.Addr{},
+		change:    newChange(),
 	}
 }
 
@@ -93,9 +105,7 @@ func (k *Compiler) Source(chain string) *Source { return k.sources[chain] }
 
 // Update takes over a Delta and returns how the Program changed.
 func (k *Compiler) Update(d *model.Delta) *Change {
-	rebuild := map[model.Name]bool{}
-	recheck := map[netip.Addr][]string{} // addresses to the namespaces of pods that had or have them
-
+	w := newPending()
 	// Policies and nodes first: pods are then judged once, by the newest of everything.
 	rest := *d
 	rest.Pods = nil
@@ -103,7 +113,7 @@ func (k *Compiler) Update(d *model.Delta) *Change {
 		for _, node := range []*model.Node{k.nodes[n], d.Nodes[n]} {
 			if node != nil {
 				for _, a := range nodeAddrs(node) {
-					recheck[a] = append(recheck[a], "")
+					w.recheck[a] = append(w.recheck[a], "")
 				}
 			}
 		}
@@ -112,34 +122,34 @@ func (k *Compiler) Update(d *model.Delta) *Change {
 	for n := range d.NetworkPolicies {
 		for p := range k.localPods() {
 			if p.Namespace == n.Namespace {
-				rebuild[p] = true
+				w.rebuild[p] = true
 			}
 		}
 	}
 	if len(d.ClusterNetworkPolicies) > 0 {
 		for p := range k.localPods() {
-			rebuild[p] = true
+			w.rebuild[p] = true
 		}
 	}
 	for ns := range d.Namespaces {
 		for n, p := range k.podsIn[ns] {
 			if _, ok := k.local[model.Name{Namespace: ns, Name: n}]; ok {
-				rebuild[p.Name] = true
+				w.rebuild[p.Name] = true
 			}
 			for _, a := range podAddrs(p) {
-				recheck[a] = append(recheck[a], "")
+				w.recheck[a] = append(w.recheck[a], "")
 			}
 		}
 	}
 	for n, p := range d.Pods {
-		k.takePod(n, p, rebuild, recheck)
+		k.takePod(n, p, w)
 	}
-	return k.finish(rebuild, recheck)
+	return k.finish(w)
 }
 
 // takePod replaces a pod as the API has it with what the CNI plugin knows better: a pod that is still wired stays,
 // with its addresses, whatever the API says, because its processes may still run.
-func (k *Compiler) takePod(n model.Name, p *model.Pod, rebuild map[model.Name]bool, recheck map[netip.Addr][]string) {
+func (k *Compiler) takePod(n model.Name, p *model.Pod, w *pending) {
 	old := k.pods[n]
 	if old != nil && (p == nil || p.UID != old.UID) {
 		if pin, ok := k.pins[old.UID]; ok && pin.name == n {
@@ -148,8 +158,8 @@ func (k *Compiler) takePod(n model.Name, p *model.Pod, rebuild map[model.Name]bo
 				return
 			}
 			left := *old
-			left.Name = ghostName(old)
-			k.place(left.Name, &left, rebuild, recheck)
+			left.Name = ghostName(n, old.UID)
+			k.place(left.Name, &left, w)
 		}
 	}
 	if old != nil && (p == nil || p.UID != old.UID) {
@@ -157,13 +167,15 @@ func (k *Compiler) takePod(n model.Name, p *model.Pod, rebuild map[model.Name]bo
 	}
 	if p != nil {
 		p = k.asWired(p)
+		k.dropStranger(ghostName(n, p.UID), w)
 	}
-	k.place(n, p, rebuild, recheck)
+	k.place(n, p, w)
 }
 
-// ghostName is a name that no pod of the API has, for one that was replaced under its name before it was unwired.
-func ghostName(p *model.Pod) model.Name {
-	return model.Name{Namespace: p.Namespace, Name: p.Name.Name + "~" + p.UID}
+// ghostName is a name that no pod of the API has, for a pod that is wired but not, or no longer, what the API has
+// under its own name.
+func ghostName(n model.Name, uid string) model.Name {
+	return model.Name{Namespace: n.Namespace, Name: n.Name + "~" + uid}
 }
 
 // asWired is a pod with the addresses that it really has, where the CNI plugin told.
@@ -180,52 +192,96 @@ func (k *Compiler) asWired(p *model.Pod) *model.Pod {
 	return &with
 }
 
-func (k *Compiler) place(n model.Name, p *model.Pod, rebuild map[model.Name]bool, recheck map[netip.Addr][]string) {
+func (k *Compiler) place(n model.Name, p *model.Pod, w *pending) {
 	spaces := []string{n.Namespace}
 	for _, a := range k.setPod(n, p) {
 		for _, q := range k.claims[a] {
 			spaces = append(spaces, q.Namespace)
-			rebuild[q.Name] = true // whose it is may have changed
+			w.rebuild[q.Name] = true // whose it is may have changed
 		}
-		recheck[a] = append(recheck[a], spaces...)
+		w.recheck[a] = append(w.recheck[a], spaces...)
 	}
-	rebuild[n] = true
+	w.rebuild[n] = true
 }
 
-// Pin tells that a pod of this node is wired with these addresses, which may be before the API has them. It takes
-// effect for the pod with this UID, now or when it arrives.
+// Pin tells that a pod of this node is wired with these addresses, which may be before the API has them. Until a pod
+// with this UID has arrived, nothing may pass to or from them. Another pod that was pinned to one of them has lost it.
 func (k *Compiler) Pin(n model.Name, uid string, addrs []netip.Addr) *Change {
+	p := newPending()
+	for other, old := range k.pins {
+		if other != uid && slices.ContainsFunc(old.addrs, func(a netip.Addr) bool { return slices.Contains(addrs, a) }) {
+			k.unpin(other, old.name, p)
+		}
+	}
 	k.pins[uid] = pin{n, addrs}
 	delete(k.released, uid)
-	return k.rewire(n, uid)
+	k.rewire(n, uid, p)
+	return k.finish(p)
 }
 
 // Unpin tells that a pod is no longer wired with these addresses: they are free for others, whatever the API still
 // says. It does nothing when the pod was wired anew, with others, in the meantime.
 func (k *Compiler) Unpin(n model.Name, uid string, addrs []netip.Addr) *Change {
-	if pin, ok := k.pins[uid]; ok && !slices.Equal(pin.addrs, addrs) {
-		return k.finish(nil, nil)
+	p := newPending()
+	if pin, ok := k.pins[uid]; !ok || slices.Equal(pin.addrs, addrs) {
+		k.unpin(uid, n, p)
 	}
+	return k.finish(p)
+}
+
+func (k *Compiler) unpin(uid string, n model.Name, p *pending) {
 	delete(k.pins, uid)
 	k.released[uid] = true
-	return k.rewire(n, uid)
+	k.rewire(n, uid, p)
 }
 
 // rewire places a pod again by what is known of its wiring.
-func (k *Compiler) rewire(n model.Name, uid string) *Change {
-	rebuild, recheck := map[model.Name]bool{}, map[netip.Addr][]string{}
-	_, wired := k.pins[uid]
-	if !wired && k.orphans[uid] {
+func (k *Compiler) rewire(n model.Name, uid string, p *pending) {
+	pin, wired := k.pins[uid]
+	ghost := ghostName(n, uid)
+	k.dropStranger(ghost, p)
+	switch pod := k.pods[n]; {
+	case !wired && k.orphans[uid]:
 		delete(k.orphans, uid)
 		delete(k.released, uid)
-		k.place(n, nil, rebuild, recheck)
-	} else if p := k.pods[n]; p != nil && p.UID == uid {
-		k.place(n, k.asWired(p), rebuild, recheck)
-	} else if ghost := ghostName(&model.Pod{Meta: model.Meta{Name: n, UID: uid}}); !wired {
-		delete(k.released, uid) // the API has forgotten it: nothing will bring its addresses back
-		k.place(ghost, nil, rebuild, recheck)
+		k.place(n, nil, p)
+	case pod != nil && pod.UID == uid:
+		k.place(n, k.asWired(pod), p)
+	case k.pods[ghost] != nil && !wired:
+		delete(k.released, uid)
+		k.place(ghost, nil, p)
+	case k.pods[ghost] == nil && wired:
+		k.strangers[ghost] = pin.addrs
+		k.disputed(pin.addrs, p)
+	case !wired:
+		delete(k.released, uid) // the API never told of it, or has forgotten it: nothing will bring its addresses back
 	}
-	return k.finish(rebuild, recheck)
+}
+
+// dropStranger forgets a pod that was wired but unknown: it is known now, or gone.
+func (k *Compiler) dropStranger(ghost model.Name, p *pending) {
+	p.rebuild[ghost] = true
+	k.disputed(k.strangers[ghost], p)
+	delete(k.strangers, ghost)
+}
+
+// disputed has the pods that claim these addresses looked at anew.
+func (k *Compiler) disputed(addrs []netip.Addr, p *pending) {
+	for _, a := range addrs {
+		for _, q := range k.claims[a] {
+			p.rebuild[q.Name] = true
+		}
+	}
+}
+
+// strangerAt names the unknown pod that is wired with an address. It has it, whatever the API says of others.
+func (k *Compiler) strangerAt(a netip.Addr) (model.Name, bool) {
+	for n, addrs := range k.strangers {
+		if slices.Contains(addrs, a) {
+			return n, true
+		}
+	}
+	return model.Name{}, false
 }
 
 func (k *Compiler) localPods() iter.Seq[model.Name] { return maps.Keys(k.local) }
@@ -241,7 +297,7 @@ func (k *Compiler) ownAddrs(p *model.Pod) []netip.Addr {
 	}
 	var out []netip.Addr
 	for _, a := range podAddrs(p) {
-		if k.owner(a) == p {
+		if _, other := k.strangerAt(a); !other && k.owner(a) == p {
 			out = append(out, a)
 		}
 	}
@@ -249,11 +305,11 @@ func (k *Compiler) ownAddrs(p *model.Pod) []netip.Addr {
 }
 
 // finish rebuilds these pods' guards, checks these addresses against the sets, and hands out the Change.
-func (k *Compiler) finish(rebuild map[model.Name]bool, recheck map[netip.Addr][]string) *Change {
-	for a, spaces := range recheck {
+func (k *Compiler) finish(w *pending) *Change {
+	for a, spaces := range w.recheck {
 		k.recheckAddr(a, spaces)
 	}
-	for n := range rebuild {
+	for n := range w.rebuild {
 		k.rebuildPod(n)
 	}
 	for _, s := range k.garbage {
@@ -338,6 +394,8 @@ func (k *Compiler) rebuildPod(n model.Name) {
 	var now *guard
 	if addrs := k.ownAddrs(p); len(addrs) > 0 {
 		now = &guard{addrs, k.acquire(Ingress, p), k.acquire(Egress, p)}
+	} else if addrs := k.strangers[n]; len(addrs) > 0 {
+		now = &guard{addrs, k.closed(Ingress), k.closed(Egress)}
 	}
 	if old != nil {
 		for _, a := range old.addrs {
@@ -362,6 +420,9 @@ func (k *Compiler) rebuildPod(n model.Name) {
 
 // ownedByOther tells whether an address has passed to another local pod, whose own rebuild sets its entry.
 func (k *Compiler) ownedByOther(a netip.Addr, n model.Name) bool {
+	if s, ok := k.strangerAt(a); ok {
+		return s != n
+	}
 	p := k.owner(a)
 	return p != nil && p.Name != n && k.isLocal(p)
 }
@@ -407,6 +468,21 @@ func (k *Compiler) acquire(d Direction, p *model.Pod) *sharedBuilt {
 		s = &sharedBuilt{built: k.build(d, p, admin, nps, baseline), key: key}
 		k.shared[key] = s
 		k.hold(s.built)
+	}
+	s.refs++
+	return s
+}
+
+// closed is what guards a wired pod that nothing is known of.
+func (k *Compiler) closed(d Direction) *sharedBuilt {
+	key := "closed " + d.String()
+	s := k.shared[key]
+	if s == nil {
+		b := &builder{c: k.Cluster, d: d, out: &built{source: Source{Direction: d}}}
+		b.out.chain = b.entryChain([]Rule{{Op: Drop}}, "unknown-pod", nil)
+		s = &sharedBuilt{built: b.out, key: key}
+		k.shared[key] = s
+		k.hold(b.out)
 	}
 	s.refs++
 	return s

@@ -271,6 +271,51 @@ func TestPinnedPodIsGuardedBeforeTheAPIKnowsItsAddress(t *testing.T) {
 	}
 }
 
+// Between its wiring and the API's first word of it, nothing passes; what the API says of others counts for nothing.
+func TestUnknownPodIsClosed(t *testing.T) {
+	k, kern := NewCompiler("n1"), newKernel()
+	addr := netip.MustParseAddr("10.0.0.9")
+	stale := pod("a/stale", "", "10.0.0.9")
+	kern.apply(t, k.Update(delta(stale)))
+	other := netip.MustParseAddr("10.0.0.1")
+	passes := func() [2]bool {
+		return [2]bool{kern.pass(addr, other, model.TCP, 80), kern.pass(other, addr, model.TCP, 80)}
+	}
+	if passes() != [2]bool{true, true} {
+		t.Fatal("an open pod is closed")
+	}
+	late := pod("a/late", "")
+	kern.apply(t, k.Pin(late.Name, late.UID, []netip.Addr{addr}))
+	if passes() != [2]bool{} {
+		t.Error("an unknown pod is open")
+	}
+	kern.apply(t, k.Update(delta(stale)))
+	if passes() != [2]bool{} {
+		t.Error("news of a stale pod opened an unknown one")
+	}
+	late.Created = 1
+	kern.apply(t, k.Update(delta(late)))
+	kern.holdsTogether(t)
+	if passes() != [2]bool{true, true} {
+		t.Error("a known pod without policies is still closed")
+	}
+	// Its address goes to another before anybody said that it was free.
+	next := pod("a/next", "")
+	kern.apply(t, k.Pin(next.Name, next.UID, []netip.Addr{addr}))
+	if passes() != [2]bool{} {
+		t.Error("an unknown pod with a reused address is open")
+	}
+	kern.apply(t, k.Unpin(late.Name, late.UID, []netip.Addr{addr}))
+	if passes() != [2]bool{} {
+		t.Error("the late unwiring of the address's last pod opened the next one")
+	}
+	kern.apply(t, k.Unpin(next.Name, next.UID, []netip.Addr{addr}))
+	kern.holdsTogether(t)
+	if len(kern.Pods) != 0 {
+		t.Errorf("left over: %v", kern.Pods)
+	}
+}
+
 func TestReusedAddressIsTheYoungestPods(t *testing.T) {
 	k := NewCompiler("n1")
 	old, young := pod("a/old", "role=open", "10.0.0.1"), pod("a/young", "role=shut", "10.0.0.1")

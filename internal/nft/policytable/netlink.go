@@ -93,6 +93,7 @@ type socket struct {
 	portID uint32
 	room   int // bytes of one sendmsg
 	seq    uint32
+	sent   int // transactions
 }
 
 // The buffers asked for: a whole cluster's policies in one transaction, and the events of one.
@@ -180,6 +181,7 @@ func (s *socket) transact(msgs []message) error {
 	if len(msgs) == 0 {
 		return nil
 	}
+	s.sent++
 	size := batchMargin
 	for _, m := range msgs {
 		size += len(m.body) + 32

@@ -3,6 +3,7 @@
 package policytable
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 
@@ -64,14 +65,15 @@ func (t *Table) flushChain(name string) message {
 	return message{typ: unix.NFT_MSG_DELRULE, body: a, about: "rules of chain " + name}
 }
 
-func (t *Table) newRules(c *chain) ([]message, error) {
-	out := make([]message, 0, len(c.rules))
+// newRules makes a chain's rules. Each carries a seal of what it says as user data, because what the kernel lists of
+// a rule is not what it was given: Sync compares seals.
+func (t *Table) newRules(c *chain) (msgs []message, seals []string, err error) {
 	for _, r := range c.rules {
 		var list attrs
 		for _, e := range r {
 			b, err := expr.Marshal(familyINET, e)
 			if err != nil {
-				return nil, fmt.Errorf("encode a rule of chain %s: %w", c.name, err)
+				return nil, nil, fmt.Errorf("encode a rule of chain %s: %w", c.name, err)
 			}
 			list.nest(unix.NFTA_LIST_ELEM, b)
 		}
@@ -79,11 +81,21 @@ func (t *Table) newRules(c *chain) ([]message, error) {
 		a.str(unix.NFTA_RULE_TABLE, t.name)
 		a.str(unix.NFTA_RULE_CHAIN, c.name)
 		a.nest(unix.NFTA_RULE_EXPRESSIONS, list)
-		out = append(out, message{typ: unix.NFT_MSG_NEWRULE, flags: unix.NLM_F_CREATE | unix.NLM_F_APPEND, body: a,
+		sum := sha256.Sum256(list)
+		seal := append([]byte{udataRuleSeal, sealLength}, sum[:sealLength]...)
+		a.put(unix.NFTA_RULE_USERDATA, seal)
+		seals = append(seals, string(seal))
+		msgs = append(msgs, message{typ: unix.NFT_MSG_NEWRULE, flags: unix.NLM_F_CREATE | unix.NLM_F_APPEND, body: a,
 			about: "a rule of chain " + c.name})
 	}
-	return out, nil
+	return msgs, seals, nil
 }
+
+// A type of user data that nft does not know, and so leaves alone.
+const (
+	udataRuleSeal = 0x77
+	sealLength    = 8
+)
 
 // Registers: a value alone goes to the first of 16 bytes, a concatenation to those of 4 bytes from the same place.
 const (

@@ -4,7 +4,10 @@ package policytable
 
 import (
 	"encoding/binary"
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -161,7 +164,8 @@ func (v elementValue) appendTo(out attrs, k elementKey) attrs {
 // An attribute's length has 16 bits, and the element list is one attribute.
 const maxElementList = 60000
 
-// change makes messages that add or remove (typ is NFT_MSG_NEWSETELEM or NFT_MSG_DELSETELEM) elements.
+// change makes messages that add or remove (typ is NFT_MSG_NEWSETELEM or NFT_MSG_DELSETELEM) elements. They go in
+// order: a set of intervals takes each start before its end, or else finds that they overlap.
 func (t *Table) change(typ uint16, setName string, es elements) []message {
 	var out []message
 	var list attrs
@@ -180,11 +184,12 @@ func (t *Table) change(typ uint16, setName string, es elements) []message {
 		out = append(out, m)
 		list = nil
 	}
-	for k, v := range es {
+	keys := slices.SortedFunc(maps.Keys(es), func(a, b elementKey) int { return strings.Compare(a.key, b.key) })
+	for _, k := range keys {
 		if len(list) > maxElementList {
 			flush()
 		}
-		list = v.appendTo(list, k)
+		list = es[k].appendTo(list, k)
 	}
 	flush()
 	return out

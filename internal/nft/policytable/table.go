@@ -4,7 +4,6 @@ package policytable
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -158,7 +157,7 @@ func (t *Table) Apply(c *policy.Change) error {
 			p.delChain = append(p.delChain, t.delChain(name))
 			continue
 		}
-		if err := t.planChain(&p, t.compile(ch), false); err != nil {
+		if err := t.planChain(&p, t.compile(ch), nil); err != nil {
 			return err
 		}
 	}
@@ -209,16 +208,19 @@ func (t *Table) planNewSet(p *plan, s *policy.Set) {
 	}
 }
 
-// planChain makes a chain with its rules; one that is there gets its rules anew.
-func (t *Table) planChain(p *plan, c *chain, there bool) error {
-	rules, err := t.newRules(c)
-	if err != nil {
+// planChain makes a chain with its rules. Of one that is there (have is not nil) the rules are made anew, unless they
+// are what they should be.
+func (t *Table) planChain(p *plan, c *chain, have *chainShape) error {
+	rules, seals, err := t.newRules(c)
+	switch {
+	case err != nil:
 		return err
-	}
-	if there {
-		rules = append([]message{t.flushChain(c.name)}, rules...)
-	} else {
+	case have == nil:
 		p.chains = append(p.chains, t.newChain(c))
+	case slices.Equal(have.seals, seals):
+		return nil
+	default:
+		rules = append([]message{t.flushChain(c.name)}, rules...)
 	}
 	if c.hook != noHook {
 		p.hooks = append(p.hooks, rules)
@@ -234,8 +236,8 @@ func (t *Table) Sync(prog *policy.Program) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var err error
-	for range 5 { // each try reads anew what changed under the one before
-		if err = t.sync(prog); err == nil || !errors.Is(err, errInterrupted) {
+	for range 5 { // somebody who changes the table at the same time makes a try fail, and the next one read anew
+		if err = t.sync(prog); err == nil {
 			break
 		}
 	}
@@ -278,8 +280,8 @@ func (t *Table) sync(prog *policy.Program) error {
 		p.tables = append(p.tables, t.delTable())
 		have = nil
 	}
-	p.tables = append(p.tables, t.newTable())
 	if have == nil {
+		p.tables = append(p.tables, t.newTable())
 		have = &state{}
 	}
 	for name, s := range wantSets {
@@ -309,8 +311,7 @@ func (t *Table) sync(prog *policy.Program) error {
 	keep := map[string]bool{}
 	for _, c := range wantChains {
 		keep[c.name] = true
-		_, there := have.chains[c.name]
-		if err := t.planChain(&p, c, there); err != nil {
+		if err := t.planChain(&p, c, have.chains[c.name]); err != nil {
 			return err
 		}
 	}
@@ -348,7 +349,12 @@ func difference(have, want elements) (del, add elements) {
 type state struct {
 	layout string
 	sets   map[string]setShape
-	chains map[string]int // hook, or noHook
+	chains map[string]*chainShape
+}
+
+type chainShape struct {
+	hook  int // or noHook
+	seals []string
 }
 
 type setShape struct{ flags, keyLen uint32 }
@@ -364,7 +370,7 @@ func (s *state) fits(sets map[string]*set, chains []*chain) bool {
 		}
 	}
 	for _, c := range chains {
-		if hook, ok := s.chains[c.name]; ok && hook != c.hook {
+		if got := s.chains[c.name]; got != nil && got.hook != c.hook {
 			return false
 		}
 	}
@@ -373,7 +379,7 @@ func (s *state) fits(sets map[string]*set, chains []*chain) bool {
 
 // read lists the table's sets and chains; nil if there is no table.
 func (t *Table) read() (*state, error) {
-	s := &state{sets: map[string]setShape{}, chains: map[string]int{}}
+	s := &state{sets: map[string]setShape{}, chains: map[string]*chainShape{}}
 	there := false
 	err := t.sock.dump(unix.NFT_MSG_GETTABLE, nil, func(b []byte) {
 		var name, user string
@@ -430,7 +436,24 @@ func (t *Table) read() (*state, error) {
 			}
 		})
 		if table == t.name {
-			s.chains[name] = hook
+			s.chains[name] = &chainShape{hook: hook}
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = t.sock.dump(unix.NFT_MSG_GETRULE, ofTable, func(b []byte) {
+		var chain, seal string
+		eachAttr(b, func(typ uint16, data []byte) {
+			switch typ {
+			case unix.NFTA_RULE_CHAIN:
+				chain = cstring(data)
+			case unix.NFTA_RULE_USERDATA:
+				seal = string(data)
+			}
+		})
+		if c := s.chains[chain]; c != nil {
+			c.seals = append(c.seals, seal)
 		}
 	})
 	return s, err

@@ -4,8 +4,10 @@ package policytable
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os/exec"
+	"reflect"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -182,11 +184,11 @@ func TestSyncAdoptsAndRepairs(t *testing.T) {
 	}
 
 	damage := map[string][]message{
-		"nothing":          nil,
-		"the whole table":  {r.table.delTable()},
-		"the rules":        {r.table.flushChain(chainGuard)},
-		"a base chain":     {r.table.flushChain(chainForward), r.table.delChain(chainForward)},
-		"a foreign set":    {r.table.newSet(&set{name: "stranger", fields: []field{fieldAddr4}})},
+		"nothing":         nil,
+		"the whole table": {r.table.delTable()},
+		"the rules":       {r.table.flushChain(chainGuard)},
+		"a base chain":    {r.table.flushChain(chainForward), r.table.delChain(chainForward)},
+		"a foreign set":   {r.table.newSet(&set{name: "stranger", fields: []field{fieldAddr4}})},
 	}
 	for name := range r.k.Program().Sets {
 		more, _ := memberElements(policy.Addrs, map[policy.Member]struct{}{{Addr: r.pods["a/web"].Addrs[0]}: {}})
@@ -212,8 +214,15 @@ func TestSyncAdoptsAndRepairs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if fmt.Sprint(after) != fmt.Sprint(before) {
+			if !reflect.DeepEqual(after, before) {
 				t.Errorf("the table is now %v, was %v", after, before)
+			}
+			// What is as it should be is left alone: two agents must not work against each other.
+			if err := again.Sync(fresh.Program()); err != nil {
+				t.Fatal(err)
+			}
+			if want := map[bool]int{true: 1}[len(msgs) > 0]; again.sock.sent != want {
+				t.Errorf("%d transactions were sent, want %d", again.sock.sent, want)
 			}
 			sub := *r
 			sub.t = t
@@ -258,6 +267,45 @@ func TestSmallBuffers(t *testing.T) {
 			}
 			if del, add := difference(got, want); len(del)+len(add) != 0 {
 				t.Errorf("set %s: %d elements too many, %d too few of %d", k.name, len(del), len(add), len(want))
+			}
+		}
+	}
+}
+
+// Blocks with exceptions, of any shape, arrive in the kernel as they are meant.
+func TestBlocks(t *testing.T) {
+	r := newRig(t)
+	w := rand.New(rand.NewPCG(1, 2))
+	prefix := func(min int) netip.Prefix {
+		p, err := netip.AddrFrom4([4]byte{10, 0, byte(w.IntN(4)), byte(w.IntN(256))}).Prefix(min + w.IntN(33-min))
+		if w.IntN(2) == 0 {
+			p, err = netip.MustParseAddr(fmt.Sprintf("fd00::%x", w.IntN(1<<16))).Prefix(96 + min + w.IntN(33-min))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	for i := range 100 {
+		d := delta(podObject("a/db", "", "10.0.0.2 fd00::2"))
+		np := &model.NetworkPolicy{Meta: model.Meta{Name: named("a/blocks")}, Ingress: true, IngressFrom: []model.PolicyRule{{}}}
+		for range 1 + w.IntN(8) {
+			peer := model.PolicyPeer{Block: prefix(0)}
+			for range w.IntN(8) {
+				peer.Except = append(peer.Except, prefix(16))
+			}
+			np.IngressFrom[0].Peers = append(np.IngressFrom[0].Peers, peer)
+		}
+		d.NetworkPolicies[np.Name] = np
+		if err := r.table.Apply(r.k.Update(d)); err != nil {
+			t.Fatalf("policy %d: %v: %+v", i, err, np.IngressFrom)
+		}
+		for _, s := range r.k.Program().Sets {
+			for k, want := range halves(s) {
+				got, err := r.table.listElements(k.name)
+				if del, add := difference(got, want); err != nil || len(del)+len(add) > 0 {
+					t.Fatalf("policy %d: set %s: %v, %v too many, %v too few", i, k.name, err, del, add)
+				}
 			}
 		}
 	}

@@ -80,6 +80,20 @@ func (n *Namespace) Do(t testing.TB, f func() error) {
 	}
 }
 
+// inNamespace runs f on a thread of its own that is in a namespace.
+func inNamespace(fd int, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("enter a network namespace: %w", err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
 // set writes a sysctl of the namespace that Do runs in.
 func set(path, value string) error {
 	return os.WriteFile(filepath.Join("/proc/sys/net", path), []byte(value), 0o644)
@@ -111,18 +125,23 @@ func NewNode(t testing.TB) *Node {
 // Pod is a namespace behind a node.
 type Pod struct {
 	*Namespace
-	Link      string // the node's end
-	node      *Node
-	Addrs     []netip.Addr
-	listeners []net.Listener
+	Link  string // the node's end
+	node  *Node
+	Addrs []netip.Addr
 }
 
 // Connect makes a namespace with these addresses, routed by the node through a link of its own: a pod, or the world
 // outside.
 func (n *Node) Connect(t testing.TB, addrs ...netip.Addr) *Pod {
 	t.Helper()
+	return n.Attach(t, NewNamespace(t), addrs...)
+}
+
+// Attach is Connect for a namespace that is there already.
+func (n *Node) Attach(t testing.TB, ns *Namespace, addrs ...netip.Addr) *Pod {
+	t.Helper()
 	n.links++
-	p := &Pod{Namespace: NewNamespace(t), Link: fmt.Sprintf("pod%d", n.links), node: n, Addrs: addrs}
+	p := &Pod{Namespace: ns, Link: fmt.Sprintf("pod%d", n.links), node: n, Addrs: addrs}
 	var mac net.HardwareAddr
 	n.Do(t, func() error {
 		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: p.Link}, PeerName: "eth0", PeerNamespace: netlink.NsFd(p.FD)}

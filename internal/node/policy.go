@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/nft/policytable"
+	"github.com/weft-net/weft/internal/policy"
+)
+
+// PolicyConfig is how the policy part is to work.
+type PolicyConfig struct {
+	Node string // this node's name
+
+	// Local lists the pods that are wired on this node. It is asked once, before the kernel is brought up to date
+	// for the first time: an address that the API has not got yet must not lose its guard by an agent's restart.
+	Local func() []model.LocalPod
+
+	// Netns is a file descriptor of the node's network namespace; 0 is the process's own.
+	Netns int
+
+	LogAdmitted bool // report new connections that policies admit too
+	Registerer  prometheus.Registerer
+	Events      func(model.Event) // may be nil
+	Log         *slog.Logger
+}
+
+// Policy is the Part that enforces NetworkPolicy and ClusterNetworkPolicy.
+type Policy struct {
+	cfg     PolicyConfig
+	log     *slog.Logger
+	table   *policytable.Table
+	metrics *policyMetrics
+
+	mu       sync.Mutex
+	compiler *policy.Compiler
+	complete bool                // the API's first full picture is here
+	stale    bool                // the kernel may hold something else than the program: only Sync helps
+	uncut    map[netip.Addr]bool // whose flows have still to be looked at
+	news     chan struct{}       // closed and replaced when the kernel holds something new
+}
+
+// NewPolicy connects to the kernel. It changes nothing there before the first Update with a full picture: until
+// then what an earlier agent left stays in force.
+func NewPolicy(cfg PolicyConfig) (*Policy, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Netns == 0 {
+		cfg.Netns = -1
+	}
+	t, err := policytable.Open(policytable.Options{Netns: cfg.Netns, LogAdmitted: cfg.LogAdmitted})
+	if err != nil {
+		return nil, fmt.Errorf("policy: %w", err)
+	}
+	p := &Policy{
+		cfg: cfg, log: cfg.Log, table: t, compiler: policy.NewCompiler(cfg.Node), stale: true,
+		uncut: map[netip.Addr]bool{}, news: make(chan struct{}),
+	}
+	if p.metrics, err = newPolicyMetrics(cfg.Registerer); err != nil {
+		t.Close()
+		return nil, fmt.Errorf("policy: %w", err)
+	}
+	return p, nil
+}
+
+// Name implements Part.
+func (p *Policy) Name() string { return "policy" }
+
+// Update implements Part.
+func (p *Policy) Update(_ context.Context, d *model.Delta) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change := p.compiler.Update(d)
+	if d.Complete && !p.complete {
+		p.complete = true
+		if p.cfg.Local != nil {
+			for _, l := range p.cfg.Local() {
+				p.merge(p.compiler.Pin(l.Name, p.uid(l), l.IPs))
+			}
+		}
+	}
+	return p.enforce(change)
+}
+
+// enforce brings the kernel to the program and, where that tightened, ends flows. Callers hold mu.
+func (p *Policy) enforce(change *policy.Change) error {
+	p.merge(change)
+	if !p.complete {
+		p.stale = true
+		return nil
+	}
+	if p.stale {
+		if err := p.table.Sync(p.compiler.Program()); err != nil {
+			return err
+		}
+		p.stale = false
+	} else if !change.Empty() {
+		if err := p.table.Apply(change); err != nil {
+			p.log.Warn("a change of the policy table was refused; comparing all of it", "err", err)
+			p.stale = true
+			return p.enforce(&policy.Change{})
+		}
+	}
+	close(p.news)
+	p.news = make(chan struct{})
+	return p.cut()
+}
+
+// merge remembers whose flows a change may have made unlawful, until they have been looked at.
+func (p *Policy) merge(change *policy.Change) {
+	for a := range change.Tightened {
+		p.uncut[a] = true
+	}
+}
+
+// cut ends flows that the policies in force no longer allow.
+func (p *Policy) cut() error {
+	if len(p.uncut) == 0 {
+		return nil
+	}
+	n, err := p.table.Cut(p.uncut, func(f policytable.Flow) bool {
+		return p.compiler.Allows(&policy.Flow{
+			Src: p.compiler.EndpointOf(f.Src), Dst: p.compiler.EndpointOf(f.Dst), Protocol: f.Protocol, Port: f.Port,
+		})
+	})
+	p.metrics.cut.Add(float64(n))
+	if err != nil {
+		return err
+	}
+	clear(p.uncut)
+	return nil
+}
+
+// uid is the UID under which the API has a wired pod. Where the runtime does not tell one, the pod's name does; the
+// API's image of a static pod (mirror pod) has another UID than the kubelet gave to the runtime.
+func (p *Policy) uid(l model.LocalPod) string {
+	if pod := p.compiler.Pod(l.Name); pod != nil && (l.UID == "" || pod.Annotations[mirrorAnnotation] == l.UID) {
+		return pod.UID
+	}
+	return l.UID
+}
+
+// mirrorAnnotation holds, on a mirror pod, the UID of the static pod that it mirrors (k8s.io/kubernetes
+// pkg/kubelet/types ConfigMirrorAnnotationKey).
+const mirrorAnnotation = "kubernetes.io/config.mirror"
+
+// Protect puts a pod's policies in force. It returns when they are, which takes that the API has told of the pod and
+// its namespace; from the call on nothing passes until then. When ctx ends first, the pod stays closed.
+func (p *Policy) Protect(ctx context.Context, l model.LocalPod) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pinned := ""
+	for {
+		if uid := p.uid(l); uid != "" && uid != pinned {
+			pinned = uid
+			if err := p.enforce(p.compiler.Pin(l.Name, uid, l.IPs)); err != nil {
+				return fmt.Errorf("protect pod %s: %w", l.Name, err)
+			}
+		}
+		missing := p.missing(l, pinned)
+		if missing == "" {
+			return nil
+		}
+		news := p.news
+		p.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			p.mu.Lock()
+			return fmt.Errorf("protect pod %s: waited for %s: %w", l.Name, missing, context.Cause(ctx))
+		case <-news:
+			p.mu.Lock()
+		}
+	}
+}
+
+// missing says what is not known yet of a pod that has to be protected; "" if nothing is.
+func (p *Policy) missing(l model.LocalPod, uid string) string {
+	pod := p.compiler.Pod(l.Name)
+	switch {
+	case !p.complete:
+		return "the first full picture from the API server"
+	case p.stale:
+		return "the kernel's table"
+	case pod == nil || uid == "" || pod.UID != uid:
+		return "the API server's word of the pod"
+	case !p.compiler.KnowsNamespace(l.Namespace):
+		return "the API server's word of namespace " + l.Namespace
+	}
+	return ""
+}
+
+// Unprotect tells that a pod is no longer wired.
+func (p *Policy) Unprotect(l model.LocalPod) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.enforce(p.compiler.Unpin(l.Name, p.uid(l), l.IPs)); err != nil {
+		// The next Update, or the table's watch, tries again.
+		p.log.Error("can't take a pod out of the policy table", "pod", l.Name.String(), "err", err)
+	}
+}
+
+// Run implements Part: it repairs the table when somebody else changed it, and reports drops.
+func (p *Policy) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.table.Watch(ctx, func() { p.repair(ctx) }) })
+	return g.Wait()
+}
+
+// repair compares the table with the program until they agree.
+func (p *Policy) repair(ctx context.Context) {
+	for wait := retryMin; ; wait = min(2*wait, retryMax) {
+		err := p.tryRepair()
+		if err == nil {
+			return
+		}
+		p.log.Error("can't repair the policy table; trying again", "err", err, "in", wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (p *Policy) tryRepair() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.complete {
+		return nil
+	}
+	p.stale = true
+	p.metrics.repairs.Inc()
+	return p.enforce(&policy.Change{})
+}
+
+// Cleanup implements Cleaner: all traffic is open afterwards.
+func (p *Policy) Cleanup(context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stale = true
+	return p.table.Erase()
+}
+
+// Close gives up the connection to the kernel; what it holds stays in force.
+func (p *Policy) Close() { p.table.Close() }
+
+type policyMetrics struct {
+	cut, repairs prometheus.Counter
+}
+
+func newPolicyMetrics(reg prometheus.Registerer) (*policyMetrics, error) {
+	m := &policyMetrics{
+		cut: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weft_policy_cut_flows_total", Help: "Established flows that a policy change ended.",
+		}),
+		repairs: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weft_policy_repairs_total", Help: "Times the policy table was compared with what it should hold because somebody else changed it.",
+		}),
+	}
+	if reg == nil {
+		return m, nil
+	}
+	return m, errors.Join(reg.Register(m.cut), reg.Register(m.repairs))
+}

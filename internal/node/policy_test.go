@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/policy/policytest"
+)
+
+// policyRig is a policy part on a node in a namespace.
+type policyRig struct {
+	t    *testing.T
+	node *policytest.Node
+	part *Policy
+	kill func() // the agent that runs
+}
+
+func newPolicyRig(t *testing.T) *policyRig {
+	r := &policyRig{t: t, node: policytest.NewNode(t)}
+	r.start()
+	return r
+}
+
+// start runs a new agent's part; the one before it, if any, is as if killed.
+func (r *policyRig) start(local ...model.LocalPod) {
+	r.t.Helper()
+	p, err := NewPolicy(PolicyConfig{Node: "n1", Netns: r.node.FD, Local: func() []model.LocalPod { return local }})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if r.kill != nil {
+		r.kill()
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	r.kill = sync.OnceFunc(func() {
+		stop()
+		if err := <-done; err != nil {
+			r.t.Error(err)
+		}
+		p.Close()
+	})
+	r.t.Cleanup(r.kill)
+	r.part = p
+}
+
+func (r *policyRig) update(d *model.Delta) {
+	r.t.Helper()
+	d.Complete = true
+	if err := r.part.Update(context.Background(), d); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func podOf(name string, labels map[string]string, addrs string) *model.Pod {
+	return &model.Pod{Meta: model.Meta{Name: model.Name{Namespace: "a", Name: name}, UID: "uid-" + name, Labels: labels}, Node: "n1", IPs: policytest.Addrs(addrs)}
+}
+
+func deltaOf(pods ...*model.Pod) *model.Delta {
+	d := &model.Delta{
+		Pods: map[model.Name]*model.Pod{}, NetworkPolicies: map[model.Name]*model.NetworkPolicy{},
+		Namespaces: map[string]*model.Namespace{"a": {Meta: model.Meta{Name: model.Name{Name: "a"}}}},
+	}
+	for _, p := range pods {
+		d.Pods[p.Name] = p
+	}
+	return d
+}
+
+func with(d *model.Delta, policies ...*model.NetworkPolicy) *model.Delta {
+	for _, p := range policies {
+		d.NetworkPolicies[p.Name] = p
+	}
+	return d
+}
+
+// allow isolates the pods with a role for ingress, but for pods with another.
+func allow(name, role, from string) *model.NetworkPolicy {
+	peer := model.MatchLabels(map[string]string{"role": from})
+	return &model.NetworkPolicy{
+		Meta: model.Meta{Name: model.Name{Namespace: "a", Name: name}}, Ingress: true,
+		PodSelector: model.MatchLabels(map[string]string{"role": role}),
+		IngressFrom: []model.PolicyRule{{Peers: []model.PolicyPeer{{PodSelector: &peer}}}},
+	}
+}
+
+func role(s string) map[string]string { return map[string]string{"role": s} }
+
+func localPod(p *model.Pod, addrs []netip.Addr) model.LocalPod {
+	return model.LocalPod{Name: p.Name, UID: p.UID, IPs: addrs}
+}
+
+func TestPolicyTighteningCutsOnlyWhatIsNoLongerAllowed(t *testing.T) {
+	r := newPolicyRig(t)
+	addrs := map[string]string{"web": "10.0.0.1 fd00::1", "app": "10.0.0.2 fd00::2", "db": "10.0.0.3 fd00::3"}
+	pods := map[string]*policytest.Pod{}
+	d := deltaOf()
+	for n, a := range addrs {
+		pods[n] = r.node.Connect(t, policytest.Addrs(a)...)
+		p := podOf(n, role(n), a)
+		d.Pods[p.Name] = p
+	}
+	pods["db"].Listen(t, model.TCP, 80)
+	r.update(with(d, allow("db", "db", "web"), allow("db2", "db", "app")))
+	for _, a := range pods["db"].Addrs {
+		to := netip.AddrPortFrom(a, 80)
+		web, app, node := pods["web"].Dial(t, to), pods["app"].Dial(t, to), r.node.Dial(t, to)
+		if !policytest.Echoes(t, web, true) || !policytest.Echoes(t, app, true) || !policytest.Echoes(t, node, true) {
+			t.Fatal("allowed connections do not work")
+		}
+		gone := deltaOf()
+		gone.NetworkPolicies[model.Name{Namespace: "a", Name: "db2"}] = nil
+		r.update(gone)
+		if policytest.Echoes(t, app, false) {
+			t.Errorf("a connection from app to %s outlived its policy", to)
+		}
+		if !policytest.Echoes(t, web, true) || !policytest.Echoes(t, node, true) {
+			t.Errorf("a connection to %s that is still allowed was cut", to)
+		}
+		r.update(deltaOf(podOf("web", role("other"), addrs["web"])))
+		if policytest.Echoes(t, web, false) {
+			t.Errorf("a connection to %s outlived the label that allowed it", to)
+		}
+		if !policytest.Echoes(t, node, true) {
+			t.Errorf("the node's connection to %s was cut", to)
+		}
+		r.update(with(deltaOf(podOf("web", role("web"), addrs["web"])), allow("db2", "db", "app")))
+	}
+}
+
+func TestPolicyProtectWaitsAndFailsClosed(t *testing.T) {
+	r := newPolicyRig(t)
+	a := policytest.Addrs("10.0.0.1 fd00::1")
+	client, server := r.node.Connect(t, policytest.Addrs("10.0.0.9 fd00::9")...), r.node.Connect(t, a...)
+	server.Listen(t, model.TCP, 80)
+	p := podOf("late", role("db"), "")
+
+	// The API has told nothing yet: ADD must not succeed.
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
+	defer cancel()
+	if err := r.part.Protect(ctx, localPod(p, a)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("before the first full picture Protect says %v", err)
+	}
+	r.update(with(deltaOf(), allow("db", "db", "web")))
+	reaches := func(want bool) bool {
+		got := true
+		for _, to := range a {
+			got = got && client.Reaches(t, netip.Addr{}, netip.AddrPortFrom(to, 80), model.TCP, want)
+		}
+		return got
+	}
+	if reaches(false) {
+		t.Error("a pod that nothing is known of is open")
+	}
+	ctx, cancel = context.WithTimeout(context.Background(), policytest.Deadline)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- r.part.Protect(ctx, localPod(p, a)) }()
+	r.update(deltaOf(p))
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if reaches(false) {
+		t.Error("an isolated pod is open after Protect")
+	}
+	r.update(deltaOf(podOf("late", role("other"), "")))
+	if !reaches(true) {
+		t.Error("a pod that no policy selects is closed")
+	}
+	r.part.Unprotect(localPod(p, a))
+	if n := len(r.part.compiler.Program().Pods); n != 0 {
+		t.Errorf("after Unprotect %d addresses are still guarded", n)
+	}
+}
+
+// An agent's death, the time without it, and its successor's start never open what is isolated.
+func TestPolicySurvivesRestartAndRemoval(t *testing.T) {
+	r := newPolicyRig(t)
+	a := policytest.Addrs("10.0.0.1 fd00::1")
+	client, server := r.node.Connect(t, policytest.Addrs("10.0.0.9 fd00::9")...), r.node.Connect(t, a...)
+	server.Listen(t, model.UDP, 80)
+	server.Listen(t, model.TCP, 80)
+	open := func(want bool) bool {
+		return client.Reaches(t, netip.Addr{}, netip.AddrPortFrom(a[0], 80), model.TCP, want) ||
+			client.Reaches(t, netip.Addr{}, netip.AddrPortFrom(a[1], 80), model.UDP, want)
+	}
+	p := podOf("db", role("db"), "") // the API has not got its addresses yet
+	r.update(with(deltaOf(p), allow("db", "db", "web")))
+	if err := r.part.Protect(context.Background(), localPod(p, a)); err != nil {
+		t.Fatal(err)
+	}
+	if open(false) {
+		t.Fatal("an isolated pod is open")
+	}
+
+	stop := make(chan struct{})
+	leaks := make(chan int, 1)
+	go func() {
+		n := 0
+		for {
+			select {
+			case <-stop:
+				leaks <- n
+				return
+			default:
+				if open(false) {
+					n++
+				}
+			}
+		}
+	}()
+	for range 50 {
+		r.start(localPod(p, a))
+		// What comes first is never a full picture.
+		if err := r.part.Update(context.Background(), &model.Delta{}); err != nil {
+			t.Fatal(err)
+		}
+		r.update(with(deltaOf(p), allow("db", "db", "web")))
+	}
+	close(stop)
+	if n := <-leaks; n > 0 {
+		t.Errorf("%d packets leaked while agents were replaced", n)
+	}
+
+	// Somebody flushes the ruleset.
+	start := time.Now()
+	flushRuleset(t, r.node)
+	policytest.Eventually(t, time.Second, "the table is back after a flush of the ruleset", func() bool { return !open(false) })
+	t.Logf("the table was back within %s", time.Since(start))
+}
+
+func flushRuleset(t *testing.T, n *policytest.Node) {
+	n.Do(t, func() error {
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		message := func(typ, flags uint16, family byte, resource byte) []byte {
+			return []byte{20, 0, 0, 0, byte(typ), byte(typ >> 8), byte(flags), byte(flags >> 8), 0, 0, 0, 0, 0, 0, 0, 0, family, 0, 0, resource}
+		}
+		batch := message(unix.NFNL_MSG_BATCH_BEGIN, unix.NLM_F_REQUEST, 0, unix.NFNL_SUBSYS_NFTABLES)
+		batch = append(batch, message(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_DELTABLE, unix.NLM_F_REQUEST, 0, 0)...)
+		batch = append(batch, message(unix.NFNL_MSG_BATCH_END, unix.NLM_F_REQUEST, 0, unix.NFNL_SUBSYS_NFTABLES)...)
+		return unix.Sendto(fd, batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	})
+}
+
+// From a pod's first microsecond with a link, nothing that its policies forbid gets in or out.
+func TestPolicyNoLeakAtPodStart(t *testing.T) {
+	r := newPolicyRig(t)
+	client := r.node.Connect(t, policytest.Addrs("10.0.0.9 fd00::9")...)
+	sink := client.Sink(t, 80)
+	starts := 200
+	if testing.Short() {
+		starts = 20
+	}
+	r.update(with(deltaOf(podOf("client", role("client"), "10.0.0.9 fd00::9")), &model.NetworkPolicy{
+		Meta: model.Meta{Name: model.Name{Namespace: "a", Name: "deny"}}, PodSelector: model.MatchLabels(role("db")), Ingress: true, Egress: true,
+	}))
+	sent := 0
+	for i := range starts {
+		p := podOf(fmt.Sprintf("p%d", i), role("db"), "")
+		addrs := []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), netip.MustParseAddr(fmt.Sprintf("fd00::1:%x", i+1))}
+		ns := policytest.NewNamespace(t)
+		in := ns.Sink(t, 80)
+		stopOut := ns.Flood(t, 80, "out", client.Addrs...)
+		stopIn := client.Flood(t, 80, "in", addrs...)
+
+		done := make(chan error, 1)
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), policytest.Deadline)
+			defer cancel()
+			done <- r.part.Protect(ctx, localPod(p, addrs))
+		}()
+		r.update(deltaOf(p))
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		pod := r.node.Attach(t, ns, addrs...)
+		for _, a := range addrs {
+			in.Drain(t, r.node, a) // the link works by now
+		}
+		sent += stopOut() + stopIn()
+		for i, a := range addrs {
+			in.Drain(t, r.node, a)
+			sink.Drain(t, r.node, client.Addrs[i])
+		}
+		if n, m := sink.Count("out"), in.Count("in"); n+m > 0 {
+			t.Fatalf("start %d: %d packets got out, %d got in", i, n, m)
+		}
+		pod.Disconnect(t)
+		r.part.Unprotect(localPod(p, addrs))
+		gone := deltaOf()
+		gone.Pods[p.Name] = nil
+		r.update(gone)
+	}
+	if sent < starts {
+		t.Errorf("only %d packets were sent in %d starts", sent, starts)
+	}
+	t.Logf("%d starts, %d packets sent, none passed", starts, sent)
+}
