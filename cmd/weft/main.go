@@ -70,5 +70,8 @@ func newRoot() *cobra.Command {
 		&cobra.Group{ID: "person", Title: "For a person or CI:"},
 	)
 	root.AddCommand(newCNICommand())
+	root.AddCommand(newLabCommand())
+	root.AddCommand(newChartCommand())
+	root.AddCommand(newControllerCommand())
 	return root
 }

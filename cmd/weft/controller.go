@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"crypto/rand"
+	"log/slog"
+	"os"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weft-net/weft/internal/addresses"
+	"github.com/weft-net/weft/internal/controller"
+	"github.com/weft-net/weft/internal/health"
+	"github.com/weft-net/weft/internal/kube"
+)
+
+func newControllerCommand() *cobra.Command {
+	var access kube.Access
+	var leaseNamespace, listen string
+	opts := addresses.Options{Class: addresses.DefaultClass, Unclassed: true}
+	cmd := &cobra.Command{
+		Use:     "controller",
+		Short:   "Give LoadBalancer Services their addresses; of several replicas one leads",
+		GroupID: "cluster",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			cfg, err := access.Config()
+			if err != nil {
+				return err
+			}
+			if leaseNamespace == "" {
+				leaseNamespace = access.Namespace()
+			}
+			record, err := kube.NewRecorder(ctx, cfg, "weft-controller", "")
+			if err != nil {
+				return err
+			}
+			host, err := os.Hostname()
+			if err != nil {
+				return err
+			}
+			log := slog.Default()
+			reg := prometheus.NewRegistry()
+			reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+			c, err := controller.New(controller.Config{
+				API:       cfg,
+				Parts:     []func(prometheus.Registerer) (controller.Part, error){controller.NewLoadBalancers(cfg, opts, record, log)},
+				Record:    record,
+				Identity:  host + "_" + rand.Text(), // the same host name again is not the same process
+				Namespace: leaseNamespace, Lease: "weft-controller",
+				Metrics: reg, Log: log,
+			})
+			if err != nil {
+				return err
+			}
+			g, ctx := errgroup.WithContext(ctx)
+			g.Go(func() error { return c.Run(ctx) })
+			g.Go(func() error { return health.Serve(ctx, listen, health.Handler(reg, c.Live, c.Ready)) })
+			return g.Wait()
+		},
+	}
+	fs := cmd.Flags()
+	access.AddFlags(fs)
+	fs.StringVar(&leaseNamespace, "leader-election-namespace", "", "namespace of the Lease by which the replicas choose their leader (default: the pod's own)")
+	fs.StringVar(&listen, "metrics-bind-address", ":9641", "`address` for /metrics, /livez, /healthz and /readyz")
+	addLoadBalancerFlags(fs, &opts)
+	return cmd
+}

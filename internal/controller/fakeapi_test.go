@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/client-go/rest"
+)
+
+// object is an API object as JSON.
+type object = map[string]any
+
+// fakeAPI is as much of an API server as the controller needs: get, list, watch, create, update and patch with
+// resource versions, status subresources, uids, finalizers and deletion. It can be told to be away.
+type fakeAPI struct {
+	t      *testing.T
+	server *httptest.Server
+
+	mu      sync.Mutex
+	rv      int
+	objects map[string]object // by path: /api/v1/namespaces/default/services/a
+	history []event
+	changed chan struct{} // closed and made anew at every event
+	away    bool
+	writes  []string // "PATCH /api/v1/…" of Services and pools that changed something
+}
+
+type event struct {
+	rv     int
+	prefix string
+	kind   string
+	obj    object
+}
+
+func newFakeAPI(t *testing.T) *fakeAPI {
+	f := &fakeAPI{t: t, objects: map[string]object{}, changed: make(chan struct{})}
+	f.server = httptest.NewServer(f)
+	t.Cleanup(func() {
+		f.server.CloseClientConnections()
+		f.server.Close()
+	})
+	return f
+}
+
+func (f *fakeAPI) config() *rest.Config {
+	return &rest.Config{Host: f.server.URL, QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/json", AcceptContentTypes: "application/json"}}
+}
+
+// setAway makes every request fail and cuts the watches, or ends that.
+func (f *fakeAPI) setAway(away bool) {
+	f.mu.Lock()
+	f.away = away
+	f.bump()
+	f.mu.Unlock()
+	if away {
+		f.server.CloseClientConnections()
+	}
+}
+
+func (f *fakeAPI) bump() {
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+func metaOf(o object) object {
+	m, _ := o["metadata"].(object)
+	if m == nil {
+		m = object{}
+		o["metadata"] = m
+	}
+	return m
+}
+
+// store keeps the object under its path and tells the watches. The caller holds the lock.
+func (f *fakeAPI) store(path string, o object) {
+	f.rv++
+	kind := "MODIFIED"
+	m := metaOf(o)
+	if f.objects[path] == nil {
+		kind = "ADDED"
+		if m["uid"] == nil {
+			m["uid"] = fmt.Sprint("uid-", f.rv)
+		}
+		if m["creationTimestamp"] == nil {
+			m["creationTimestamp"] = time.Unix(int64(f.rv), 0).UTC().Format(time.RFC3339)
+		}
+	}
+	m["resourceVersion"] = fmt.Sprint(f.rv)
+	f.objects[path] = o
+	f.history = append(f.history, event{f.rv, path, kind, clone(o)})
+	f.bump()
+}
+
+func (f *fakeAPI) remove(path string) {
+	o := f.objects[path]
+	delete(f.objects, path)
+	f.rv++
+	f.history = append(f.history, event{f.rv, path, "DELETED", clone(o)})
+	f.bump()
+}
+
+func clone(o object) object {
+	data, _ := json.Marshal(o)
+	var out object
+	_ = json.Unmarshal(data, &out)
+	return out
+}
+
+// put creates or replaces an object, as a user does.
+func (f *fakeAPI) put(path, text string) {
+	f.t.Helper()
+	var o object
+	if err := json.Unmarshal([]byte(text), &o); err != nil {
+		f.t.Fatalf("%s: %v", text, err)
+	}
+	metaOf(o)["name"] = path[strings.LastIndex(path, "/")+1:]
+	if _, rest, ok := strings.Cut(path, "/namespaces/"); ok && strings.Contains(rest, "/") {
+		metaOf(o)["namespace"], _, _ = strings.Cut(rest, "/")
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if old := f.objects[path]; old != nil {
+		for _, k := range []string{"uid", "creationTimestamp", "finalizers"} {
+			if v := metaOf(old)[k]; v != nil && metaOf(o)[k] == nil {
+				metaOf(o)[k] = v
+			}
+		}
+		if o["status"] == nil && old["status"] != nil {
+			o["status"] = old["status"]
+		}
+	}
+	f.store(path, o)
+}
+
+// delete does what a user's delete does: at once, or when the last finalizer goes.
+func (f *fakeAPI) delete(path string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if fin, _ := metaOf(f.objects[path])["finalizers"].([]any); len(fin) > 0 {
+		o := clone(f.objects[path])
+		metaOf(o)["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+		f.store(path, o)
+		return
+	}
+	f.remove(path)
+}
+
+// get is a copy of the object; nil if there is none.
+func (f *fakeAPI) get(path string) object {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.objects[path] == nil {
+		return nil
+	}
+	return clone(f.objects[path])
+}
+
+func (f *fakeAPI) written() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.writes)
+}
+
+// kinds by resource.
+var kinds = map[string]string{"services": "Service", "nodes": "Node", "namespaces": "Namespace", "addresspools": "AddressPool",
+	"leases": "Lease", "events": "Event"}
+
+func fail(w http.ResponseWriter, code int, reason metav1.StatusReason, msg string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+		Status: "Failure", Code: int32(code), Reason: reason, Message: msg})
+}
+
+func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.away {
+		fail(w, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "away")
+		return
+	}
+	path := r.URL.Path
+	w.Header().Set("Content-Type", "application/json")
+	resource := path[strings.LastIndex(path, "/")+1:]
+	switch {
+	case r.Method == http.MethodGet && kinds[resource] != "" && r.URL.Query().Get("watch") != "":
+		if r.URL.Query().Get("sendInitialEvents") == "true" {
+			fail(w, http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "no streaming lists here")
+			return
+		}
+		f.watch(w, r, resource)
+	case r.Method == http.MethodGet && kinds[resource] != "":
+		items := []object{}
+		for _, p := range slices.Sorted(maps.Keys(f.objects)) {
+			if within(p, path, resource) {
+				items = append(items, f.objects[p])
+			}
+		}
+		_ = json.NewEncoder(w).Encode(object{"kind": kinds[resource] + "List", "apiVersion": version(path),
+			"metadata": object{"resourceVersion": fmt.Sprint(f.rv)}, "items": items})
+	case r.Method == http.MethodGet:
+		if f.objects[path] == nil {
+			fail(w, http.StatusNotFound, metav1.StatusReasonNotFound, path)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(f.objects[path])
+	default:
+		f.change(w, r, path)
+	}
+}
+
+func version(path string) string {
+	if parts := strings.Split(path, "/"); parts[1] == "apis" {
+		return parts[2] + "/" + parts[3]
+	}
+	return "v1"
+}
+
+// within tells whether the object is in the collection, which may be that of all namespaces.
+func within(object, collection, resource string) bool {
+	base := strings.TrimSuffix(collection, "/"+resource)
+	i := strings.LastIndex(object, "/")
+	return strings.HasPrefix(object, base+"/") && strings.HasSuffix(object[:i], "/"+resource)
+}
+
+func (f *fakeAPI) watch(w http.ResponseWriter, r *http.Request, resource string) {
+	var since int
+	_, _ = fmt.Sscan(r.URL.Query().Get("resourceVersion"), &since)
+	enc := json.NewEncoder(w)
+	for {
+		for _, e := range f.history {
+			if e.rv > since && within(e.prefix, r.URL.Path, resource) {
+				_ = enc.Encode(object{"type": e.kind, "object": e.obj})
+			}
+		}
+		since = f.rv
+		changed := f.changed
+		f.mu.Unlock()
+		w.(http.Flusher).Flush()
+		select {
+		case <-changed:
+		case <-r.Context().Done():
+		}
+		f.mu.Lock()
+		if f.away || r.Context().Err() != nil {
+			return
+		}
+	}
+}
+
+// change serves create, update and patch.
+func (f *fakeAPI) change(w http.ResponseWriter, r *http.Request, path string) {
+	body, _ := io.ReadAll(r.Body)
+	target, sub := path, ""
+	if s, ok := strings.CutSuffix(path, "/status"); ok {
+		target, sub = s, "status"
+	}
+	var in object
+	if err := json.Unmarshal(body, &in); err != nil {
+		fail(w, http.StatusBadRequest, metav1.StatusReasonBadRequest, err.Error())
+		return
+	}
+	if r.Method == http.MethodPost {
+		name, _ := metaOf(in)["name"].(string)
+		target = path + "/" + name
+		if f.objects[target] != nil {
+			fail(w, http.StatusConflict, metav1.StatusReasonAlreadyExists, target)
+			return
+		}
+		f.store(target, in)
+		w.WriteHeader(http.StatusCreated)
+		_ = json.NewEncoder(w).Encode(in)
+		return
+	}
+	old := f.objects[target]
+	if old == nil {
+		fail(w, http.StatusNotFound, metav1.StatusReasonNotFound, target)
+		return
+	}
+	next := in
+	if r.Method == http.MethodPatch {
+		if uid := metaOf(in)["uid"]; uid != nil && uid != metaOf(old)["uid"] {
+			fail(w, http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "metadata.uid: immutable")
+			return
+		}
+		original, _ := json.Marshal(old)
+		merged, err := strategicpatch.StrategicMergePatch(original, body, corev1.Service{})
+		if err != nil {
+			fail(w, http.StatusBadRequest, metav1.StatusReasonBadRequest, err.Error())
+			return
+		}
+		next = nil
+		_ = json.Unmarshal(merged, &next)
+	} else if rv := metaOf(in)["resourceVersion"]; rv != nil && rv != metaOf(old)["resourceVersion"] {
+		fail(w, http.StatusConflict, metav1.StatusReasonConflict, "resourceVersion")
+		return
+	}
+	merged := clone(old)
+	if sub == "status" {
+		merged["status"] = next["status"]
+	} else {
+		status := old["status"]
+		merged = clone(next)
+		if merged["status"] = status; status == nil || strings.HasSuffix(path, "/leases/weft-controller") {
+			merged["status"] = next["status"]
+		}
+	}
+	before, _ := json.Marshal(old)
+	after, _ := json.Marshal(merged)
+	if string(before) != string(after) {
+		if !strings.Contains(path, "/leases/") {
+			f.writes = append(f.writes, r.Method+" "+path)
+		}
+		fin, _ := metaOf(merged)["finalizers"].([]any)
+		if metaOf(merged)["deletionTimestamp"] != nil && len(fin) == 0 {
+			f.remove(target)
+		} else {
+			f.store(target, merged)
+		}
+	}
+	_ = json.NewEncoder(w).Encode(merged)
+}

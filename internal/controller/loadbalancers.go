@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/weft-net/weft/internal/addresses"
+	"github.com/weft-net/weft/internal/kube"
+	"github.com/weft-net/weft/internal/model"
+)
+
+// writers is how many writes to the API are under way at a time.
+const writers = 8
+
+// retryMin and retryMax bound the backoff of a write that failed, each object on its own.
+const (
+	retryMin = 50 * time.Millisecond
+	retryMax = 30 * time.Second
+)
+
+// LoadBalancers is the Part that gives Services of type LoadBalancer their addresses: package addresses decides, this
+// writes Service statuses, finalizers and annotations, and AddressPool statuses.
+type LoadBalancers struct {
+	opts     addresses.Options
+	services kubernetes.Interface
+	pools    dynamic.Interface
+	record   func(model.Event)
+	log      *slog.Logger
+	alloc    *addresses.Allocator // Update's
+	queue    workqueue.TypedRateLimitingInterface[item]
+	metrics  *lbMetrics
+
+	mu    sync.Mutex
+	seen  map[model.Name]*model.Service     // the Services of want, as the API last showed them
+	want  map[model.Name]addresses.Decision // Services that weft has a say in
+	state map[string]addresses.PoolStatus
+}
+
+// item is an object whose writing is due.
+type item struct {
+	pool bool
+	name model.Name
+}
+
+// NewLoadBalancers returns the constructor of the Part, for Config.Parts.
+func NewLoadBalancers(api *rest.Config, opts addresses.Options, record func(model.Event), log *slog.Logger) func(prometheus.Registerer) (Part, error) {
+	return func(reg prometheus.Registerer) (Part, error) {
+		client, err := kubernetes.NewForConfig(api)
+		if err != nil {
+			return nil, fmt.Errorf("API client: %w", err)
+		}
+		dyn, err := dynamic.NewForConfig(api)
+		if err != nil {
+			return nil, fmt.Errorf("API client: %w", err)
+		}
+		p := &LoadBalancers{
+			opts: opts, services: client, pools: dyn, record: record, log: log,
+			alloc: addresses.New(opts),
+			queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[item](retryMin, retryMax)),
+			seen:  make(map[model.Name]*model.Service),
+			want:  make(map[model.Name]addresses.Decision),
+			state: make(map[string]addresses.PoolStatus),
+		}
+		p.metrics = newLBMetrics(p)
+		return p, reg.Register(p.metrics)
+	}
+}
+
+// Name implements Part.
+func (*LoadBalancers) Name() string { return "load-balancers" }
+
+// Kinds implements Part.
+func (*LoadBalancers) Kinds() kube.Kinds {
+	return kube.Services | kube.Nodes | kube.Namespaces | kube.AddressPools
+}
+
+// Update implements Part.
+func (p *LoadBalancers) Update(d *model.Delta) {
+	r := p.alloc.Apply(d)
+	p.mu.Lock()
+	for name, s := range d.Services {
+		decision, decided := r.Services[name]
+		switch {
+		case s == nil:
+			delete(p.seen, name)
+			delete(p.want, name)
+		case decided:
+			p.seen[name], p.want[name] = s, decision
+		default: // none of weft's business (any more)
+			delete(p.seen, name)
+			delete(p.want, name)
+		}
+	}
+	for name, decision := range r.Services {
+		p.want[name] = decision
+	}
+	for name, pool := range d.AddressPools {
+		if pool == nil {
+			delete(p.state, name)
+		}
+	}
+	for name, s := range r.Pools {
+		p.state[name] = s
+	}
+	p.mu.Unlock()
+	for name := range r.Services {
+		p.queue.Add(item{name: name})
+	}
+	for name := range r.Pools {
+		p.queue.Add(item{pool: true, name: model.Name{Name: name}})
+	}
+	for _, e := range r.Events {
+		p.record(e)
+	}
+}
+
+// Run implements Part.
+func (p *LoadBalancers) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			for p.write(ctx) {
+			}
+		})
+	}
+	<-ctx.Done()
+	p.queue.ShutDown()
+	wg.Wait()
+}
+
+// write does one item of the queue and tells whether there may be more.
+func (p *LoadBalancers) write(ctx context.Context) bool {
+	it, down := p.queue.Get()
+	if down || ctx.Err() != nil {
+		return false
+	}
+	defer p.queue.Done(it)
+	kind, do := "Service", p.writeService
+	if it.pool {
+		kind, do = "AddressPool", p.writePool
+	}
+	err := do(ctx, it.name)
+	switch {
+	case err == nil:
+		p.queue.Forget(it)
+	case ctx.Err() != nil:
+	case apierrors.IsNotFound(err):
+		p.queue.Forget(it) // gone; if it comes again, the watch says so
+	default:
+		p.metrics.failed.WithLabelValues(kind).Inc()
+		if !apierrors.IsConflict(err) {
+			p.log.Error("can't write; trying again", "kind", kind, "name", it.name, "failures", p.queue.NumRequeues(it)+1, "err", err)
+		}
+		p.queue.AddRateLimited(it)
+	}
+	return true
+}
+
+// writeService brings a Service to what was decided, if it is not there.
+func (p *LoadBalancers) writeService(ctx context.Context, name model.Name) error {
+	p.mu.Lock()
+	s, d := p.seen[name], p.want[name]
+	p.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	for _, patch := range patches(s, d, p.opts) {
+		_, err := p.services.CoreV1().Services(name.Namespace).Patch(ctx, name.Name, types.StrategicMergePatchType, patch.data,
+			metav1.PatchOptions{FieldManager: "weft-controller"}, patch.subresource...)
+		if err != nil {
+			return err
+		}
+		p.metrics.written.WithLabelValues("Service").Inc()
+	}
+	return nil
+}
