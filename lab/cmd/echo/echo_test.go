@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// freePort is a port that was free a moment ago, for TCP and UDP.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+}
+
+// running starts a server and waits until it answers; stop ends it and returns its error.
+func running(t *testing.T, c config) (stop func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- serve(ctx, c) }()
+	stop = func() error { cancel(); return <-done }
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		resp, err := http.Get("http://127.0.0.1:" + c.http + "/healthz")
+		if err == nil {
+			resp.Body.Close()
+			return stop
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the server does not answer: %v", err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func TestEveryProtocolAnswers(t *testing.T) {
+	c := config{http: freePort(t), https: freePort(t), tcp: freePort(t), udp: freePort(t),
+		self: self{Pod: "cart-1", Node: "n1", Namespace: "shop", IP: "127.0.0.1"}}
+	stop := running(t, c)
+	for _, url := range []string{
+		"http://127.0.0.1:" + c.http + "/cart?x=1", "https://127.0.0.1:" + c.https + "/", "tcp://127.0.0.1:" + c.tcp,
+		"udp://127.0.0.1:" + c.udp, "udp://[::1]:" + c.udp,
+	} {
+		var out bytes.Buffer
+		if err := get(t.Context(), []string{"-n", "3", url}, &out); err != nil {
+			t.Errorf("%s: %v\n%s", url, err, out.String())
+		}
+		if !strings.Contains(out.String(), "sent 3, answered 3, failed 0") || !strings.Contains(out.String(), "3 answered by cart-1") {
+			t.Errorf("%s:\n%s", url, out.String())
+		}
+	}
+	t.Run("websocket", func(t *testing.T) {
+		ws, _, err := websocket.DefaultDialer.Dial("ws://127.0.0.1:"+c.http+"/ws", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ws.Close()
+		var f facts
+		if err := ws.ReadJSON(&f); err != nil || f.Pod != "cart-1" || f.Path != "/ws" {
+			t.Errorf("%+v, %v", f, err)
+		}
+		if err := ws.WriteMessage(websocket.TextMessage, []byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		if _, m, err := ws.ReadMessage(); err != nil || string(m) != "hello" {
+			t.Errorf("%q, %v", m, err)
+		}
+	})
+	t.Run("h2c and gRPC", func(t *testing.T) {
+		tr := &http.Transport{Protocols: new(http.Protocols)}
+		tr.Protocols.SetUnencryptedHTTP2(true)
+		req, _ := http.NewRequest("POST", "http://127.0.0.1:"+c.http+"/shop.Cart/Get", bytes.NewReader([]byte{0, 0, 0, 0, 2, 8, 1}))
+		req.Header.Set("Content-Type", "application/grpc")
+		resp, err := (&http.Client{Transport: tr}).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		msg, err := io.ReadAll(resp.Body)
+		if err != nil || resp.ProtoMajor != 2 || resp.Trailer.Get("Grpc-Status") != "0" {
+			t.Fatalf("%v, %s, trailer %v", err, resp.Proto, resp.Trailer)
+		}
+		if n := binary.BigEndian.Uint32(msg[1:5]); int(n) != len(msg)-5 {
+			t.Errorf("message of %d bytes in a frame of %d", n, len(msg)-5)
+		}
+		size, w := binary.Uvarint(msg[6:])
+		var f facts
+		if err := json.Unmarshal(msg[6+w:][:size], &f); err != nil || f.Path != "/shop.Cart/Get" {
+			t.Errorf("%+v, %v", f, err)
+		}
+	})
+	if err := stop(); err != nil {
+		t.Errorf("serve: %v", err)
+	}
+}
+
+func TestReadinessCallsAndDrain(t *testing.T) {
+	back := config{http: freePort(t), self: self{Pod: "cart-1"}}
+	defer running(t, back)()
+	front := config{http: freePort(t), self: self{Pod: "web-1"}, drain: 300 * time.Millisecond,
+		calls: []call{{"cart", "http://127.0.0.1:" + back.http + "/items"}, {"gone", "http://127.0.0.1:1/"}}}
+	stop := running(t, front)
+	base := "http://127.0.0.1:" + front.http
+
+	var f struct {
+		Pod   string
+		Calls struct {
+			Cart facts
+			Gone struct{ Error string }
+		}
+	}
+	if err := fetchJSON(t.Context(), base+"/", &f); err != nil || f.Calls.Cart.Pod != "cart-1" || f.Calls.Cart.Path != "/items" || f.Calls.Gone.Error == "" {
+		t.Errorf("calls: %+v, %v", f, err)
+	}
+	status := func(method, path string) int {
+		req, _ := http.NewRequest(method, base+path, nil)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	for _, step := range []struct {
+		method, path string
+		want         int
+	}{
+		{"GET", "/readyz", 200}, {"POST", "/readyz?ready=false", 200}, {"GET", "/readyz", 503}, {"POST", "/readyz?ready=true", 200},
+		{"GET", "/readyz", 200}, {"GET", "/status/418", 418}, {"GET", "/status/9", 400}, {"GET", "/delay/1ms", 200}, {"GET", "/bytes/100000", 200},
+	} {
+		if got := status(step.method, step.path); got != step.want {
+			t.Errorf("%s %s: %d, want %d", step.method, step.path, got, step.want)
+		}
+	}
+	// After the signal it goes on answering for the drain time.
+	ended := make(chan error, 1)
+	go func() { ended <- stop() }()
+	var out bytes.Buffer
+	if err := get(t.Context(), []string{"-n", "20", "-interval", "5ms", "-q", base + "/"}, &out); err != nil {
+		t.Errorf("while draining: %v\n%s", err, out.String())
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("serve: %v", err)
+	}
+}
+
+func TestFailuresAreCounted(t *testing.T) {
+	c := config{http: freePort(t)}
+	defer running(t, c)()
+	var out bytes.Buffer
+	err := get(t.Context(), []string{"-n", "4", "-c", "2", "http://127.0.0.1:" + c.http + "/status/500"}, &out)
+	if err != errFailed || !strings.Contains(out.String(), "sent 4, answered 0, failed 4") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+}
