@@ -49,8 +49,8 @@ type sandbox struct {
 
 	mu  sync.Mutex // of the fields below
 	rec sandboxRecord
-	// alive is false once the shim has gone.
-	alive bool
+	// alive is false once the shim has gone; stopping is set when the server makes it go.
+	alive, stopping bool
 }
 
 func (sb *sandbox) save() error {
@@ -236,6 +236,9 @@ func (s *server) stopSandbox(ctx context.Context, sb *sandbox) error {
 	if sb.rec.Stopped {
 		return nil
 	}
+	sb.mu.Lock()
+	sb.stopping = true
+	sb.mu.Unlock()
 	if err := s.takeDown(ctx, sb); err != nil {
 		return err
 	}
@@ -277,13 +280,13 @@ func (s *server) shimGone(sb *sandbox) {
 	sb.mu.Lock()
 	was := sb.alive
 	sb.alive = false
-	stopped := sb.rec.Stopped
+	expected := sb.stopping
 	sb.mu.Unlock()
 	if !was {
 		return
 	}
 	s.settle(sb)
-	if !stopped {
+	if !expected {
 		s.log.Warn("a pod's shim is gone", "sandbox", sb.rec.ID, "pod", podName(sb))
 	}
 	s.events.sandbox(sb, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, s)
