@@ -36,6 +36,7 @@ var components = map[string]func() *cobra.Command{
 // programs are the others, which parse their arguments themselves. They return the process's exit status.
 var programs = map[string]func() int{
 	"etcd":    runEtcd,
+	"install": runInstall,
 	"kubectl": runKubectl,
 }
 
@@ -68,6 +69,15 @@ func names() []string {
 	}
 	slices.Sort(all)
 	return all
+}
+
+// runInstall installs weft's chart.
+func runInstall() int {
+	if err := newInstallCommand().Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 // runKubectl is upstream's kubectl: its main, but for the name.
