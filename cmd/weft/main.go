@@ -69,6 +69,7 @@ func newRoot() *cobra.Command {
 		&cobra.Group{ID: "cluster", Title: "In a cluster:"},
 		&cobra.Group{ID: "person", Title: "For a person or CI:"},
 	)
+	root.AddCommand(newNodeCommand())
 	root.AddCommand(newCNICommand())
 	root.AddCommand(newLabCommand())
 	root.AddCommand(newChartCommand())

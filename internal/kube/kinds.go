@@ -32,6 +32,11 @@ const (
 	AddressPools
 )
 
+// What each process follows.
+const (
+	ForNode = Services | EndpointSlices | Pods | Nodes | Namespaces | NetworkPolicies
+)
+
 // feedsFor makes one feed a chosen kind: the table of what weft watches.
 func feedsFor(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, kinds Kinds, silence time.Duration) []runner {
 	var out []runner

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weft-net/weft/internal/health"
+	"github.com/weft-net/weft/internal/kube"
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/node"
+	"github.com/weft-net/weft/internal/podnet"
+)
+
+// nodeFlags are what "weft node" can be told.
+type nodeFlags struct {
+	access  kube.Access
+	log     logFlags
+	name    string
+	listen  string
+	cleanup bool
+	podnet  podnet.Config
+	install podnet.Install
+	admits  bool
+}
+
+// stuck is how long one update of one part may take before /livez fails and kubelet restarts the agent. The first
+// update of a very large cluster takes seconds.
+const stuck = 2 * time.Minute
+
+func newNodeCommand() *cobra.Command {
+	var f nodeFlags
+	cmd := &cobra.Command{
+		Use:   "node",
+		Short: "The agent of a node: wires pods, forwards Services, enforces policy",
+		Long: `The agent of a node: wires pods (it serves the CNI plugin), forwards Services, enforces NetworkPolicy.
+
+What it has put into the kernel stays there when it stops, so a restart or an upgrade costs no packet.
+"weft node --cleanup" takes it all out again.`,
+		GroupID: "cluster",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context()) },
+	}
+	fs := cmd.Flags()
+	f.access.AddFlags(fs)
+	f.log.add(fs)
+	fs.StringVar(&f.name, "node-name", os.Getenv("NODE_NAME"), "this node's name in the API (default: $NODE_NAME, then the host's name)")
+	fs.StringVar(&f.listen, "metrics-bind-address", ":9640", "`address` for /metrics, /livez, /healthz and /readyz")
+	fs.BoolVar(&f.cleanup, "cleanup", false, "remove every trace of weft from this node, pods' links included, and leave")
+	fs.StringVar(&f.podnet.Socket, "cni-socket", "", "`path` of the socket that the CNI plugin asks (default /run/weft/cni.sock)")
+	fs.StringVar(&f.podnet.StateDir, "state-dir", "", "`directory`, on a tmpfs, for the records of this node's pods (default /run/weft/pods)")
+	fs.IntVar(&f.podnet.MTU, "mtu", 0, "MTU of pods' links in bytes (default: that of the node's own link)")
+	fs.BoolVar(&f.podnet.AlwaysTunnel, "always-tunnel", false, "carry pods' packets between nodes in VXLAN even where nodes share a link")
+	fs.StringVar(&f.install.ConfDir, "cni-conf-dir", "", "`directory` of the CNI configuration (default /etc/cni/net.d)")
+	fs.StringVar(&f.install.BinDir, "cni-bin-dir", "", "`directory` of the CNI plugins (default /opt/cni/bin)")
+	fs.BoolVar(&f.admits, "log-admitted", false, "report new connections that policies admit, not only those dropped")
+	return cmd
+}
+
+func (f *nodeFlags) run(ctx context.Context) error {
+	log, err := f.log.setup()
+	if err != nil {
+		return err
+	}
+	if f.name == "" {
+		if f.name, err = os.Hostname(); err != nil {
+			return fmt.Errorf("--node-name is not set, and the host has no name: %w", err)
+		}
+	}
+	if f.cleanup {
+		return f.clean(ctx, log)
+	}
+	cfg, err := f.access.Config()
+	if err != nil {
+		return err
+	}
+	record, err := kube.NewRecorder(ctx, cfg, "weft-node", f.name)
+	if err != nil {
+		return err
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	agent, err := f.assemble(log, reg, record)
+	if err != nil {
+		return err
+	}
+	watcher, err := kube.NewWatcher(cfg, kube.Options{Kinds: kube.ForNode, Registerer: reg, Record: record, Log: log})
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { watcher.Run(ctx); return nil })
+	g.Go(func() error { return agent.Run(ctx, watcher) })
+	g.Go(func() error {
+		return health.Serve(ctx, f.listen, health.Handler(reg, func() error { return agent.Live(stuck) }, agent.Ready))
+	})
+	log.Info("weft node started", "node", f.name, "version", version)
+	return g.Wait()
+}
+
+// assemble makes the agent's parts. A pod's policy must be in force before its link comes up, so the pod network
+// asks the policy part, which in turn asks it for the pods that are there already.
+func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record func(model.Event)) (*node.Agent, error) {
+	var pods *node.PodNetwork
+	pol, err := node.NewPolicy(node.PolicyConfig{
+		Node: f.name, Local: func() []model.LocalPod { return pods.Pods() }, LogAdmitted: f.admits,
+		Registerer: reg, Events: record, Log: log.With("part", "policy"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	f.podnet.NodeName, f.podnet.Registerer, f.podnet.Log = f.name, reg, log.With("part", "podnet")
+	f.podnet.Protect, f.podnet.Unprotect = pol.Protect, pol.Unprotect
+	if pods, err = node.NewPodNetwork(f.podnet, f.install); err != nil {
+		return nil, err
+	}
+	return node.NewAgent(log, reg, pods, pol)
+}
+
+// clean removes every trace. It needs no API server.
+func (f *nodeFlags) clean(ctx context.Context, log *slog.Logger) error {
+	agent, err := f.assemble(log, prometheus.NewRegistry(), func(model.Event) {})
+	if err != nil {
+		return err
+	}
+	if err := agent.Cleanup(ctx); err != nil {
+		return errors.Join(errors.New("not all of weft could be removed"), err)
+	}
+	fmt.Println("weft has left this node: no pod on it has a network now")
+	return nil
+}
