@@ -50,13 +50,6 @@ func namespace(name, nsLabels string) *model.Namespace {
 	return &model.Namespace{Meta: model.Meta{Name: model.Name{Name: name}, Labels: labels(nsLabels)}}
 }
 
-func node(name string, addrs ...string) *model.Node {
-	n := &model.Node{Meta: model.Meta{Name: model.Name{Name: name}, Labels: map[string]string{"node": name}}}
-	for _, a := range addrs {
-		n.InternalIPs = append(n.InternalIPs, netip.MustParseAddr(a))
-	}
-	return n
-}
 
 // delta gathers objects of any kind.
 func delta(objects ...any) *model.Delta {
