@@ -59,8 +59,11 @@ func TestEveryProtocolAnswers(t *testing.T) {
 		"udp://127.0.0.1:" + c.udp, "udp://[::1]:" + c.udp,
 	} {
 		var out bytes.Buffer
-		if err := get(t.Context(), []string{"-n", "3", url}, &out); err != nil {
+		if err := get(t.Context(), []string{"-n", "3", "-body", url}, &out); err != nil {
 			t.Errorf("%s: %v\n%s", url, err, out.String())
+		}
+		if !strings.Contains(out.String(), "n1") || strings.Count(out.String(), "127.0.0.1")+strings.Count(out.String(), "::1") < 3 {
+			t.Errorf("%s: bodies missing:\n%s", url, out.String())
 		}
 		if !strings.Contains(out.String(), "sent 3, answered 3, failed 0") || !strings.Contains(out.String(), "3 answered by cart-1") {
 			t.Errorf("%s:\n%s", url, out.String())

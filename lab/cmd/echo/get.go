@@ -39,6 +39,7 @@ type plan struct {
 	keep     bool // keep connections
 	network  string
 	quiet    bool
+	body     bool // print what came back
 	fail     bool // a status of 400 and above is a failure
 }
 
@@ -61,6 +62,7 @@ func get(ctx context.Context, args []string, out io.Writer) error {
 	fs.IntVar(&p.workers, "c", 1, "workers that send at the same time")
 	fs.BoolVar(&p.keep, "keep", false, "keep connections instead of a new one for every request")
 	fs.BoolVar(&p.quiet, "q", false, "print only failures and the summary")
+	fs.BoolVar(&p.body, "body", false, "print each answer's body too")
 	fs.BoolVar(&p.fail, "fail", true, "count an HTTP status of 400 and above as failed")
 	four, six := fs.Bool("4", false, "IPv4 only"), fs.Bool("6", false, "IPv6 only")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
@@ -125,6 +127,9 @@ func (p plan) run(ctx context.Context, out io.Writer) error {
 				if !p.quiet || r.err != nil {
 					fmt.Fprintln(out, r)
 				}
+				if p.body && r.err == nil {
+					fmt.Fprintf(out, "%s\n", bytes.TrimSpace(r.body))
+				}
 				mu.Unlock()
 				if rest := p.interval - r.took; rest > 0 {
 					select {
@@ -149,6 +154,7 @@ type result struct {
 	pod    string
 	node   string
 	client string
+	body   []byte
 	took   time.Duration
 	err    error
 }
@@ -188,7 +194,7 @@ func (p plan) http(c *http.Client) result {
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	r := result{status: resp.StatusCode, err: err}
+	r := result{status: resp.StatusCode, body: body, err: err}
 	var f facts
 	if json.Unmarshal(body, &f) == nil {
 		r.pod, r.node, r.client = f.Pod, f.Node, f.Client
@@ -216,7 +222,7 @@ func (p plan) raw(d *net.Dialer) result {
 	if err != nil {
 		return result{err: err}
 	}
-	var r result
+	r := result{body: []byte(line)}
 	for word := range strings.FieldsSeq(line) {
 		switch k, v, _ := strings.Cut(word, "="); k {
 		case "pod":
