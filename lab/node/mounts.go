@@ -186,20 +186,21 @@ func mountProc(b Boot) error {
 		return err
 	}
 	for _, path := range []string{"/proc/sys", "/proc/sysrq-trigger"} {
-		if err := bindReadOnly(path, path); err != nil {
+		if err := bindReadOnly(path, path); err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("make %s read-only: %w", path, err)
 		}
 	}
+	// On a file system of their own: the kubelet takes any mount of the disk's for the disk's place.
 	fakes := filepath.Join(b.Dir, "tunables")
+	if err := mountAt(fakes, "tmpfs", "mode=0755,size=64k", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC); err != nil {
+		return err
+	}
 	for name, value := range tunables {
 		target := filepath.Join("/proc/sys", name)
 		if _, err := os.Stat(target); err != nil {
 			continue
 		}
 		fake := filepath.Join(fakes, strings.ReplaceAll(name, "/", "."))
-		if err := os.MkdirAll(fakes, 0o755); err != nil {
-			return err
-		}
 		if err := os.WriteFile(fake, []byte(value+"\n"), 0o644); err != nil {
 			return err
 		}

@@ -53,6 +53,8 @@ the lab ends, however it ends.`,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		// `weft lab --name N kubectl ...`: what is before kubectl is ours though what follows is not.
+		TraverseChildren: true,
 		CompletionOptions: cobra.CompletionOptions{
 			HiddenDefaultCmd: true,
 		},
