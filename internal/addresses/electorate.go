@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package addresses
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/weft-net/weft/internal/model"
+)
+
+// Candidate is a node that may take an address's traffic.
+type Candidate struct {
+	Node string
+
+	// Score ranks candidates: only those with the highest score among the living come into question. It counts the
+	// address's Services that the node serves well, after whether the node is Ready.
+	Score int
+}
+
+// The parts of a Score.
+const (
+	servesWell  = 2       // Cluster; or Local with a ready endpoint on the node
+	servesStill = 1       // Local with none but terminating endpoints that still serve (KEP-1669)
+	nodeIsReady = 1 << 20 // above any sum of the former
+)
+
+// Electorate knows who may announce each LoadBalancer address, following the cluster Delta by Delta. An address is
+// one that a Service of type LoadBalancer has in its status, put there by weft (AllocatedAnnotation) for packets to
+// be sent to (ipMode VIP).
+//
+// Who may: every node that serves the address's Services (with externalTrafficPolicy Local, those that have
+// endpoints), is not being deleted, and does not have the node.kubernetes.io/exclude-from-external-load-balancers
+// label. Nodes that are not Ready come into question only where no Ready one does.
+//
+// It is not safe for concurrent use.
+type Electorate struct {
+	nodes    map[string]*model.Node
+	services map[model.Name]*model.Service                      // with addresses
+	slices   map[model.Name]map[model.Name]*model.EndpointSlice // by Service
+	of       map[model.Name]model.Name                          // slice -> Service
+	byAddr   map[netip.Addr]map[model.Name]bool                 // address -> Services
+}
+
+// NewElectorate returns an Electorate that knows of nothing yet.
+func NewElectorate() *Electorate {
+	return &Electorate{
+		nodes:    make(map[string]*model.Node),
+		services: make(map[model.Name]*model.Service),
+		slices:   make(map[model.Name]map[model.Name]*model.EndpointSlice),
+		of:       make(map[model.Name]model.Name),
+		byAddr:   make(map[netip.Addr]map[model.Name]bool),
+	}
+}
+
+// Apply takes in what changed and names the addresses whose candidates may have changed, in order. It reads
+// Services, EndpointSlices and Nodes.
+func (e *Electorate) Apply(d *model.Delta) []netip.Addr {
+	changed := make(map[netip.Addr]bool)
+	touch := func(name model.Name) {
+		if s := e.services[name]; s != nil {
+			for _, x := range announced(s) {
+				changed[x] = true
+			}
+		}
+	}
+	for name, s := range d.Services {
+		touch(name)
+		e.setService(name, s)
+		touch(name)
+	}
+	for name, s := range d.EndpointSlices {
+		old := e.of[name]
+		if old != (model.Name{}) {
+			if delete(e.slices[old], name); len(e.slices[old]) == 0 {
+				delete(e.slices, old)
+			}
+			delete(e.of, name)
+		}
+		var now model.Name
+		if s != nil && s.Service != "" && !s.FQDN {
+			now = model.Name{Namespace: name.Namespace, Name: s.Service}
+			if e.slices[now] == nil {
+				e.slices[now] = make(map[model.Name]*model.EndpointSlice)
+			}
+			e.slices[now][name] = s
+			e.of[name] = now
+		}
+		for _, svc := range []model.Name{old, now} {
+			if s := e.services[svc]; s != nil && s.ExternalLocal {
+				touch(svc)
+			}
+		}
+	}
+	for name, n := range d.Nodes {
+		if standing(n) == standing(e.nodes[name]) {
+			continue
+		}
+		if n == nil {
+			delete(e.nodes, name)
+		} else {
+			e.nodes[name] = n
+		}
+		for x := range e.byAddr {
+			changed[x] = true
+		}
+	}
+	return slices.SortedFunc(maps.Keys(changed), netip.Addr.Compare)
+}
+
+// standing is what of a node matters here: may it, and is it Ready.
+func standing(n *model.Node) [2]bool {
+	if n == nil || n.Deleting || n.ExcludedFromLB {
+		return [2]bool{}
+	}
+	return [2]bool{true, n.Ready}
+}
+
+// announced are the addresses of a Service that nodes announce.
+func announced(s *model.Service) []netip.Addr {
+	if s == nil || s.Type != model.LoadBalancer || s.Deleting || s.Annotations[AllocatedAnnotation] == "" {
+		return nil
+	}
+	var out []netip.Addr
+	for _, in := range s.Ingress {
+		if in.IP.IsValid() && !in.Proxy {
+			out = append(out, in.IP)
+		}
+	}
+	return out
+}
+
+func (e *Electorate) setService(name model.Name, s *model.Service) {
+	for _, x := range announced(e.services[name]) {
+		if delete(e.byAddr[x], name); len(e.byAddr[x]) == 0 {
+			delete(e.byAddr, x)
+		}
+	}
+	addrs := announced(s)
+	if len(addrs) == 0 {
+		delete(e.services, name)
+		return
+	}
+	e.services[name] = s
+	for _, x := range addrs {
+		if e.byAddr[x] == nil {
+			e.byAddr[x] = make(map[model.Name]bool)
+		}
+		e.byAddr[x][name] = true
+	}
+}
+
+// Addresses are all that are to be announced, in order.
+func (e *Electorate) Addresses() []netip.Addr {
+	return slices.SortedFunc(maps.Keys(e.byAddr), netip.Addr.Compare)
+}
+
+// Services are those that have the address, in order.
+func (e *Electorate) Services(x netip.Addr) []*model.Service {
+	var out []*model.Service
+	for _, name := range slices.SortedFunc(maps.Keys(e.byAddr[x]), model.Name.Compare) {
+		out = append(out, e.services[name])
+	}
+	return out
+}
+
+// Candidates are the nodes that may announce the address, in order of name; none if the address is nobody's.
+func (e *Electorate) Candidates(x netip.Addr) []Candidate {
+	everywhere := 0 // what every node serves
+	here := make(map[string]int)
+	for name := range e.byAddr[x] {
+		if !e.services[name].ExternalLocal {
+			everywhere += servesWell
+			continue
+		}
+		for node, how := range e.endpoints(name, model.FamilyOf(x)) {
+			here[node] += how
+		}
+	}
+	var out []Candidate
+	add := func(name string) {
+		may := standing(e.nodes[name])
+		if !may[0] {
+			return
+		}
+		score := everywhere + here[name]
+		if may[1] {
+			score += nodeIsReady
+		}
+		out = append(out, Candidate{name, score})
+	}
+	if everywhere > 0 {
+		for name := range e.nodes {
+			add(name)
+		}
+	} else {
+		for name := range here {
+			add(name)
+		}
+	}
+	slices.SortFunc(out, func(a, b Candidate) int { return strings.Compare(a.Node, b.Node) })
+	return out
+}
+
+// endpoints tells how well each node with endpoints of the Service serves it.
+func (e *Electorate) endpoints(name model.Name, f model.Family) map[string]int {
+	out := make(map[string]int)
+	for _, s := range e.slices[name] {
+		if s.Family != f {
+			continue
+		}
+		for i := range s.Endpoints {
+			switch ep := &s.Endpoints[i]; {
+			case ep.Node == "":
+			case ep.Ready:
+				out[ep.Node] = servesWell
+			case ep.Serving && ep.Terminating:
+				out[ep.Node] = max(out[ep.Node], servesStill)
+			}
+		}
+	}
+	return out
+}
+
+// Owner is the node that announces the address, of those candidates for which live holds; "" if there is none. All
+// nodes come to the same answer from the same candidates, with no word exchanged, and a node that comes or goes
+// moves no address but those that it wins or had (rendezvous hashing). The hash is part of the protocol between
+// nodes: it must not change between versions that run side by side.
+func Owner(x netip.Addr, candidates []Candidate, live func(node string) bool) string {
+	best := Candidate{}
+	var bestWeight uint64
+	for _, c := range candidates {
+		if c.Score < best.Score || !live(c.Node) {
+			continue
+		}
+		w := weight(x, c.Node)
+		if c.Score > best.Score || w > bestWeight || (w == bestWeight && cmp.Less(c.Node, best.Node)) {
+			best, bestWeight = c, w
+		}
+	}
+	return best.Node
+}
+
+// weight is FNV-1a over the address's 16 octets and the node's name, its bits then mixed (the finalizer of
+// MurmurHash3): FNV alone leaves the high bits of similar names alike.
+func weight(x netip.Addr, node string) uint64 {
+	const offset, prime = 14695981039346656037, 1099511628211
+	h := uint64(offset)
+	for _, b := range x.As16() {
+		h = (h ^ uint64(b)) * prime
+	}
+	for i := range len(node) {
+		h = (h ^ uint64(node[i])) * prime
+	}
+	h ^= h >> 33
+	h *= 0xff51afd7ed558ccd
+	h ^= h >> 33
+	h *= 0xc4ceb9fe1a85ec53
+	return h ^ h>>33
+}
