@@ -333,16 +333,20 @@ func (n *Network) restore(ctx context.Context, link string) error {
 		n.log.Info("podnet: a pod's network namespace is gone, freeing its addresses", "pod", a.rec.who(), "ips", a.rec.IPs)
 		return n.undo(a)
 	}
+	n.metrics.repairs.WithLabelValues("link").Inc()
 	n.log.Warn("podnet: a pod's link was removed, making it anew", "pod", a.rec.who(), "ips", a.rec.IPs)
 	return n.wire(ctx, a, pod)
 }
 
 // reopen puts right what differs on a link that is there. pod is nil where the agent can't see the namespace.
 func (n *Network) reopen(ctx context.Context, a *attachment, l netlink.Link, pod *netNS) error {
-	if pod != nil && n.verify(a.rec, pod) == nil {
-		return nil
-	}
 	if pod != nil {
+		why := n.verify(a.rec, pod)
+		if why == nil {
+			return nil
+		}
+		n.metrics.repairs.WithLabelValues("link").Inc()
+		n.log.Warn("podnet: putting a pod's link right", "pod", a.rec.who(), "why", why)
 		if err := pod.do(func() error { return configurePod(a.rec) }); err != nil {
 			n.log.Warn("podnet: can't put a pod's own end right", "pod", a.rec.who(), "err", err)
 		}

@@ -48,6 +48,10 @@ type Config struct {
 	VXLANID   uint32
 	VXLANPort uint16
 
+	// AlwaysTunnel sends packets for other nodes' pods through VXLAN even over a shared link: for networks that look
+	// like one but drop what is not from or to a node's own address, as some clouds' do.
+	AlwaysTunnel bool
+
 	// NoMasquerade are ranges beyond the cluster that pods reach under their own address.
 	NoMasquerade []netip.Prefix
 

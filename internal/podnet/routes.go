@@ -49,6 +49,9 @@ func tunnelName(f model.Family) string { return fmt.Sprintf("%s%d", tunnelPrefix
 
 // lookup asks the kernel for the way to another node.
 func (r *router) lookup(a netip.Addr) underlay {
+	if r.cfg.AlwaysTunnel {
+		return underlay{}
+	}
 	rs, err := r.nl.RouteGet(a.AsSlice())
 	if err != nil || len(rs) == 0 {
 		return underlay{} // no route now; the news of one makes Network look again

@@ -124,7 +124,7 @@ func addChains(c *nftables.Conn, t *nftables.Table) {
 	rule(from, v6.only(), v6.within(v6.src, netip.MustParsePrefix("fe80::/10"), expr.CmpOpEq), is(accept))
 	rule(from, is(
 		&expr.Fib{Register: r1, FlagSADDR: true, FlagIIF: true, ResultOIF: true, FlagPRESENT: true},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: r1, Data: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: r1, Data: make([]byte, 4)},
 		drop))
 
 	to := chain("to-host-port", "", nil, nil)

@@ -137,31 +137,31 @@ func (t *table) setHostPorts(add, remove []portElement) error {
 	return t.sync()
 }
 
-// repair looks at what the kernel holds and puts right what differs.
-func (t *table) repair() error {
+// repair looks at what the kernel holds and puts right what differs. It tells whether anything did.
+func (t *table) repair() (bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.live {
-		return nil
+		return false, nil
 	}
 	c, err := t.conn()
 	if err != nil {
-		return fmt.Errorf("table %s: %w", TableName, err)
+		return false, fmt.Errorf("table %s: %w", TableName, err)
 	}
 	if t.held {
 		rules, err := readRules(c, t.object())
 		if err == nil && maps.EqualFunc(rules, t.rules, slices.Equal) {
 			var have map[string]map[string][]byte
 			if have, err = readSets(c, t.object()); err == nil && sameSets(have, t.have) {
-				return nil
+				return false, nil
 			}
 		}
 		if err != nil {
-			return fmt.Errorf("table %s: %w", TableName, err)
+			return false, fmt.Errorf("table %s: %w", TableName, err)
 		}
 	}
 	t.held = false
-	return t.sync()
+	return true, t.sync()
 }
 
 func sameSets(a, b map[string]map[string][]byte) bool {
@@ -170,6 +170,9 @@ func sameSets(a, b map[string]map[string][]byte) bool {
 
 // holds tells whether the kernel itself, not our memory of it, has these elements.
 func (t *table) holds(es []portElement) (bool, error) {
+	if len(es) == 0 {
+		return true, nil
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c, err := t.conn()

@@ -165,9 +165,14 @@ func (n *Network) repair(ctx context.Context, w news) (failed news, err error) {
 		failed.underlay = true
 	}
 	if w.table {
-		if err := n.table.repair(); err != nil {
+		repaired, err := n.table.repair()
+		if err != nil {
 			errs = append(errs, err)
 			failed.table = true
+		}
+		if repaired {
+			n.metrics.repairs.WithLabelValues("table").Inc()
+			n.log.Warn("podnet: table "+TableName+" was changed by someone else, putting it right", "err", err)
 		}
 	}
 	for _, l := range w.links {
@@ -187,8 +192,11 @@ func (n *Network) repairRoutes(w news) error {
 	}
 	look := w.underlay
 	for _, d := range w.gone {
-		_, ours := n.router.have[d]
-		look = look || ours
+		if _, ours := n.router.have[d]; ours {
+			look = true
+			n.metrics.repairs.WithLabelValues("route").Inc()
+			n.log.Warn("podnet: a route was removed by someone else, putting it back", "route", d)
+		}
 	}
 	if !look {
 		return nil
