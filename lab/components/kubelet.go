@@ -95,7 +95,6 @@ eventRecordQPS: 50
 evictionHard: {memory.available: 1Mi, nodefs.available: 0%%, nodefs.inodesFree: 0%%, imagefs.available: 0%%, imagefs.inodesFree: 0%%}
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
-localStorageCapacityIsolation: false
 volumeStatsAggPeriod: 5m
 maxPods: 250
 # weft does all packet work.

@@ -258,14 +258,17 @@ func writeEtc(b Boot) error {
 	return nil
 }
 
-// hideState covers the lab's state, which holds the keys of the cluster and the disks of other nodes. The images stay
-// where they are, since they know themselves by their paths.
+// hideState takes away the lab's state, which holds the keys of the cluster and the disks of other nodes. The images
+// stay where they are, since they know themselves by their paths.
 func hideState(b Boot) error {
 	images, err := unix.OpenTree(unix.AT_FDCWD, b.ImageDir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(images)
+	if err := unix.Unmount(b.StateDir, unix.MNT_DETACH); err != nil {
+		return err
+	}
 	if err := unix.Mount("tmpfs", b.StateDir, "tmpfs", 0, "size=64k,mode=0755"); err != nil {
 		return err
 	}
