@@ -16,6 +16,10 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
 // freePort is a port that was free a moment ago, for TCP and UDP.
@@ -107,6 +111,46 @@ func TestEveryProtocolAnswers(t *testing.T) {
 		var f facts
 		if err := json.Unmarshal(msg[6+w:][:size], &f); err != nil || f.Path != "/shop.Cart/Get" {
 			t.Errorf("%+v, %v", f, err)
+		}
+	})
+	t.Run("gRPC health, a real client", func(t *testing.T) {
+		conn, err := grpc.NewClient("127.0.0.1:"+c.http, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		health := healthpb.NewHealthClient(conn)
+		for _, ready := range []string{"true", "false"} {
+			resp, err := http.Post("http://127.0.0.1:"+c.http+"/readyz?ready="+ready, "", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			got, err := health.Check(t.Context(), &healthpb.HealthCheckRequest{Service: "shop"})
+			want := map[string]healthpb.HealthCheckResponse_ServingStatus{
+				"true": healthpb.HealthCheckResponse_SERVING, "false": healthpb.HealthCheckResponse_NOT_SERVING}[ready]
+			if err != nil || got.Status != want {
+				t.Errorf("ready=%s: %v, %v; want %v", ready, got, err, want)
+			}
+		}
+		stream, err := conn.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, "/shop.Cart/Talk")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 3 {
+			var answer wrapperspb.StringValue
+			if err := stream.SendMsg(wrapperspb.String("hello")); err != nil {
+				t.Fatal(err)
+			}
+			if err := stream.RecvMsg(&answer); err != nil || !strings.Contains(answer.Value, "/shop.Cart/Talk") {
+				t.Errorf("message %d: %q, %v", i, answer.Value, err)
+			}
+		}
+		if err := stream.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.RecvMsg(&wrapperspb.StringValue{}); err != io.EOF {
+			t.Errorf("end of stream: %v", err)
 		}
 	})
 	if err := stop(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"strconv"
@@ -155,27 +156,73 @@ func (s *server) callAll(ctx context.Context) map[string]any {
 	return out
 }
 
-// grpc answers a call of any method with one message whose field 1 holds the facts as JSON, and echoes the length of
-// what it got; the framing is gRPC's over HTTP/2 (grpc/grpc PROTOCOL-HTTP2.md).
+// Methods of the health service (grpc.health.v1), which a kubelet's gRPC probe calls.
+const (
+	grpcHealthCheck = "/grpc.health.v1.Health/Check"
+	grpcHealthWatch = "/grpc.health.v1.Health/Watch"
+)
+
+// grpc answers each message of a call of any method, unary or streaming, with one whose field 1 holds the facts as
+// JSON, and calls of the health service as that defines; the framing is gRPC's over HTTP/2 (grpc/grpc
+// PROTOCOL-HTTP2.md).
 func (s *server) grpc(w http.ResponseWriter, r *http.Request) {
-	var head [5]byte
-	status := "0"
-	if _, err := io.ReadFull(r.Body, head[:]); err == nil {
-		_, err = io.CopyN(io.Discard, r.Body, int64(binary.BigEndian.Uint32(head[1:])))
+	w.Header().Set("Content-Type", "application/grpc+proto")
+	w.Header().Set("Trailer", "Grpc-Status, Grpc-Message")
+	flow := http.NewResponseController(w)
+	end := func(status int, message string) {
+		w.Header().Set("Grpc-Status", strconv.Itoa(status))
+		w.Header().Set("Grpc-Message", message)
+	}
+	// Headers at once: the client of a stream may wait for them before it sends.
+	w.WriteHeader(http.StatusOK)
+	_ = flow.Flush()
+	f := s.facts(&http.Request{
+		Proto: r.Proto, Method: r.Method, Host: r.Host, URL: r.URL, Header: r.Header, RemoteAddr: r.RemoteAddr, TLS: r.TLS,
+		Body: http.NoBody,
+	})
+	text, _ := json.Marshal(f)
+	answer := append(binary.AppendUvarint([]byte{1<<3 | 2}, uint64(len(text))), text...) // field 1, length-delimited
+	for {
+		err := skipMessage(r.Body)
+		if errors.Is(err, io.EOF) {
+			end(0, "")
+			return
+		}
 		if err != nil {
-			status = "13"
+			end(3, err.Error()) // INVALID_ARGUMENT
+			return
+		}
+		if r.URL.Path == grpcHealthCheck || r.URL.Path == grpcHealthWatch {
+			answer = []byte{1 << 3, 1} // SERVING
+			if !s.ready.Load() {
+				answer[1] = 2 // NOT_SERVING
+			}
+		}
+		head := binary.BigEndian.AppendUint32([]byte{0}, uint32(len(answer)))
+		if _, err := w.Write(append(head, answer...)); err != nil {
+			return
+		}
+		_ = flow.Flush()
+		if r.URL.Path == grpcHealthWatch {
+			<-r.Context().Done()
+			return
 		}
 	}
-	f := s.facts(r)
-	f.Body = ""
-	text, _ := json.Marshal(f)
-	msg := binary.AppendUvarint([]byte{1<<3 | 2}, uint64(len(text))) // field 1, length-delimited
-	msg = append(msg, text...)
-	w.Header().Set("Content-Type", "application/grpc+proto")
-	w.Header().Set("Trailer", "Grpc-Status")
-	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write(append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(msg))), msg...))
-	w.Header().Set("Grpc-Status", status)
+}
+
+// skipMessage reads a message of a call; io.EOF is the end of what the client sends.
+func skipMessage(r io.Reader) error {
+	var head [5]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return err
+	}
+	if head[0] != 0 {
+		return errors.New("compressed messages are not understood")
+	}
+	if _, err := io.CopyN(io.Discard, r, int64(binary.BigEndian.Uint32(head[1:]))); err != nil {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
 }
 
 var upgrader = websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}

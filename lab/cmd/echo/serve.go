@@ -118,6 +118,7 @@ func serve(ctx context.Context, c config) error {
 		return err
 	case <-ctx.Done():
 	}
+	s.ready.Store(false)
 	time.Sleep(c.drain)
 	stop, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
