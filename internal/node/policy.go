@@ -3,8 +3,8 @@
 package node
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/weft-net/weft/internal/flowlog"
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/nft/policytable"
 	"github.com/weft-net/weft/internal/policy"
@@ -30,7 +31,8 @@ type PolicyConfig struct {
 	// Netns is a file descriptor of the node's network namespace; 0 is the process's own.
 	Netns int
 
-	LogAdmitted bool // report new connections that policies admit too
+	LogAdmitted bool   // report new connections that policies admit too
+	FlowSocket  string // where flow events are served; "" is flowlog.DefaultSocket
 	Registerer  prometheus.Registerer
 	Events      func(model.Event) // may be nil
 	Log         *slog.Logger
@@ -42,6 +44,8 @@ type Policy struct {
 	log     *slog.Logger
 	table   *policytable.Table
 	metrics *policyMetrics
+	flows   *flowlog.Log
+	told    map[telling]time.Time // when the owner of a pod was last told of a drop; used by one goroutine
 
 	mu       sync.Mutex
 	compiler *policy.Compiler
@@ -68,7 +72,8 @@ func NewPolicy(cfg PolicyConfig) (*Policy, error) {
 		cfg: cfg, log: cfg.Log, table: t, compiler: policy.NewCompiler(cfg.Node), stale: true,
 		uncut: map[netip.Addr]bool{}, news: make(chan struct{}),
 	}
-	if p.metrics, err = newPolicyMetrics(cfg.Registerer); err != nil {
+	p.flows, p.told = flowlog.New(keptFlows), map[telling]time.Time{}
+	if p.metrics, err = newPolicyMetrics(cfg.Registerer, p.dropCounts); err != nil {
 		t.Close()
 		return nil, fmt.Errorf("policy: %w", err)
 	}
@@ -215,6 +220,8 @@ func (p *Policy) Unprotect(l model.LocalPod) {
 func (p *Policy) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.table.Watch(ctx, func() { p.repair(ctx) }) })
+	g.Go(func() error { return p.flows.Serve(ctx, cmp.Or(p.cfg.FlowSocket, flowlog.DefaultSocket)) })
+	g.Go(func() error { p.listen(ctx); return nil })
 	return g.Wait()
 }
 
@@ -255,22 +262,3 @@ func (p *Policy) Cleanup(context.Context) error {
 
 // Close gives up the connection to the kernel; what it holds stays in force.
 func (p *Policy) Close() { p.table.Close() }
-
-type policyMetrics struct {
-	cut, repairs prometheus.Counter
-}
-
-func newPolicyMetrics(reg prometheus.Registerer) (*policyMetrics, error) {
-	m := &policyMetrics{
-		cut: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "weft_policy_cut_flows_total", Help: "Established flows that a policy change ended.",
-		}),
-		repairs: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "weft_policy_repairs_total", Help: "Times the policy table was compared with what it should hold because somebody else changed it.",
-		}),
-	}
-	if reg == nil {
-		return m, nil
-	}
-	return m, errors.Join(reg.Register(m.cut), reg.Register(m.repairs))
-}

@@ -7,12 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
+	"github.com/weft-net/weft/internal/flowlog"
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/policy/policytest"
 )
@@ -23,10 +28,32 @@ type policyRig struct {
 	node *policytest.Node
 	part *Policy
 	kill func() // the agent that runs
+
+	dir     string
+	events  *recorded
+	metrics *prometheus.Registry
+}
+
+// recorded keeps Events.
+type recorded struct {
+	mu   sync.Mutex
+	list []model.Event
+}
+
+func (r *recorded) add(e model.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.list = append(r.list, e)
+}
+
+func (r *recorded) all() []model.Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.list)
 }
 
 func newPolicyRig(t *testing.T) *policyRig {
-	r := &policyRig{t: t, node: policytest.NewNode(t)}
+	r := &policyRig{t: t, node: policytest.NewNode(t), dir: t.TempDir(), events: &recorded{}}
 	r.start()
 	return r
 }
@@ -34,7 +61,11 @@ func newPolicyRig(t *testing.T) *policyRig {
 // start runs a new agent's part; the one before it, if any, is as if killed.
 func (r *policyRig) start(local ...model.LocalPod) {
 	r.t.Helper()
-	p, err := NewPolicy(PolicyConfig{Node: "n1", Netns: r.node.FD, Local: func() []model.LocalPod { return local }})
+	r.metrics = prometheus.NewRegistry()
+	p, err := NewPolicy(PolicyConfig{
+		Node: "n1", Netns: r.node.FD, Local: func() []model.LocalPod { return local },
+		FlowSocket: filepath.Join(r.dir, "flows.sock"), Events: r.events.add, Registerer: r.metrics,
+	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -310,4 +341,51 @@ func TestPolicyNoLeakAtPodStart(t *testing.T) {
 		t.Errorf("only %d packets were sent in %d starts", sent, starts)
 	}
 	t.Logf("%d starts, %d packets sent, none passed", starts, sent)
+}
+
+func TestPolicyDropsAreExplained(t *testing.T) {
+	r := newPolicyRig(t)
+	web, db := r.node.Connect(t, policytest.Addrs("10.0.0.1 fd00::1")...), r.node.Connect(t, policytest.Addrs("10.0.0.2 fd00::2")...)
+	db.Listen(t, model.TCP, 80)
+	r.update(with(deltaOf(podOf("web", role("web"), "10.0.0.1 fd00::1"), podOf("db", role("db"), "10.0.0.2 fd00::2")),
+		allow("db", "db", "app")))
+	// The log group is bound beside everything else; until then drops are only counted.
+	var got []flowlog.Event
+	policytest.Eventually(t, policytest.Deadline, "a drop is reported", func() bool {
+		web.Reaches(t, netip.Addr{}, netip.AddrPortFrom(db.Addrs[1], 80), model.TCP, false)
+		got = nil
+		err := flowlog.Query(t.Context(), filepath.Join(r.dir, "flows.sock"), flowlog.Filter{Namespace: "a", Verdict: flowlog.Dropped}, false,
+			func(e *flowlog.Event) error { got = append(got, *e); return nil })
+		return err == nil && len(got) > 0
+	})
+	e := got[0]
+	want := flowlog.Event{
+		Time: e.Time, Verdict: flowlog.Dropped, Node: "n1", Direction: "ingress", Protocol: "TCP", Port: 80, SourcePort: e.SourcePort, Chain: e.Chain,
+		Source:      flowlog.End{Kind: "Pod", Namespace: "a", Name: "web", Addr: web.Addrs[1]},
+		Destination: flowlog.End{Kind: "Pod", Namespace: "a", Name: "db", Addr: db.Addrs[1]},
+		Policies:    []string{"NetworkPolicy a/db"},
+		Reason: "pod a/db is isolated for ingress by NetworkPolicy a/db, and it has no rule for TCP 80 from pod a/web (role=web): " +
+			"a/db: rule ingress[0] is only for traffic from pods with role=app in namespace a; pod a/web (role=web) does not match",
+	}
+	if fmt.Sprint(e) != fmt.Sprint(want) {
+		t.Errorf("got\n%+v\nwant\n%+v", e, want)
+	}
+	policytest.Eventually(t, policytest.Deadline, "the pod's owner is told", func() bool { return len(r.events.all()) > 0 })
+	if events := r.events.all(); len(events) != 1 || events[0].Reason != "NetworkPolicyDrop" || events[0].Name.String() != "a/db" {
+		t.Errorf("events: %+v", events)
+	}
+	families, err := r.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			found = found || f.GetName() == "weft_policy_dropped_packets_total" && m.GetCounter().GetValue() > 0 &&
+				strings.Contains(m.String(), `"db"`) && strings.Contains(m.String(), `"ingress"`)
+		}
+	}
+	if !found {
+		t.Errorf("no drop counted in %v", families)
+	}
 }

@@ -50,7 +50,6 @@ func namespace(name, nsLabels string) *model.Namespace {
 	return &model.Namespace{Meta: model.Meta{Name: model.Name{Name: name}, Labels: labels(nsLabels)}}
 }
 
-
 // delta gathers objects of any kind.
 func delta(objects ...any) *model.Delta {
 	d := &model.Delta{

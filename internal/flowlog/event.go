@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package flowlog says which flows a node's policies dropped or admitted: it keeps the latest events, hands them to
+// whoever follows, and serves them on a socket of the node. It decides nothing. It imports the standard library only.
+package flowlog
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// Verdict is what became of a flow.
+type Verdict string
+
+// The verdicts.
+const (
+	Dropped  Verdict = "dropped"
+	Admitted Verdict = "admitted"
+)
+
+// Event is one packet that was dropped, or one new connection that was admitted. Of what is dropped only a few a
+// second are reported for each chain of policies; the metrics count all.
+type Event struct {
+	Time        time.Time `json:"time"`
+	Verdict     Verdict   `json:"verdict"`
+	Node        string    `json:"node"`                // where it happened
+	Direction   string    `json:"direction,omitempty"` // the side whose policies dropped it: "ingress" or "egress"
+	Source      End       `json:"source"`
+	Destination End       `json:"destination"`
+	Protocol    string    `json:"protocol"`
+	Port        uint16    `json:"port,omitempty"` // of the destination
+	SourcePort  uint16    `json:"sourcePort,omitempty"`
+	Policies    []string  `json:"policies,omitempty"` // that isolate the pod, or decided: "NetworkPolicy ns/name"
+	Reason      string    `json:"reason,omitempty"`   // a sentence
+	Chain       string    `json:"chain,omitempty"`    // in the kernel's table
+}
+
+// End is one end of a flow.
+type End struct {
+	Kind      string     `json:"kind"` // "Pod", "Node", or "Outside"
+	Namespace string     `json:"namespace,omitempty"`
+	Name      string     `json:"name,omitempty"`
+	Addr      netip.Addr `json:"address"`
+}
+
+// String names the end as short as it is clear.
+func (e End) String() string {
+	switch e.Kind {
+	case "Pod":
+		return e.Namespace + "/" + e.Name
+	case "Node":
+		return "node " + e.Name
+	}
+	return e.Addr.String()
+}
+
+// Filter chooses events.
+type Filter struct {
+	Namespace string  // of either end's pod; "" for all
+	Pod       string  // of either end's pod; "" for all
+	Verdict   Verdict // "" for both
+}
+
+// Matches tells whether the filter lets an event through.
+func (f *Filter) Matches(e *Event) bool {
+	if f.Verdict != "" && e.Verdict != f.Verdict {
+		return false
+	}
+	if f.Namespace == "" && f.Pod == "" {
+		return true
+	}
+	for _, end := range []End{e.Source, e.Destination} {
+		if end.Kind == "Pod" && (f.Namespace == "" || end.Namespace == f.Namespace) && (f.Pod == "" || end.Name == f.Pod) {
+			return true
+		}
+	}
+	return false
+}
+
+// Header writes the heading of Print's columns.
+func Header(w io.Writer, wide bool) {
+	if wide {
+		fmt.Fprintf(w, "%-12s %-8s %-7s %-34s %-34s %-10s %-14s %s\n", "TIME", "VERDICT", "SIDE", "SOURCE", "DESTINATION", "PORT", "NODE", "WHY")
+		return
+	}
+	fmt.Fprintf(w, "%-12s %-8s %-7s %-34s %-34s %-10s %s\n", "TIME", "VERDICT", "SIDE", "SOURCE", "DESTINATION", "PORT", "POLICIES")
+}
+
+// Print writes an event as a line for a person; a wide one has the node and the whole reason.
+func Print(w io.Writer, e *Event, wide bool) {
+	port := e.Protocol
+	if e.Port != 0 {
+		port = fmt.Sprintf("%s/%d", e.Protocol, e.Port)
+	}
+	at, side := e.Time.Format("15:04:05.000"), e.Direction
+	if side == "" {
+		side = "-"
+	}
+	if wide {
+		fmt.Fprintf(w, "%-12s %-8s %-7s %-34s %-34s %-10s %-14s %s\n", at, e.Verdict, side, e.Source, e.Destination, port, e.Node, e.Reason)
+		return
+	}
+	why := strings.Join(e.Policies, ", ")
+	if why == "" {
+		why = e.Reason
+	}
+	fmt.Fprintf(w, "%-12s %-8s %-7s %-34s %-34s %-10s %s\n", at, e.Verdict, side, e.Source, e.Destination, port, why)
+}

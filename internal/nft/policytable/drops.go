@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policytable
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/florianl/go-nflog/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/weft-net/weft/internal/model"
+)
+
+// Packet is a packet that the table logged.
+type Packet struct {
+	Time             time.Time
+	Prefix           string // the name of the chain that dropped it, or one of the Prefix constants
+	Src, Dst         netip.Addr
+	Protocol         model.Protocol
+	SrcPort, DstPort uint16 // 0 where the protocol has none
+}
+
+// Listen calls f with each packet that the table logs until ctx is done; then the error is nil. The kernel gives a
+// group to one listener at a time.
+func (t *Table) Listen(ctx context.Context, f func(Packet)) error {
+	n, err := nflog.Open(&nflog.Config{
+		NetNS: max(t.netns, 0), Group: t.group, Copymode: nflog.CopyPacket, Bufsize: snapLength,
+		QThresh: 1, // each packet at once: there are few
+	})
+	if err != nil {
+		return fmt.Errorf("listen to netlink log group %d: %w", t.group, err)
+	}
+	defer n.Close()
+	failed := make(chan error, 1)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	err = n.RegisterWithErrorFunc(ctx, func(a nflog.Attribute) int {
+		if a.Payload == nil || a.Prefix == nil {
+			return 0
+		}
+		p, ok := parse(*a.Payload)
+		if !ok {
+			return 0
+		}
+		p.Prefix, p.Time = *a.Prefix, time.Now()
+		if a.Timestamp != nil {
+			p.Time = *a.Timestamp
+		}
+		f(p)
+		return 0
+	}, func(err error) int {
+		if ctx.Err() != nil {
+			return 1
+		}
+		if errors.Is(err, unix.ENOBUFS) {
+			return 0 // packets were lost: there were more than anybody could read
+		}
+		select {
+		case failed <- err:
+		default:
+		}
+		return 1
+	})
+	if err != nil {
+		return fmt.Errorf("listen to netlink log group %d: %w", t.group, err)
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		return fmt.Errorf("listen to netlink log group %d: %w", t.group, err)
+	}
+}
+
+// parse reads the headers of an IP packet, which may be cut off behind them.
+func parse(b []byte) (p Packet, ok bool) {
+	if len(b) < 20 {
+		return p, false
+	}
+	var rest []byte
+	switch b[0] >> 4 {
+	case 4:
+		n := int(b[0]&15) * 4
+		if n < 20 || n > len(b) {
+			return p, false
+		}
+		p.Src, p.Dst = netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20]))
+		p.Protocol, rest = model.Protocol(b[9]), b[n:]
+	case 6:
+		if len(b) < 40 {
+			return p, false
+		}
+		p.Src, p.Dst = netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40]))
+		p.Protocol, rest = model.Protocol(b[6]), b[40:]
+		// Extension headers (RFC 8200, section 4): a next header and a length in 8 bytes beyond the first 8.
+		for isExtension(p.Protocol) && len(rest) >= 8 {
+			n := 8 + 8*int(rest[1])
+			if p.Protocol == unix.IPPROTO_FRAGMENT {
+				n = 8
+			}
+			if n > len(rest) {
+				return p, true
+			}
+			p.Protocol, rest = model.Protocol(rest[0]), rest[n:]
+		}
+	default:
+		return p, false
+	}
+	switch p.Protocol {
+	case model.TCP, model.UDP, model.SCTP:
+		if len(rest) >= 4 {
+			p.SrcPort, p.DstPort = binary.BigEndian.Uint16(rest), binary.BigEndian.Uint16(rest[2:])
+		}
+	}
+	return p, true
+}
+
+func isExtension(p model.Protocol) bool {
+	switch p {
+	case unix.IPPROTO_HOPOPTS, unix.IPPROTO_ROUTING, unix.IPPROTO_FRAGMENT, unix.IPPROTO_DSTOPTS:
+		return true
+	}
+	return false
+}
+
+// DropCounts reads how many packets each chain has dropped since its rules were made.
+func (t *Table) DropCounts() (map[string]uint64, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var ofTable attrs
+	ofTable.str(unix.NFTA_RULE_TABLE, t.name)
+	out := map[string]uint64{}
+	err := t.sock.dump(unix.NFT_MSG_GETRULE, ofTable, func(b []byte) {
+		var chain string
+		eachAttr(b, func(typ uint16, data []byte) {
+			switch typ {
+			case unix.NFTA_RULE_CHAIN:
+				chain = cstring(data)
+			case unix.NFTA_RULE_EXPRESSIONS:
+				eachAttr(data, func(_ uint16, expr []byte) {
+					if n, ok := counterOf(expr); ok {
+						out[chain] += n
+					}
+				})
+			}
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the counters of table inet %s: %w", t.name, err)
+	}
+	return out, nil
+}
+
+// counterOf is the packets that a counter expression has counted.
+func counterOf(expr []byte) (packets uint64, ok bool) {
+	eachAttr(expr, func(typ uint16, data []byte) {
+		switch typ {
+		case unix.NFTA_EXPR_NAME:
+			ok = cstring(data) == "counter"
+		case unix.NFTA_EXPR_DATA:
+			eachAttr(data, func(typ uint16, v []byte) {
+				if ok && typ == unix.NFTA_COUNTER_PACKETS && len(v) == 8 {
+					packets = binary.BigEndian.Uint64(v)
+				}
+			})
+		}
+	})
+	return packets, ok
+}
