@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package podnet
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/podnet/plugin"
+)
+
+// TestRepair breaks, one after the other, all that the agent has made, and sees it come back.
+func TestRepair(t *testing.T) {
+	a, b, outside := routedLinks(t)
+	a.start()
+	b.start()
+	a.tell(a, b)
+	b.tell(a, b)
+	p, far := a.pod("p", plugin.PortMapping{HostPort: 7000, ContainerPort: 80}), b.pod("far")
+	works := func() error {
+		for _, f := range both {
+			for _, c := range []struct {
+				from *space
+				to   netip.Addr
+				port uint16
+				want netip.Addr
+			}{
+				{p.space, far.ip(f), 80, p.ip(f)}, {far.space, p.ip(f), 80, far.ip(f)}, {p.space, firstOf(world, f), 80, a.ip(f)},
+				{a.space, p.ip(f), 80, a.ip(f)}, {outside, a.ip(f), 7000, firstOf(addrs("192.0.1.9", "2001:db8:1::9"), f)},
+			} {
+				if got, err := c.from.ask("tcp", c.to, c.port); err != nil || got != c.want {
+					return fmt.Errorf("%s to %s port %d: the server saw %v, want %v (%v)", c.from.name, c.to, c.port, got, c.want, err)
+				}
+			}
+		}
+		return a.n.Check(p.req, p.ips, p.netNS)
+	}
+	if err := works(); err != nil {
+		t.Fatal(err)
+	}
+	link := func(name string, fn func(netlink.Link) error) func() error {
+		return func() error {
+			l, err := netlink.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			return fn(l)
+		}
+	}
+	delRoutes := func(family int) func() error {
+		return func() error {
+			rs, err := netlink.RouteListFiltered(family, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
+			for _, r := range rs {
+				err = errors.Join(err, netlink.RouteDel(&r))
+			}
+			return err
+		}
+	}
+	delNeighbours := func(name string, families ...int) func() error {
+		return link(name, func(l netlink.Link) error {
+			for _, f := range families {
+				ns, err := netlink.NeighList(l.Attrs().Index, f)
+				if err != nil {
+					return err
+				}
+				for _, n := range ns {
+					if err := netlink.NeighDel(&n); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+	}
+	underTable := func(fn func(*nftables.Conn, *nftables.Table)) func() error {
+		return func() error {
+			c, err := nftables.New()
+			if err != nil {
+				return err
+			}
+			fn(c, &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet})
+			return c.Flush()
+		}
+	}
+	for _, c := range []struct {
+		name  string
+		spoil func() error
+	}{
+		{"the pod's link is deleted", link(p.link, netlink.LinkDel)},
+		{"the pod's link is set down", link(p.link, netlink.LinkSetDown)},
+		{"IPv4 routes are deleted", delRoutes(unix.AF_INET)},
+		{"IPv6 routes are deleted", delRoutes(unix.AF_INET6)},
+		{"the pod's neighbour entries are deleted", delNeighbours(p.link, unix.AF_INET, unix.AF_INET6)},
+		{"the tunnel is deleted", link("vxlan-weft4", netlink.LinkDel)},
+		{"the tunnel is set down", link("vxlan-weft4", netlink.LinkSetDown)},
+		{"the tunnel's neighbour entries are deleted", delNeighbours("vxlan-weft4", unix.AF_INET, unix.AF_INET6)},
+		{"the tunnel's forwarding entries are deleted", delNeighbours("vxlan-weft4", unix.AF_BRIDGE)},
+		{"the tunnel's addresses are deleted", link("vxlan-weft4", func(l netlink.Link) error {
+			as, err := netlink.AddrList(l, unix.AF_UNSPEC)
+			for _, a := range as {
+				err = errors.Join(err, netlink.AddrDel(l, &a))
+			}
+			return err
+		})},
+		{"all tables are flushed", underTable(func(c *nftables.Conn, _ *nftables.Table) { c.FlushRuleset() })},
+		{"a chain is flushed", underTable(func(c *nftables.Conn, t *nftables.Table) {
+			c.FlushChain(&nftables.Chain{Table: t, Name: "outbound"})
+		})},
+		{"a set is flushed", underTable(func(c *nftables.Conn, t *nftables.Table) {
+			c.FlushSet(&nftables.Set{Table: t, Name: "cluster4"})
+			c.FlushSet(&nftables.Set{Table: t, Name: "host-ports4"})
+			c.FlushSet(&nftables.Set{Table: t, Name: "host-ports6"})
+		})},
+		{"the node's own link goes down and comes back", link("eth0", func(l netlink.Link) error {
+			if err := errors.Join(netlink.LinkSetDown(l), netlink.LinkSetUp(l)); err != nil {
+				return err
+			}
+			v6, err := netlink.ParseAddr("2001:db8:1::1/64") // IPv6 addresses go with a link that goes down
+			if err != nil {
+				return err
+			}
+			v6.Flags = unix.IFA_F_NODAD
+			return errors.Join(netlink.AddrReplace(l, v6),
+				netlink.RouteReplace(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Gw: netip.MustParseAddr("192.0.1.9").AsSlice()}),
+				netlink.RouteReplace(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("::/0")), Gw: netip.MustParseAddr("2001:db8:1::9").AsSlice()}))
+		})},
+	} {
+		a.run(func() error {
+			if err := c.spoil(); err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
+			return nil
+		})
+		eventually(t, c.name, works)
+	}
+	if err := a.holds(1); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNamespaceGone drops a pod's namespace without a DEL, as when a runtime loses track: its addresses are freed.
+func TestNamespaceGone(t *testing.T) {
+	a, _, _ := sharedLink(t)
+	a.start()
+	a.tell(a)
+	p := a.newPod("p")
+	if err := p.add(); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.holds(1); err != nil {
+		t.Fatal(err)
+	}
+	p.close()
+	eventually(t, "the addresses are free", func() error { return a.holds(0) })
+}
+
+// TestForeign sees that what is not weft's stays as it is, even where it has weft's destinations.
+func TestForeign(t *testing.T) {
+	a, b, _ := sharedLink(t)
+	theirs := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("10.244.2.0/24")), Gw: netip.MustParseAddr("192.0.2.9").AsSlice(), Priority: 50}
+	a.run(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		tab := c.AddTable(&nftables.Table{Name: "theirs", Family: nftables.TableFamilyINet})
+		c.AddChain(&nftables.Chain{Table: tab, Name: "chain"})
+		if err := c.Flush(); err != nil {
+			return err
+		}
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "weft-their-own"
+		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+			return err
+		}
+		return netlink.RouteAdd(theirs)
+	})
+	a.start()
+	a.tell(a, b)
+	p := a.pod("p")
+	if err := a.n.Del(p.req.ContainerID, "eth0"); err != nil {
+		t.Fatal(err)
+	}
+	a.tell(a)
+	if err := a.n.Update(t.Context(), &model.Delta{Nodes: map[string]*model.Node{"n2": nil}}); err != nil {
+		t.Fatal(err)
+	}
+	a.stop()
+	n, err := Open(Config{NodeName: a.name, NetNS: a.path, StateDir: a.cfg.StateDir, Socket: a.cfg.Socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(n.Erase(), n.Close()); err != nil {
+		t.Fatal(err)
+	}
+	a.run(func() error {
+		if _, err := netlink.LinkByName("weft-their-own"); err != nil {
+			return err
+		}
+		rs, err := netlink.RouteListFiltered(unix.AF_INET, theirs, netlink.RT_FILTER_DST)
+		if err != nil || len(rs) != 1 || rs[0].Priority != 50 {
+			return fmt.Errorf("routes %v, %w", rs, err)
+		}
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		tabs, err := c.ListTables()
+		if err != nil || len(tabs) != 1 {
+			return fmt.Errorf("tables %v, %w", tabs, err)
+		}
+		return nil
+	})
+}
+
+// TestNodeSysctls sees that becoming a router does not cost a node the default route that it is told of.
+func TestNodeSysctls(t *testing.T) {
+	s := newSpace(t, "s")
+	s.run(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "listens"
+		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+			return err
+		}
+		attrs.Name = "ignores"
+		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+			return err
+		}
+		return errors.Join(setSysctl(sysctl{"ipv6/conf/ignores/accept_ra", "0"}), forwardPackets(), forwardPackets())
+	})
+	for key, want := range map[string]string{
+		"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1",
+		"ipv6/conf/listens/accept_ra": "2", "ipv6/conf/ignores/accept_ra": "0",
+	} {
+		s.run(func() error {
+			out, err := os.ReadFile("/proc/sys/net/" + key)
+			if err == nil && string(out) != want+"\n" {
+				t.Errorf("%s is %s, want %s", key, out, want)
+			}
+			return err
+		})
+	}
+}
