@@ -146,13 +146,14 @@ func Do(uid int, name, op string, args any, files ...*os.File) (*Call, error) {
 	}
 	if err := sendWithFiles(conn, append(line, '\n'), files); err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("ask lab %s: %w", name, err)
+		return nil, noSuchLab(uid, name, err)
 	}
 	return &Call{conn: conn, in: bufio.NewReader(conn)}, nil
 }
 
 func noSuchLab(uid int, name string, err error) error {
-	if !errors.Is(err, syscall.ECONNREFUSED) {
+	// One that is just ending has closed its end already.
+	if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.EPIPE) {
 		return fmt.Errorf("connect to lab %s: %w", name, err)
 	}
 	others, listErr := List(uid)

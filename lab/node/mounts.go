@@ -167,6 +167,12 @@ func mountDisk(b Boot) error {
 	if err := unix.Mount(disk, "/var", "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind /var: %w", err)
 	}
+	// The host's home of root is not the node's business, and an ordinary user can't even enter it.
+	if _, err := os.Stat("/root"); err == nil {
+		if err := unix.Mount("tmpfs", "/root", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700"); err != nil {
+			return err
+		}
+	}
 	return unix.Mount("tmpfs", "/tmp", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777")
 }
 

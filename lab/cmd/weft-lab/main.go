@@ -60,11 +60,7 @@ the lab ends, however it ends.`,
 		},
 		PersistentPreRunE: func(*cobra.Command, []string) error { return control.CheckName(labName) },
 	}
-	name := os.Getenv("WEFT_LAB")
-	if name == "" {
-		name = "default"
-	}
-	root.PersistentFlags().StringVar(&labName, "name", name, "which lab, where there are several; default $WEFT_LAB, else")
+	root.PersistentFlags().StringVar(&labName, "name", defaultName(), "which lab, where there are several; $WEFT_LAB sets it too")
 	root.AddCommand(
 		newUpCommand(), newDownCommand(), newListCommand(), newStatusCommand(),
 		newKubeconfigCommand(), newKubectlCommand(), newExecCommand(), newForwardCommand(),
@@ -72,6 +68,13 @@ the lab ends, however it ends.`,
 		newSupervisorCommand(), newNodeInitCommand(), newCRICommand(),
 	)
 	return root
+}
+
+func defaultName() string {
+	if name := os.Getenv("WEFT_LAB"); name != "" {
+		return name
+	}
+	return "default"
 }
 
 // ask sends the lab a request and waits for its result, which it decodes into result (nil: don't).

@@ -13,7 +13,9 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -131,12 +133,27 @@ func steps(out io.Writer) func(supervisor.Event) {
 	}
 }
 
-const hint = `
-  weft lab kubectl get nodes        kubectl needs no installation
-  weft lab kubeconfig > lab.conf    for other programs: KUBECONFIG=lab.conf
-  weft lab status                   what runs, where, and what it costs
-  weft lab exec -- CMD              run a command beyond the cluster
-`
+// hint says what to try next, with --name where the lab is not the default one.
+func hint(end string) string {
+	lab := "weft lab"
+	if labName != defaultName() {
+		lab += " --name " + labName
+	}
+	var b strings.Builder
+	t := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(t)
+	for _, line := range [][2]string{
+		{"kubectl get nodes", "kubectl needs no installation"},
+		{"kubeconfig > lab.conf", "for other programs: KUBECONFIG=lab.conf"},
+		{"status", "what runs, where, and what it costs"},
+		{"exec -- CMD", "run a command beyond the cluster"},
+		{"down", end},
+	} {
+		fmt.Fprintf(t, "  %s %s\t%s\n", lab, line[0], line[1])
+	}
+	t.Flush()
+	return b.String()
+}
 
 // guardHere guards the lab in this process, until Ctrl-C.
 func guardHere(cfg supervisor.Config) error {
@@ -146,7 +163,7 @@ func guardHere(cfg supervisor.Config) error {
 	return guardian.Run(ctx, cfg, func(e supervisor.Event) {
 		show(e)
 		if e.Ready != nil {
-			fmt.Fprint(os.Stderr, hint, "\nCtrl-C ends the lab.\n")
+			fmt.Fprint(os.Stderr, hint("end it, as Ctrl-C here does"))
 		}
 	})
 }
@@ -169,10 +186,11 @@ func detachGuardian() error {
 		return err
 	}
 	write.Close()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
 	go func() {
-		<-ctx.Done()
+		<-signals
 		cmd.Process.Signal(syscall.SIGTERM) // the pipe ends when it has
 	}()
 	show := steps(os.Stderr)
@@ -187,7 +205,7 @@ func detachGuardian() error {
 		}
 		show(e)
 		if e.Ready != nil {
-			fmt.Fprint(os.Stderr, hint, "  weft lab down                     end it\n")
+			fmt.Fprint(os.Stderr, hint("end it"))
 			return nil
 		}
 	}
