@@ -30,11 +30,12 @@ const (
 	Namespaces
 	NetworkPolicies
 	AddressPools
+	ClusterNetworkPolicies
 )
 
 // What each process follows.
 const (
-	ForNode = Services | EndpointSlices | Pods | Nodes | Namespaces | NetworkPolicies
+	ForNode = Services | EndpointSlices | Pods | Nodes | Namespaces | NetworkPolicies | ClusterNetworkPolicies
 )
 
 // feedsFor makes one feed a chosen kind: the table of what weft watches.
@@ -77,6 +78,7 @@ func feedsFor(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, kinds K
 		put: func(d *model.Delta, n model.Name, v *model.NetworkPolicy) { set(&d.NetworkPolicies, n, v) },
 	})
 	add(AddressPools, addressPoolFeed(w, dyn, silence))
+	add(ClusterNetworkPolicies, clusterNetworkPolicyFeed(w, dyn, silence))
 	return out
 }
 

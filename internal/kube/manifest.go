@@ -188,6 +188,10 @@ func FromManifests(ms []Manifest, namespace string) (*model.Delta, error) {
 			err = into(&d.Namespaces, name.Name, o, FromNamespace)
 		case *networkingv1.NetworkPolicy:
 			err = into(&d.NetworkPolicies, name, o, FromNetworkPolicy)
+		case *unstructured.Unstructured:
+			if o.GroupVersionKind() == clusterNetworkPolicyKind {
+				err = into(&d.ClusterNetworkPolicies, name.Name, o, clusterNetworkPolicyFrom)
+			}
 		}
 		if err != nil {
 			bad = append(bad, fmt.Errorf("%s:%d: %s %s: %w", m.File, m.Line, obj.GetObjectKind().GroupVersionKind().Kind, name, err))
@@ -197,9 +201,11 @@ func FromManifests(ms []Manifest, namespace string) (*model.Delta, error) {
 }
 
 func namespaced(o runtime.Object) bool {
-	switch o.(type) {
+	switch o := o.(type) {
 	case *corev1.Node, *corev1.Namespace:
 		return false
+	case *unstructured.Unstructured:
+		return o.GroupVersionKind() != clusterNetworkPolicyKind
 	}
 	return true
 }
