@@ -70,6 +70,7 @@ func newRoot() *cobra.Command {
 		&cobra.Group{ID: "person", Title: "For a person or CI:"},
 	)
 	root.AddCommand(newNodeCommand())
+	root.AddCommand(newDNSCommand())
 	root.AddCommand(newCNICommand())
 	root.AddCommand(newLabCommand())
 	root.AddCommand(newChartCommand())

@@ -67,10 +67,18 @@ func (z *Zone) Append(msg []byte, q *Question, limit int, turn uint32) ([]byte, 
 	w := writer{z: z, msg: msg, limit: limit, turn: turn}
 	f := z.find(q)
 	if f.what == serviceName && f.svc.kind == external {
-		w.follow(q, &f)
+		w.follow(q.Type, f.svc.target)
 	} else {
 		w.render(q, &f, headerSize)
 	}
+	return w.msg, w.res
+}
+
+// AppendAlias is Append for a name that is an alias of another, given on the wire: it appends a CNAME and what that
+// leads to.
+func (z *Zone) AppendAlias(msg []byte, q *Question, target string, limit int, turn uint32) ([]byte, Result) {
+	w := writer{z: z, msg: msg, limit: limit, turn: turn}
+	w.follow(q.Type, target)
 	return w.msg, w.res
 }
 
@@ -237,13 +245,12 @@ type writer struct {
 	res   Result
 }
 
-// follow renders an ExternalName and what it leads to, as far as that is in the cluster.
-func (w *writer) follow(q *Question, f *finding) {
+// follow renders an alias of target and what it leads to, as far as that is in the cluster.
+func (w *writer) follow(typ uint16, target string) {
 	base := headerSize
 	var next Question
-	next.Type = q.Type
+	next.Type = typ
 	for range maxChain {
-		target := f.svc.target
 		if len(w.msg)+12+len(target) > w.limit {
 			w.res.Truncated = true
 			return
@@ -253,20 +260,21 @@ func (w *writer) follow(q *Question, f *finding) {
 		base = len(w.msg)
 		w.msg = append(w.msg, target...)
 		w.res.Answer++
-		if q.Type == typeCNAME {
+		if typ == typeCNAME {
 			return
 		}
 		next.Read(w.msg[base:])
-		*f = w.z.find(&next)
+		f := w.z.find(&next)
 		if f.what == outside {
 			w.res.Verdict = Continue
 			w.res.Target = w.msg[base : base+len(target)]
 			return
 		}
 		if f.what != serviceName || f.svc.kind != external {
-			w.render(&next, f, base)
+			w.render(&next, &f, base)
 			return
 		}
+		target = f.svc.target
 	}
 	w.res.Rcode = servFail // ExternalNames that lead in a circle
 }

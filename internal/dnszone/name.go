@@ -288,3 +288,9 @@ func ReverseName(a netip.Addr) string {
 	b.WriteString("ip6.arpa.")
 	return b.String()
 }
+
+// Under tells whether the name is at or below an apex of that many labels, given on the wire in lower case.
+func (q *Question) Under(apex string, labels int) bool {
+	_, ok := q.under(apex, labels)
+	return ok
+}

@@ -151,22 +151,7 @@ func (z *Zone) Rebuild(o Options) (*Zone, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &model.Delta{
-		Complete: z.complete.Load(), Since: time.Unix(int64(z.serial.Load()), 0),
-		Services: make(map[model.Name]*model.Service), EndpointSlices: z.sliced, Pods: z.podded,
-		Namespaces: make(map[string]*model.Namespace),
-	}
-	for name, or := range z.origins {
-		if or.svc != nil {
-			d.Services[name] = or.svc
-		}
-	}
-	for name, sp := range z.spaces {
-		if sp.object != nil {
-			d.Namespaces[name] = sp.object
-		}
-	}
-	n.Update(d)
+	n.Update(z.Snapshot())
 	return n, nil
 }
 
@@ -404,4 +389,61 @@ func (p *podNode) without(ns string) *podNode {
 		return p.next
 	}
 	return &podNode{namespace: p.namespace, next: p.next.without(ns)}
+}
+
+// Apex is the cluster's domain on the wire, in lower case, and how many labels it has.
+func (z *Zone) Apex() (string, int) { return z.apex, z.apexLabels }
+
+// SearchTail tells whether a name that does not exist may have come from a pod's search path: something with a dot
+// in it, with the search suffix of a namespace that exists. It returns how many octets come before the suffix.
+//
+// A name whose last label before the suffix is a Service of that namespace was meant for the cluster: it has no such
+// endpoint or port now, and must not be taken for a name elsewhere.
+func (z *Zone) SearchTail(q *Question) (octets int, ok bool) {
+	n, in := q.under(z.apex, z.apexLabels)
+	if !in || n < 4 || string(q.label(n-1)) != "svc" || z.namespaces.get(q.name[q.off[n-2]:q.off[n-1]]) == nil {
+		return 0, false
+	}
+	if or := z.services.get(q.name[q.off[n-3]:q.off[n-1]]); or != nil {
+		return 0, false
+	}
+	return int(q.off[n-2]), true
+}
+
+// Complete tells whether the zone has seen the whole cluster.
+func (z *Zone) Complete() bool { return z.complete.Load() }
+
+// Snapshot is all that the zone has been told, as one Delta. It is the updating goroutine's to call.
+func (z *Zone) Snapshot() *model.Delta {
+	d := &model.Delta{
+		Complete: z.complete.Load(), Since: time.Unix(int64(z.serial.Load()), 0),
+		Services: make(map[model.Name]*model.Service), EndpointSlices: z.sliced, Pods: z.podded,
+		Namespaces: make(map[string]*model.Namespace),
+	}
+	for name, or := range z.origins {
+		if or.svc != nil {
+			d.Services[name] = or.svc
+		}
+	}
+	for name, sp := range z.spaces {
+		if sp.object != nil {
+			d.Namespaces[name] = sp.object
+		}
+	}
+	return d
+}
+
+// Kind is the kind of a Service in the words of the DNS programming latency SLI; "" if it is not known or has no
+// endpoints. It is the updating goroutine's to call.
+func (z *Zone) Kind(name model.Name) string {
+	or := z.origins[name]
+	switch {
+	case or == nil || or.svc == nil || or.svc.Type == model.ExternalName:
+		return ""
+	case !or.svc.Headless:
+		return "cluster_ip"
+	case len(or.svc.Selector) > 0:
+		return "headless_with_selector"
+	}
+	return "headless_without_selector"
 }

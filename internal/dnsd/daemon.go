@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dnsd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/rest"
+
+	"github.com/weft-net/weft/internal/dnsserver"
+	"github.com/weft-net/weft/internal/dnszone"
+	"github.com/weft-net/weft/internal/kube"
+	"github.com/weft-net/weft/internal/model"
+)
+
+// Options are the flags of `weft dns`.
+type Options struct {
+	Listen         []string // addresses and ports; ":53" is both families
+	ListenExternal []string // of the zones for the outside world
+	Status         string   // address and port of /metrics, /livez, /readyz, /queries
+
+	ConfigFile string // may be ""
+	// Overrides are set over what the file has, each time that it is read.
+	Overrides func(*dnsserver.Config)
+
+	// Lameduck is how long the server still answers after it was told to end, while it is no longer ready: the time
+	// that it takes the cluster to stop sending queries here.
+	Lameduck time.Duration
+
+	Log *slog.Logger
+}
+
+// drainWithin bounds how long questions to upstreams may hold up the end: their clients' patience.
+const drainWithin = 5 * time.Second
+
+// source hands out what changed in the cluster: a kube.Watcher.
+type source interface {
+	Run(ctx context.Context)
+	Next(ctx context.Context) (*model.Delta, error)
+	Age() time.Duration
+}
+
+// daemon is the running process.
+type daemon struct {
+	o      Options
+	log    *slog.Logger
+	open   func(kube.Kinds, prometheus.Registerer) (source, error)
+	server *dnsserver.Server
+	outer  *dnsserver.Server // for the outside world; without zones it refuses everything
+
+	config *dnsserver.Config
+	zone   *dnszone.Zone
+	zones  *dnszone.External
+	kinds  kube.Kinds
+	source atomic.Pointer[opened]
+	reg    *prometheus.Registry
+
+	ready    atomic.Bool
+	draining atomic.Bool
+	lag      *prometheus.HistogramVec
+	updated  prometheus.Histogram
+}
+
+// opened is a source at work, and its metrics.
+type opened struct {
+	source
+	reg  *prometheus.Registry
+	stop context.CancelFunc
+}
+
+// Run serves until ctx is done and all is drained.
+func Run(ctx context.Context, cfg *rest.Config, o Options) error {
+	d, err := newDaemon(o, func(kinds kube.Kinds, reg prometheus.Registerer) (source, error) {
+		return kube.NewWatcher(cfg, kube.Options{Kinds: kinds, Registerer: reg, Log: o.Log})
+	})
+	if err != nil {
+		return err
+	}
+	return d.run(ctx)
+}
+
+func newDaemon(o Options, open func(kube.Kinds, prometheus.Registerer) (source, error)) (*daemon, error) {
+	d := &daemon{o: o, log: o.Log, open: open, reg: prometheus.NewRegistry()}
+	var err error
+	if d.server, err = dnsserver.New(o.Log); err != nil {
+		return nil, err
+	}
+	if d.outer, err = dnsserver.New(o.Log); err != nil {
+		return nil, err
+	}
+	d.register()
+	// A change of the cluster leaves little garbage and much that lives: collect early rather than hold twice the
+	// live heap, unless the operator says otherwise.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(40)
+	}
+	return d, nil
+}
+
+// run has one goroutine that changes zones and configuration; the server's own goroutines only read them.
+func (d *daemon) run(ctx context.Context) error {
+	data, err := d.readConfig()
+	if err != nil {
+		return err
+	}
+	cfg, err := d.parse(data)
+	if err != nil {
+		return err
+	}
+	listeners, err := d.listen(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, l := range listeners {
+			l.Close()
+		}
+	}()
+
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	deltas := make(chan *model.Delta)
+	configs := make(chan []byte)
+	if err := d.begin(work, cfg, deltas); err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(work)
+	for _, l := range listeners {
+		g.Go(l.Serve)
+	}
+	g.Go(func() error { return d.serveStatus(gctx) })
+	g.Go(func() error { d.follow(gctx, deltas, configs); return nil })
+	if d.o.ConfigFile != "" {
+		g.Go(func() error {
+			return watchFile(gctx, d.o.ConfigFile, data, func(data []byte) {
+				select {
+				case configs <- data:
+				case <-gctx.Done():
+				}
+			})
+		})
+	}
+	g.Go(func() error {
+		select {
+		case <-gctx.Done():
+		case <-ctx.Done():
+			d.drain(listeners)
+		}
+		for _, l := range listeners {
+			l.Stop()
+		}
+		stop()
+		return nil
+	})
+	err = g.Wait()
+	d.server.Close()
+	d.outer.Close()
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// drain lets the cluster notice that this server is going, then finishes what is under way.
+func (d *daemon) drain(listeners []*dnsserver.Listener) {
+	d.draining.Store(true)
+	d.log.Info("ending: answering until the cluster has noticed", "lameduck", d.o.Lameduck)
+	time.Sleep(d.o.Lameduck)
+	for _, l := range listeners {
+		l.Stop()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), drainWithin)
+	defer cancel()
+	d.server.Drain(ctx)
+}
+
+func (d *daemon) readConfig() ([]byte, error) {
+	if d.o.ConfigFile == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(d.o.ConfigFile)
+	if err != nil {
+		return nil, fmt.Errorf("DNS configuration: %w", err)
+	}
+	return data, nil
+}
+
+func (d *daemon) parse(data []byte) (*dnsserver.Config, error) {
+	cfg, err := dnsserver.ParseConfig(data)
+	if err != nil {
+		return nil, err
+	}
+	if d.o.Overrides != nil {
+		d.o.Overrides(cfg)
+	}
+	return cfg, nil
+}
+
+// kindsFor is what has to be watched for a configuration.
+func (d *daemon) kindsFor(cfg *dnsserver.Config) kube.Kinds {
+	kinds := kube.Services | kube.EndpointSlices | kube.Namespaces
+	if cfg.Zone().Pods == dnszone.PodsVerified {
+		kinds |= kube.Pods
+	}
+	if len(cfg.External.Zones) > 0 {
+		kinds |= kube.Nodes
+	}
+	return kinds
+}
+
+// begin puts the first configuration to work.
+func (d *daemon) begin(ctx context.Context, cfg *dnsserver.Config, deltas chan *model.Delta) error {
+	zone, err := dnszone.New(d.zoneOptions(cfg))
+	if err != nil {
+		return err
+	}
+	if err := d.server.Apply(cfg, zone); err != nil {
+		return err
+	}
+	d.zone, d.config = zone, cfg
+	if err := d.applyExternal(cfg); err != nil {
+		return err
+	}
+	return d.openSource(ctx, d.kindsFor(cfg), deltas)
+}
+
+func (d *daemon) zoneOptions(cfg *dnsserver.Config) dnszone.Options {
+	o := cfg.Zone()
+	o.Self = ownAddresses()
+	return o
+}
+
+// openSource starts to watch, in place of what was watched before.
+func (d *daemon) openSource(ctx context.Context, kinds kube.Kinds, deltas chan *model.Delta) error {
+	reg := prometheus.NewRegistry()
+	src, err := d.open(kinds, reg)
+	if err != nil {
+		return err
+	}
+	sctx, stop := context.WithCancel(ctx)
+	if old := d.source.Swap(&opened{source: src, reg: reg, stop: stop}); old != nil {
+		old.stop()
+	}
+	d.kinds = kinds
+	go src.Run(sctx)
+	go func() {
+		for {
+			delta, err := src.Next(sctx)
+			if err != nil {
+				return
+			}
+			select {
+			case deltas <- delta:
+			case <-sctx.Done():
+				return
+			}
+		}
+	}()
+	return nil
+}
+
+// follow takes in what changes, one after the other.
+func (d *daemon) follow(ctx context.Context, deltas chan *model.Delta, configs <-chan []byte) {
+	fresh := false // the next Delta is the whole state, for a new zone
+	for {
+		select {
+		case delta := <-deltas:
+			start := time.Now()
+			if fresh {
+				fresh = false
+				if !d.renew(delta) {
+					continue
+				}
+			} else {
+				d.zone.Update(delta)
+				if d.zones != nil {
+					d.zones.Update(delta)
+				}
+			}
+			d.updated.Observe(time.Since(start).Seconds())
+			d.observeLag(delta)
+			if !d.ready.Swap(true) {
+				d.log.Info("first picture of the cluster complete", "services", d.zone.Services(), "addresses", d.zone.Addresses(),
+					"took", time.Since(start))
+			}
+		case data := <-configs:
+			cfg, err := d.parse(data)
+			if err == nil && d.kindsFor(cfg) != d.kinds {
+				d.config = cfg
+				if err = d.openSource(ctx, d.kindsFor(cfg), deltas); err == nil {
+					fresh = true
+					continue
+				}
+			}
+			if err == nil {
+				err = d.reconfigure(cfg)
+			}
+			if err != nil {
+				d.server.Stats().ReloadFailed()
+				d.log.Error("the new configuration can't be used; the old one stays", "err", err)
+				continue
+			}
+			d.log.Info("configuration taken")
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// renew builds zones from a whole state for the configuration at hand.
+func (d *daemon) renew(delta *model.Delta) bool {
+	zone, err := dnszone.New(d.zoneOptions(d.config))
+	if err == nil {
+		zone.Update(delta)
+		err = d.server.Apply(d.config, zone)
+	}
+	if err == nil {
+		d.zone = zone
+		if err = d.applyExternal(d.config); err == nil && d.zones != nil {
+			d.zones.Update(delta)
+		}
+	}
+	if err != nil {
+		d.log.Error("the new configuration can't be used", "err", err)
+		return false
+	}
+	d.log.Info("configuration taken")
+	return true
+}
+
+// reconfigure puts another configuration to work on what is known of the cluster.
+func (d *daemon) reconfigure(cfg *dnsserver.Config) error {
+	zone, err := d.zone.Rebuild(d.zoneOptions(cfg))
+	if err != nil {
+		return err
+	}
+	if err := d.server.Apply(cfg, zone); err != nil {
+		return err
+	}
+	d.zone, d.config = zone, cfg
+	return d.applyExternal(cfg)
+}
+
+// applyExternal makes the zones for the outside world.
+func (d *daemon) applyExternal(cfg *dnsserver.Config) error {
+	x, err := dnszone.NewExternal(cfg.ExternalZones())
+	if err != nil {
+		return err
+	}
+	if d.zone.Complete() {
+		x.Update(d.zone.Snapshot())
+	}
+	d.zones = x
+	d.outer.ApplyExternal(cfg, x)
+	return nil
+}
+
+// listen opens all sockets before anything is served, so that a port that is taken is an error at the start.
+func (d *daemon) listen(ctx context.Context) (out []*dnsserver.Listener, err error) {
+	add := func(s *dnsserver.Server, addrs []string) error {
+		for _, a := range addrs {
+			aps, err := parseListen(a)
+			if err != nil {
+				return err
+			}
+			for i, ap := range aps {
+				l, err := s.Listen(ctx, ap)
+				if err != nil {
+					if i > 0 && len(aps) > 1 {
+						d.log.Warn("not listening on IPv6", "err", err) // a machine without
+						continue
+					}
+					return err
+				}
+				out = append(out, l)
+			}
+		}
+		return nil
+	}
+	if err = add(d.server, d.o.Listen); err == nil {
+		err = add(d.outer, d.o.ListenExternal)
+	}
+	if err != nil {
+		for _, l := range out {
+			l.Close()
+		}
+		return nil, err
+	}
+	return out, nil
+}
+
+// parseListen reads an address and port; ":53" is all addresses of both families.
+func parseListen(s string) ([]netip.AddrPort, error) {
+	if port, ok := strings.CutPrefix(s, ":"); ok {
+		s4, err := netip.ParseAddrPort("0.0.0.0:" + port)
+		if err != nil {
+			return nil, fmt.Errorf("listen address %q: want address:port, or :port", s)
+		}
+		return []netip.AddrPort{s4, netip.AddrPortFrom(netip.IPv6Unspecified(), s4.Port())}, nil
+	}
+	ap, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return nil, fmt.Errorf("listen address %q: want address:port, or :port", s)
+	}
+	return []netip.AddrPort{ap}, nil
+}
+
+// ownAddresses are this machine's addresses, but for those that nobody else can reach.
+func ownAddresses() (out []netip.Addr) {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	for _, a := range all {
+		p, err := netip.ParsePrefix(a.String())
+		if err != nil || p.Addr().IsLoopback() || p.Addr().IsLinkLocalUnicast() {
+			continue
+		}
+		out = append(out, p.Addr().Unmap())
+	}
+	return out
+}

@@ -1,0 +1,388 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dnsserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	batch   = 64   // packets of one system call
+	maxAsk  = 4096 // octets of a query that is looked at; a longer one is malformed
+	maxUDP  = 4096 // octets of an answer over UDP at most
+	ctlSize = 64   // room for the control message with a packet's destination
+)
+
+// udpSocket is one of several sockets on the same address and port, among which the kernel spreads the clients.
+type udpSocket struct {
+	fd     int
+	closed sync.Once
+	mu     sync.RWMutex // held for reading while a late answer is sent
+	gone   bool
+}
+
+// listenUDP opens a socket. With an unspecified address each packet's own destination is learnt, to answer from it.
+func listenUDP(addr netip.AddrPort) (*udpSocket, netip.AddrPort, error) {
+	family := unix.AF_INET6
+	if addr.Addr().Is4() {
+		family = unix.AF_INET
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, addr, err
+	}
+	err = setUDPOptions(fd, family, addr.Addr().IsUnspecified())
+	if err == nil {
+		err = unix.Bind(fd, sockaddr(addr))
+	}
+	var bound unix.Sockaddr
+	if err == nil {
+		bound, err = unix.Getsockname(fd)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, addr, fmt.Errorf("listen on %s (UDP): %w", addr, err)
+	}
+	switch b := bound.(type) {
+	case *unix.SockaddrInet4:
+		addr = netip.AddrPortFrom(addr.Addr(), uint16(b.Port))
+	case *unix.SockaddrInet6:
+		addr = netip.AddrPortFrom(addr.Addr(), uint16(b.Port))
+	}
+	return &udpSocket{fd: fd}, addr, nil
+}
+
+func setUDPOptions(fd, family int, anyAddr bool) error {
+	err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+	if err == nil && family == unix.AF_INET6 {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+	}
+	if err == nil && anyAddr {
+		if family == unix.AF_INET6 {
+			err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+		} else {
+			err = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+		}
+	}
+	if err == nil {
+		// As much as the system allows: a burst that waits is better than one that is lost.
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<20)
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<20)
+		// Forged ICMP messages must not shrink answers below what fits (RFC 8899 section 4.6; as BIND and Knot do).
+		if family == unix.AF_INET {
+			_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_OMIT)
+		} else {
+			_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_OMIT)
+		}
+	}
+	return err
+}
+
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+}
+
+// stop has the socket's reader return once what it has read is answered.
+func (u *udpSocket) stop() {
+	// On a socket without a peer this reports ENOTCONN, and yet wakes the reader.
+	_ = unix.Shutdown(u.fd, unix.SHUT_RD)
+}
+
+func (u *udpSocket) close() {
+	u.closed.Do(func() {
+		u.mu.Lock()
+		u.gone = true
+		u.mu.Unlock()
+		_ = unix.Close(u.fd)
+	})
+}
+
+// mmsghdr is struct mmsghdr of recvmmsg(2).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	n   uint32
+	_   [4]byte
+}
+
+// burst is the memory that a socket's reader hands to the kernel.
+type burst struct {
+	in, out   [batch]mmsghdr
+	inIov     [batch]unix.Iovec
+	outIov    [batch]unix.Iovec
+	names     [batch]unix.RawSockaddrInet6
+	ctl       [batch][ctlSize]byte
+	ask       [batch][maxAsk]byte
+	answer    [batch][maxUDP]byte
+	nameLen   uint32
+	needsInfo bool
+}
+
+func newBurst(anyAddr bool) *burst {
+	b := &burst{needsInfo: anyAddr, nameLen: uint32(unsafe.Sizeof(unix.RawSockaddrInet6{}))}
+	for i := range batch {
+		b.inIov[i].Base = &b.ask[i][0]
+		b.inIov[i].SetLen(maxAsk)
+		h := &b.in[i].hdr
+		h.Name = (*byte)(unsafe.Pointer(&b.names[i]))
+		h.Iov = &b.inIov[i]
+		h.SetIovlen(1)
+		if anyAddr {
+			h.Control = &b.ctl[i][0]
+		}
+	}
+	return b
+}
+
+// serveUDP answers what comes to a socket until it is stopped. It keeps a thread to itself: it waits in the kernel,
+// not in the runtime, which saves a system call for each burst.
+func (s *Server) serveUDP(u *udpSocket, addr netip.AddrPort) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	b := newBurst(addr.Addr().IsUnspecified())
+	w := s.newWorker()
+	current := 0
+	p := packet{udp: true, to: func() responder { return b.late(u, current) }}
+	for {
+		n, err := b.receive(u.fd)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return nil
+		}
+		p.now = s.now()
+		k, stopped := 0, true
+		for i := range n {
+			in := &b.in[i]
+			if in.n > 0 || in.hdr.Namelen > 0 {
+				stopped = false
+			}
+			if in.hdr.Flags&unix.MSG_TRUNC != 0 {
+				s.stats.badPackets.Add(1)
+				continue
+			}
+			current = i
+			p.data = b.ask[i][:in.n]
+			p.client = b.client(i)
+			if p.client.Addr == (netip.Addr{}) {
+				continue
+			}
+			if answer := w.serve(&p, b.answer[i][:0]); answer != nil {
+				b.reply(k, i, answer)
+				k++
+			}
+		}
+		if stopped {
+			return nil
+		}
+		b.send(u.fd, k)
+	}
+}
+
+// receive waits for packets and takes as many as there are.
+func (b *burst) receive(fd int) (int, error) {
+	for i := range b.in {
+		h := &b.in[i].hdr
+		h.Namelen = b.nameLen
+		h.Flags = 0
+		if b.needsInfo {
+			h.SetControllen(ctlSize)
+		}
+	}
+	for {
+		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.in[0])), batch, unix.MSG_WAITFORONE, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case syscall.EINTR, syscall.EAGAIN, syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENOMEM, syscall.ENOBUFS:
+			// Of no consequence for the next packet.
+		default:
+			return 0, fmt.Errorf("receive: %w", errno)
+		}
+	}
+}
+
+func (b *burst) client(i int) clientAddr {
+	sa := &b.names[i]
+	switch sa.Family {
+	case unix.AF_INET:
+		return clientAddr{netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(sa)).Addr)}
+	case unix.AF_INET6:
+		return clientAddr{netip.AddrFrom16(sa.Addr)}
+	}
+	return clientAddr{}
+}
+
+// reply puts the answer to the i-th packet into the k-th place of what is to be sent.
+func (b *burst) reply(k, i int, answer []byte) {
+	b.outIov[k].Base = &answer[0]
+	b.outIov[k].SetLen(len(answer))
+	in, out := &b.in[i].hdr, &b.out[k].hdr
+	out.Name, out.Namelen = in.Name, in.Namelen
+	out.Iov = &b.outIov[k]
+	out.SetIovlen(1)
+	out.Control, out.Controllen = nil, 0
+	if b.needsInfo {
+		if n := fromDestination(b.ctl[i][:in.Controllen]); n > 0 {
+			out.Control = in.Control
+			out.SetControllen(n)
+		}
+	}
+}
+
+// fromDestination turns the control message that says where a packet went to into one that has the answer come from
+// there, in place. The interface is left to routing, but for link-local addresses.
+func fromDestination(ctl []byte) int {
+	if len(ctl) < unix.SizeofCmsghdr {
+		return 0
+	}
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&ctl[0]))
+	body := ctl[unix.CmsgLen(0):]
+	switch {
+	case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(body) >= unix.SizeofInet4Pktinfo:
+		clear(body[:4])
+		return unix.CmsgSpace(unix.SizeofInet4Pktinfo)
+	case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(body) >= unix.SizeofInet6Pktinfo:
+		if !netip.AddrFrom16([16]byte(body[:16])).IsLinkLocalUnicast() {
+			clear(body[16:20])
+		}
+		return unix.CmsgSpace(unix.SizeofInet6Pktinfo)
+	}
+	return 0
+}
+
+// send sends k answers. One that the kernel won't take is lost, as any packet can be.
+func (b *burst) send(fd, k int) {
+	for at := 0; at < k; {
+		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.out[at])), uintptr(k-at), 0, 0, 0)
+		switch {
+		case errno == syscall.EINTR:
+		case errno != 0:
+			at++
+		default:
+			at += int(n)
+		}
+	}
+}
+
+// udpResponder answers a packet later.
+type udpResponder struct {
+	u       *udpSocket
+	name    unix.RawSockaddrInet6
+	nameLen uint32
+	ctl     [ctlSize]byte
+	ctlLen  int
+}
+
+func (b *burst) late(u *udpSocket, i int) responder {
+	in := &b.in[i].hdr
+	r := &udpResponder{u: u, name: b.names[i], nameLen: in.Namelen}
+	if b.needsInfo {
+		r.ctl = b.ctl[i]
+		r.ctlLen = fromDestination(r.ctl[:in.Controllen])
+	}
+	return r
+}
+
+func (r *udpResponder) respond(msg []byte) {
+	r.u.mu.RLock()
+	defer r.u.mu.RUnlock()
+	if r.u.gone {
+		return
+	}
+	iov := unix.Iovec{Base: &msg[0]}
+	iov.SetLen(len(msg))
+	h := unix.Msghdr{Name: (*byte)(unsafe.Pointer(&r.name)), Namelen: r.nameLen, Iov: &iov}
+	h.SetIovlen(1)
+	if r.ctlLen > 0 {
+		h.Control = &r.ctl[0]
+		h.SetControllen(r.ctlLen)
+	}
+	_, _, _ = unix.Syscall(unix.SYS_SENDMSG, uintptr(r.u.fd), uintptr(unsafe.Pointer(&h)), 0)
+}
+
+// Listener is a set of sockets on one address and port, open but not yet served.
+type Listener struct {
+	s    *Server
+	addr netip.AddrPort
+	udp  []*udpSocket
+	tcp  *tcpListener
+}
+
+// Listen opens sockets on an address and port (0: any one), one for UDP for each core. An address must be of one
+// family: for both, listen on 0.0.0.0 and on [::].
+func (s *Server) Listen(ctx context.Context, addr netip.AddrPort) (*Listener, error) {
+	l := &Listener{s: s, addr: addr}
+	for range runtime.GOMAXPROCS(0) {
+		u, bound, err := listenUDP(l.addr)
+		if err != nil {
+			l.Close()
+			return nil, err
+		}
+		l.addr = bound
+		l.udp = append(l.udp, u)
+	}
+	t, err := listenTCP(ctx, l.addr)
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	l.tcp = t
+	return l, nil
+}
+
+// Addr is the address and port.
+func (l *Listener) Addr() netip.AddrPort { return l.addr }
+
+// Serve answers queries until Stop; then it returns nil once the last one that was received is answered or under way.
+func (l *Listener) Serve() error {
+	errs := make([]error, len(l.udp)+1)
+	var wg sync.WaitGroup
+	for i, u := range l.udp {
+		wg.Go(func() {
+			if errs[i] = l.s.serveUDP(u, l.addr); errs[i] != nil {
+				l.Stop()
+			}
+		})
+	}
+	wg.Go(func() {
+		if err := l.s.serveTCP(l.tcp); err != nil {
+			errs[len(l.udp)] = err
+			l.Stop()
+		}
+	})
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// Stop has Serve return. Answers that are under way can still be sent until Close.
+func (l *Listener) Stop() {
+	for _, u := range l.udp {
+		u.stop()
+	}
+	if l.tcp != nil {
+		l.tcp.stop()
+	}
+}
+
+// Close closes the sockets. Serve must have returned, or not have been called.
+func (l *Listener) Close() {
+	for _, u := range l.udp {
+		u.close()
+	}
+	if l.tcp != nil {
+		l.tcp.close()
+	}
+}

@@ -1,0 +1,551 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dnszone
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/weft-net/weft/internal/model"
+)
+
+// The annotations of external-dns that are understood.
+const (
+	annotationHostname = "external-dns.alpha.kubernetes.io/hostname"
+	annotationInternal = "external-dns.alpha.kubernetes.io/internal-hostname"
+	annotationTarget   = "external-dns.alpha.kubernetes.io/target"
+	annotationTTL      = "external-dns.alpha.kubernetes.io/ttl"
+)
+
+// ExternalOptions are what zones for the outside world are made with.
+type ExternalOptions struct {
+	Zones       []string      // the names that may be served: everything at and below these
+	NameServers []string      // what the zones' NS records say; default: ns.<zone>
+	TTL         time.Duration // of records that have none of their own; 5 min
+	// Service is the one that the world reaches this server by; ns.<zone> is at its addresses.
+	Service model.Name
+}
+
+// External holds the names that the cluster declares for the world outside. It is updated and read as a Zone is.
+type External struct {
+	o        ExternalOptions
+	zones    []externalZone
+	names    *table[externalName]
+	complete atomic.Bool
+	serial   atomic.Uint32
+
+	// The writer's own.
+	sources  map[string]*declaration            // by object
+	byName   map[string]map[string]*declaration // by name on the wire, then object
+	below    map[string]int                     // how many names there are at or below each
+	services map[model.Name]*model.Service      // those with annotations
+	slices   map[model.Name]*model.EndpointSlice
+	nodes    map[string]*model.Node
+}
+
+type externalZone struct {
+	apex   string
+	labels int
+	soa    []byte
+	ns     []string // on the wire
+}
+
+// declaration is what one object has declared.
+type declaration struct {
+	object  string // "Service shop/web"
+	space   string
+	created int64
+	names   []string // on the wire, in lower case
+	addrs   []netip.Addr
+	alias   string // on the wire; where there are no addresses
+	ttl     uint32
+}
+
+// externalName is a name's records; one without any only has names below.
+type externalName struct {
+	ttl     uint32
+	v4, v6  string
+	alias   string
+	sources []string // the objects, for explaining
+	passed  []string // objects of other namespaces that want the name, too
+}
+
+// NewExternal makes zones without names.
+func NewExternal(o ExternalOptions) (*External, error) {
+	o.TTL = cmp.Or(o.TTL, 5*time.Minute)
+	x := &External{
+		o: o, names: newTable[externalName](), sources: make(map[string]*declaration),
+		byName: make(map[string]map[string]*declaration), below: make(map[string]int),
+		services: make(map[model.Name]*model.Service), slices: make(map[model.Name]*model.EndpointSlice),
+		nodes: make(map[string]*model.Node),
+	}
+	for _, name := range o.Zones {
+		apex, err := packLower(name)
+		if err != nil {
+			return nil, err
+		}
+		z := externalZone{apex: apex, labels: countLabels(apex)}
+		for _, ns := range o.NameServers {
+			w, err := packLower(ns)
+			if err != nil {
+				return nil, err
+			}
+			z.ns = append(z.ns, w)
+		}
+		if len(z.ns) == 0 {
+			z.ns = []string{"\x02ns" + apex}
+		}
+		b := appendClassTTL([]byte{0, typeSOA}, negativeExternal)
+		rdata := z.ns[0] + "\x0ahostmaster" + apex
+		b = append(appendLength(b, len(rdata)+20), rdata...)
+		for _, v := range []uint32{0, soaRefresh, soaRetry, soaExpire, negativeExternal} {
+			b = append(b, byte(v>>24), byte(v>>16), byte(v>>8), byte(v))
+		}
+		z.soa = b
+		x.zones = append(x.zones, z)
+	}
+	// The zone that a name is in is the longest.
+	slices.SortFunc(x.zones, func(a, b externalZone) int { return b.labels - a.labels })
+	return x, nil
+}
+
+// negativeExternal is how long a "no" of these zones may be kept, in seconds.
+const negativeExternal = 60
+
+// Update takes what changed: Services; Nodes and EndpointSlices for Services of type NodePort and without ClusterIP.
+func (x *External) Update(d *model.Delta) {
+	again := make(map[model.Name]bool)
+	for name, s := range d.Services {
+		if s == nil || (s.Annotations[annotationHostname] == "" && s.Annotations[annotationInternal] == "" && name != x.o.Service) {
+			delete(x.services, name)
+		} else {
+			x.services[name] = s
+		}
+		again[name] = true
+	}
+	for name, s := range d.EndpointSlices {
+		for _, v := range []*model.EndpointSlice{x.slices[name], s} {
+			if v != nil {
+				again[model.Name{Namespace: name.Namespace, Name: v.Service}] = true
+			}
+		}
+		if s == nil {
+			delete(x.slices, name)
+		} else {
+			x.slices[name] = s
+		}
+	}
+	if len(d.Nodes) > 0 {
+		for name, n := range d.Nodes {
+			if n == nil {
+				delete(x.nodes, name)
+			} else {
+				x.nodes[name] = n
+			}
+		}
+		for name, s := range x.services {
+			if s.Type == model.NodePort {
+				again[name] = true
+			}
+		}
+	}
+	for name := range again {
+		object := "Service " + name.String()
+		x.declare(object, x.fromService(object, x.services[name]))
+	}
+	if d.Complete {
+		x.complete.Store(true)
+	}
+	if !d.Since.IsZero() {
+		x.serial.Store(max(x.serial.Load(), uint32(d.Since.Unix())))
+	}
+}
+
+// fromService reads a Service's annotations; nil where it declares nothing.
+func (x *External) fromService(object string, s *model.Service) *declaration {
+	if s == nil {
+		return nil
+	}
+	d := &declaration{object: object, space: s.Meta.Namespace, created: s.Created, ttl: x.ttl(s.Annotations[annotationTTL])}
+	if s.Meta.Name == x.o.Service {
+		for _, z := range x.zones {
+			if len(x.o.NameServers) == 0 {
+				d.names = append(d.names, z.ns[0])
+			}
+		}
+	}
+	d.names = append(d.names, x.hostnames(s.Annotations[annotationHostname])...)
+	var alias string
+	switch {
+	case s.Annotations[annotationTarget] != "":
+		for t := range strings.SplitSeq(s.Annotations[annotationTarget], ",") {
+			t = strings.TrimSpace(t)
+			if a, err := netip.ParseAddr(t); err == nil {
+				d.addrs = append(d.addrs, a.Unmap().WithZone(""))
+			} else {
+				alias = cmp.Or(alias, t)
+			}
+		}
+	case len(d.names) == 0:
+		d.names = x.hostnames(s.Annotations[annotationInternal])
+		d.addrs = s.ClusterIPs
+	case s.Type == model.LoadBalancer:
+		for _, in := range s.Ingress {
+			if in.IP.IsValid() {
+				d.addrs = append(d.addrs, in.IP)
+			} else {
+				alias = cmp.Or(alias, in.Hostname)
+			}
+		}
+	case s.Type == model.NodePort:
+		d.addrs = x.nodeAddrs(s)
+	case s.Type == model.ExternalName:
+		alias = s.ExternalName
+	case s.Headless:
+		for _, e := range x.endpoints(s) {
+			d.addrs = append(d.addrs, e.Addresses...)
+		}
+	}
+	if len(s.ExternalIPs) > 0 && s.Annotations[annotationTarget] == "" {
+		d.addrs = append(slices.Clone(d.addrs), s.ExternalIPs...)
+	}
+	if len(d.addrs) == 0 && alias != "" {
+		if w, err := PackName(alias); err == nil && len(w) > 1 {
+			d.alias = string(w)
+		}
+	}
+	if len(d.names) == 0 || (len(d.addrs) == 0 && d.alias == "") {
+		return nil
+	}
+	return d
+}
+
+func (x *External) endpoints(s *model.Service) (out []model.Endpoint) {
+	for _, sl := range x.slices {
+		if sl.Meta.Namespace != s.Meta.Namespace || sl.Service != s.Meta.Name.Name {
+			continue
+		}
+		for _, e := range sl.Endpoints {
+			if e.Ready || s.PublishNotReadyAddresses {
+				out = append(out, e)
+			}
+		}
+	}
+	return out
+}
+
+// nodeAddrs are the nodes' outer addresses, or their inner ones where none has an outer one; with
+// externalTrafficPolicy Local only of nodes with an endpoint.
+func (x *External) nodeAddrs(s *model.Service) (out []netip.Addr) {
+	has := make(map[string]bool)
+	if s.ExternalLocal {
+		for _, e := range x.endpoints(s) {
+			has[e.Node] = true
+		}
+	}
+	var inner []netip.Addr
+	for name, n := range x.nodes {
+		if !n.Ready || n.ExcludedFromLB || (s.ExternalLocal && !has[name]) {
+			continue
+		}
+		out = append(out, n.ExternalIPs...)
+		inner = append(inner, n.InternalIPs...)
+	}
+	if len(out) == 0 {
+		return inner
+	}
+	return out
+}
+
+// hostnames reads a list of names and keeps those in the zones.
+func (x *External) hostnames(list string) (out []string) {
+	for h := range strings.SplitSeq(list, ",") {
+		w, err := packLower(strings.TrimSpace(h))
+		if err != nil || len(w) == 1 {
+			continue
+		}
+		var q Question
+		q.Read([]byte(w))
+		if _, ok := x.zone(&q); ok {
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+// ttl reads the annotation: seconds, or a duration.
+func (x *External) ttl(s string) uint32 {
+	d := x.o.TTL
+	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
+		d = time.Duration(n) * time.Second
+	} else if v, err := time.ParseDuration(s); err == nil {
+		d = v
+	}
+	return uint32(min(max(d, time.Second), maxTTL) / time.Second)
+}
+
+// declare puts an object's declaration in the place of what it declared before; nil takes it away.
+func (x *External) declare(object string, d *declaration) {
+	touched := make(map[string]bool)
+	if old := x.sources[object]; old != nil {
+		for _, n := range old.names {
+			delete(x.byName[n], object)
+			if len(x.byName[n]) == 0 {
+				delete(x.byName, n)
+			}
+			touched[n] = true
+		}
+	}
+	delete(x.sources, object)
+	if d != nil {
+		x.sources[object] = d
+		for _, n := range d.names {
+			if x.byName[n] == nil {
+				x.byName[n] = make(map[string]*declaration)
+			}
+			x.byName[n][object] = d
+			touched[n] = true
+		}
+	}
+	for n := range touched {
+		x.publish(n)
+	}
+}
+
+// publish brings what readers see of a name up to date.
+func (x *External) publish(name string) {
+	was := x.names.get([]byte(name))
+	now := merge(x.byName[name])
+	had, has := was != nil && len(was.sources) > 0, now != nil
+	switch {
+	case has && !had:
+		x.count(name, 1)
+	case had && !has:
+		x.count(name, -1)
+	}
+	if now == nil && x.below[name] > 0 {
+		now = &externalName{}
+	}
+	x.names.set(name, now)
+}
+
+// count has the names above one exist, or not, as it comes or goes.
+func (x *External) count(name string, n int) {
+	var q Question
+	q.Read([]byte(name))
+	z, ok := x.zone(&q)
+	if !ok {
+		return
+	}
+	for i := 0; i <= q.labels-z.labels; i++ {
+		at := string(q.from(i))
+		if x.below[at] += n; x.below[at] == 0 {
+			delete(x.below, at)
+		}
+		if i == 0 {
+			continue
+		}
+		e := x.names.get([]byte(at))
+		switch {
+		case x.below[at] == 0:
+			x.names.set(at, nil)
+		case e == nil:
+			x.names.set(at, &externalName{})
+		}
+	}
+}
+
+// merge makes one name's records from all that declare it. Objects of one namespace add up; between namespaces the
+// one that had it first keeps the name, for nobody must take over another's by declaring it again.
+func merge(of map[string]*declaration) *externalName {
+	if len(of) == 0 {
+		return nil
+	}
+	all := slices.SortedFunc(maps.Values(of), func(a, b *declaration) int {
+		return cmp.Or(cmp.Compare(a.created, b.created), strings.Compare(a.object, b.object))
+	})
+	out := &externalName{ttl: all[0].ttl}
+	var addrs []netip.Addr
+	for _, d := range all {
+		if d.space != all[0].space {
+			out.passed = append(out.passed, d.object)
+			continue
+		}
+		out.sources = append(out.sources, d.object)
+		out.ttl = min(out.ttl, d.ttl)
+		addrs = append(addrs, d.addrs...)
+		out.alias = cmp.Or(out.alias, d.alias)
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	for _, a := range slices.Compact(addrs) {
+		if a.Is4() {
+			out.v4 += string(a.AsSlice())
+		} else {
+			out.v6 += string(a.AsSlice())
+		}
+	}
+	if len(addrs) > 0 {
+		out.alias = "" // a CNAME stands alone (RFC 1034 section 3.6.2)
+	}
+	return out
+}
+
+func (x *External) zone(q *Question) (*externalZone, bool) {
+	for i := range x.zones {
+		z := &x.zones[i]
+		if _, ok := q.under(z.apex, z.labels); ok {
+			return z, true
+		}
+	}
+	return nil, false
+}
+
+// find finds a name's records, those of a wildcard included (RFC 4592): nil is NXDOMAIN.
+func (x *External) find(q *Question, z *externalZone) *externalName {
+	if e := x.names.get(q.Wire()); e != nil {
+		return e
+	}
+	before := q.labels - z.labels
+	if before == 0 {
+		return &externalName{}
+	}
+	for i := 1; i <= before; i++ {
+		if i < before && x.names.get(q.from(i)) == nil {
+			continue
+		}
+		// The closest encloser: only a wildcard right below it counts.
+		var key [maxName + 2]byte
+		if e := x.names.get(append(append(key[:0], 1, '*'), q.from(i)...)); e != nil {
+			return e
+		}
+		return nil
+	}
+	return nil
+}
+
+// Append looks a question up as Zone.Append does. It is authoritative and never leads elsewhere: the Verdict is
+// Answered, NotMine or NotReady.
+func (x *External) Append(msg []byte, q *Question, limit int, turn uint32) ([]byte, Result) {
+	var res Result
+	z, ok := x.zone(q)
+	if !ok {
+		res.Verdict = NotMine
+		return msg, res
+	}
+	if !x.complete.Load() {
+		res.Verdict = NotReady
+		return msg, res
+	}
+	cur, base := q, headerSize
+	var next Question
+	for range maxChain {
+		e := x.find(cur, z)
+		if e == nil {
+			res.Rcode = nxDomain
+			break
+		}
+		own := 0xc000 | uint16(base)
+		if e.alias != "" {
+			if len(msg)+12+len(e.alias) > limit {
+				res.Truncated = true
+				return msg, res
+			}
+			msg = appendHead(msg, own, typeCNAME, e.ttl)
+			msg = appendLength(msg, len(e.alias))
+			base = len(msg)
+			msg = append(msg, e.alias...)
+			res.Answer++
+			next.Type = q.Type
+			next.Read(msg[base:])
+			if z, ok = x.zone(&next); q.Type == typeCNAME || !ok {
+				return msg, res
+			}
+			cur = &next
+			continue
+		}
+		before := len(msg)
+		msg = x.render(msg, cur, z, e, own, limit, turn, &res)
+		if len(msg) > before || res.Truncated {
+			return msg, res
+		}
+		break
+	}
+	if z != nil {
+		owner := 0xc000 | uint16(base+int(cur.off[cur.labels-z.labels]))
+		if b := z.appendSOA(msg, owner, x.serial.Load()); len(b) <= limit {
+			msg = b
+			res.Authority++
+		}
+	}
+	return msg, res
+}
+
+func (x *External) render(msg []byte, q *Question, z *externalZone, e *externalName, own uint16, limit int, turn uint32, res *Result) []byte {
+	w := writer{msg: msg, limit: limit, turn: turn}
+	addrs := func(all string, size int, typ uint16) {
+		n := len(all) / size
+		for i := range n {
+			if len(w.msg)+12+size > limit {
+				res.Truncated = true
+				return
+			}
+			j := int((turn + uint32(i)) % uint32(n))
+			w.msg = appendAddr(w.msg, own, typ, e.ttl, all[size*j:size*j+size])
+			res.Answer++
+		}
+	}
+	apex := q.labels == z.labels
+	switch {
+	case q.Type == typeA:
+		addrs(e.v4, 4, typeA)
+	case q.Type == typeAAAA:
+		addrs(e.v6, 16, typeAAAA)
+	case apex && q.Type == typeSOA:
+		w.msg = z.appendSOA(w.msg, own, x.serial.Load())
+		res.Answer++
+	case apex && q.Type == typeNS:
+		for _, ns := range z.ns {
+			w.msg = appendHead(w.msg, own, typeNS, e.ttlOr(x.o.TTL))
+			w.msg = append(appendLength(w.msg, len(ns)), ns...)
+			res.Answer++
+		}
+	}
+	if len(w.msg) > limit {
+		res.Truncated, res.Answer = true, 0
+		return msg
+	}
+	return w.msg
+}
+
+func (e *externalName) ttlOr(d time.Duration) uint32 {
+	if e.ttl > 0 {
+		return e.ttl
+	}
+	return uint32(d / time.Second)
+}
+
+func (z *externalZone) appendSOA(b []byte, owner uint16, serial uint32) []byte {
+	b = append(appendPointer(b, owner), z.soa...)
+	at := len(b) - 20
+	b[at], b[at+1], b[at+2], b[at+3] = byte(serial>>24), byte(serial>>16), byte(serial>>8), byte(serial)
+	return b
+}
+
+// Sources are the objects that a name comes from, and those of other namespaces that want it in vain.
+func (x *External) Sources(q *Question) (from, inVain []string, err error) {
+	z, ok := x.zone(q)
+	if !ok {
+		return nil, nil, fmt.Errorf("%s is in none of the zones %s", q, strings.Join(x.o.Zones, ", "))
+	}
+	if e := x.find(q, z); e != nil {
+		return e.sources, e.passed, nil
+	}
+	return nil, nil, nil
+}
