@@ -5,12 +5,12 @@ package policy
 import (
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
 
 	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/policy/policytest"
 )
 
 // kernel is a Program kept only by Changes, the way an adapter keeps the kernel's tables.
@@ -158,18 +158,18 @@ func everything(c *Cluster) *model.Delta {
 func TestProgramAgreesWithEvaluate(t *testing.T) {
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			w := &world{rand.New(rand.NewPCG(seed, 7)), 12}
+			w := policytest.NewWorld(seed, 12)
 			k, kern := NewCompiler("n1"), newKernel()
 			for step := range 25 {
-				kern.apply(t, k.Update(w.change(seed%2 == 0)))
+				kern.apply(t, k.Update(w.Change(seed%2 == 0)))
 				fresh := NewCompiler("n1")
 				fresh.Update(everything(k.Cluster))
 				sameProgram(t, &kern.Program, fresh.Program())
 				sameProgram(t, k.Program(), fresh.Program())
 				kern.holdsTogether(t)
 				for range 60 {
-					src, dst := w.addr(), w.addr()
-					proto, port := w.proto(), uint16(78+w.IntN(8))
+					src, dst := w.Addr(), w.Addr()
+					proto, port := w.Protocol(), uint16(78+w.IntN(8))
 					if w.IntN(12) == 0 {
 						proto, port = 1, 0
 					}
