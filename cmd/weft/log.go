@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -40,6 +41,29 @@ func (f *logFlags) setup() (*slog.Logger, error) {
 	}
 	log := slog.New(h)
 	slog.SetDefault(log)
-	klog.SetSlogLogger(log.With("from", "client-go"))
+	klog.SetSlogLogger(slog.New(withoutReflectors{h}).With("from", "client-go"))
 	return log, nil
+}
+
+// withoutReflectors leaves out what client-go's reflectors say of failures: package kube says it, once.
+type withoutReflectors struct{ slog.Handler }
+
+func (h withoutReflectors) Handle(ctx context.Context, r slog.Record) error {
+	reflector := false
+	r.Attrs(func(a slog.Attr) bool {
+		reflector = a.Key == "reflector"
+		return !reflector
+	})
+	if reflector {
+		return nil
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h withoutReflectors) WithAttrs(as []slog.Attr) slog.Handler {
+	return withoutReflectors{h.Handler.WithAttrs(as)}
+}
+
+func (h withoutReflectors) WithGroup(name string) slog.Handler {
+	return withoutReflectors{h.Handler.WithGroup(name)}
 }

@@ -3,12 +3,12 @@
 package kube
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/pflag"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
 // Access says how to reach an API server: the flags that kubectl users expect.
@@ -30,7 +30,6 @@ func (a *Access) loader() clientcmd.ClientConfig {
 	rules.ExplicitPath = a.Kubeconfig
 	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{
 		CurrentContext: a.Context,
-		ClusterInfo:    clientcmdapi.Cluster{Server: a.Server},
 	})
 }
 
@@ -38,11 +37,19 @@ func (a *Access) loader() clientcmd.ClientConfig {
 // the API server's priority and fairness decides when it is busy.
 func (a *Access) Config() (*rest.Config, error) {
 	cfg, err := a.loader().ClientConfig()
-	if err != nil {
-		if clientcmd.IsEmptyConfig(err) {
-			return nil, fmt.Errorf("no cluster to talk to: set KUBECONFIG or --kubeconfig (outside a pod there is no service account)")
+	if clientcmd.IsEmptyConfig(err) {
+		// client-go takes the pod's service account only where nothing is overridden; a node's agent overrides the
+		// server, since Services work only once it has made them.
+		cfg, err = rest.InClusterConfig()
+		if errors.Is(err, rest.ErrNotInCluster) {
+			return nil, errors.New("no cluster to talk to: set KUBECONFIG or --kubeconfig (outside a pod there is no service account)")
 		}
+	}
+	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
+	}
+	if a.Server != "" {
+		cfg.Host = a.Server
 	}
 	cfg.QPS = -1
 	cfg.UserAgent = "weft"

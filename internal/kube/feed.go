@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"reflect"
 	"time"
 
@@ -31,6 +32,9 @@ type feed[O runtime.Object, T any] struct {
 	put        func(*model.Delta, model.Name, *T)
 	silence    time.Duration
 	optional   bool // its CRD may not be installed: then there are none
+
+	said   string // the failure last logged, and when
+	saidAt time.Time
 }
 
 // lister is the part of a typed client that lists and watches a kind.
@@ -88,9 +92,23 @@ func (f *feed[O, T]) failed(ctx context.Context, s *store[T], verb string, err e
 	case apierrors.IsInvalid(err):
 		// A server too old for streaming lists; the reflector falls back to a plain one.
 	default:
-		f.w.log.Error("API server: can't "+verb, "kind", f.kindName, "err", fmt.Errorf("%s %s: %w", verb, f.kindName, err))
+		f.complain(fmt.Errorf("%s %s: %w", verb, f.kindName, err))
 	}
 	return err
+}
+
+// complain logs a failure, and the same one not again for a minute: during an outage a feed tries every few seconds.
+func (f *feed[O, T]) complain(err error) {
+	var status *url.Error
+	text := err.Error()
+	if errors.As(err, &status) {
+		text = status.Err.Error() // without the request's parameters, which differ every time
+	}
+	if text == f.said && time.Since(f.saidAt) < time.Minute {
+		return
+	}
+	f.said, f.saidAt = text, time.Now()
+	f.w.log.Error("can't follow the API; trying again", "kind", f.kindName, "err", err)
 }
 
 func (f *feed[O, T]) translate(o O) *entry {
