@@ -49,6 +49,10 @@ func (s *server) buildSpec(sb *sandbox, c *container) (*wire.Container, error) {
 		MaskedPaths: sc.GetMaskedPaths(), ReadonlyPaths: sc.GetReadonlyPaths(),
 		Stdin: config.Stdin, StdinOnce: config.StdinOnce,
 	}
+	if spec.Privileged {
+		// kubelet sends the default lists for privileged containers too; every runtime drops them there.
+		spec.MaskedPaths, spec.ReadonlyPaths = nil, nil
+	}
 	if img.HostRoot {
 		spec.HostBinds = images.HostBinds()
 	}
