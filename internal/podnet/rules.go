@@ -167,6 +167,7 @@ func addChains(c *nftables.Conn, t *nftables.Table) {
 	rule(out, v4.only(), v4.within(v4.src, netip.MustParsePrefix("127.0.0.0/8"), expr.CmpOpEq),
 		linkName(expr.MetaKeyOIFNAME, expr.CmpOpEq, podLinkPrefix), is(&expr.Masq{FullyRandom: true}))
 	rule(out, linkName(expr.MetaKeyIIFNAME, expr.CmpOpNeq, podLinkPrefix), is(accept))
+	rule(out, linkName(expr.MetaKeyOIFNAME, expr.CmpOpEq, podLinkPrefix), is(accept))
 	for i, multicast := range []string{"224.0.0.0/4", "ff00::/8"} {
 		f := families[i]
 		rule(out, f.only(), is(f.load(f.dst, r1), &expr.Lookup{SourceRegister: r1, SetName: "cluster" + f.suffix, Invert: true}),
