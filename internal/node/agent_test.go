@@ -92,7 +92,7 @@ func start(t *testing.T, parts ...Part) (*Agent, source) {
 	return a, src
 }
 
-func service(name string) *model.Delta {
+func serviceDelta(name string) *model.Delta {
 	n := model.Name{Namespace: "ns", Name: name}
 	return &model.Delta{Complete: true, Services: map[model.Name]*model.Service{n: {Meta: model.Meta{Name: n}}}}
 }
@@ -105,7 +105,7 @@ func TestFailureIsTriedAgain(t *testing.T) {
 	if err := a.Ready(); err == nil || !strings.Contains(err.Error(), "services: waiting for the first") {
 		t.Errorf("before the first Delta: Ready() = %v", err)
 	}
-	src <- service("a")
+	src <- serviceDelta("a")
 	p.wait(func(got []*model.Delta) bool { return len(got) >= 2 })
 	if err := a.Ready(); err == nil || !strings.Contains(err.Error(), "no buffer space") {
 		t.Errorf("while failing: Ready() = %v", err)
@@ -130,7 +130,7 @@ func TestSlowPartHoldsUpNoOther(t *testing.T) {
 	slow.block = make(chan struct{})
 	a, src := start(t, slow, quick)
 	for _, n := range []string{"a", "b", "c"} {
-		src <- service(n)
+		src <- serviceDelta(n)
 	}
 	quick.wait(func(got []*model.Delta) bool {
 		total := 0

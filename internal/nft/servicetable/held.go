@@ -1,0 +1,593 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package servicetable
+
+import (
+	"hash/fnv"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/nft"
+	"github.com/weft-net/weft/internal/service"
+)
+
+// held is what the kernel holds for a frontend.
+type held struct {
+	services, admitted, outside, inside string // labels; "" is no element
+
+	main   slotted
+	within slotted // of the inside
+
+	// numbers are what affinity knows endpoints by; nil without affinity.
+	numbers map[netip.AddrPort]uint16
+
+	sources   []netip.Prefix
+	clusterIP bool
+	local     []netip.Addr // counted in Table.local
+}
+
+// slotted is the endpoints of a pool, each at the index of its slot. Slots that a dump did not have are invalid.
+type slotted struct {
+	span    span
+	slots   []netip.AddrPort
+	sticky  bool             // with affinity: slots hold numbers, and there are members
+	members []netip.AddrPort // where affinity may stay; sorted
+}
+
+// wanted is what the kernel should hold for a rule; its pools are in the order of the rule, not of slots.
+func wanted(r *service.Rule, main, within span) held {
+	var h held
+	seconds := int((r.Affinity + time.Second - 1) / time.Second)
+	label := func(p service.Pool, s span) string {
+		switch p.Action {
+		case service.Forward:
+			return pick{n: len(p.Endpoints), span: s, affinity: seconds}.label()
+		case service.Reject:
+			return labelReject
+		}
+		return labelDrop
+	}
+	h.main = slotted{span: main, slots: r.Main.Endpoints, sticky: seconds > 0}
+	h.within = slotted{span: within}
+	h.services = label(r.Main, main)
+	if r.Inside != nil {
+		h.within = slotted{span: within, slots: r.Inside.Endpoints, sticky: seconds > 0}
+		h.inside, h.outside, h.services = label(*r.Inside, within), h.services, labelExternalLocal
+	} else if r.Masquerade && r.Main.Action == service.Forward {
+		h.outside, h.services = h.services, labelExternal
+	}
+	if len(r.Sources) > 0 {
+		h.services, h.admitted, h.sources = labelRestricted, h.services, r.Sources
+	}
+	h.clusterIP = r.Kind == service.ClusterIP
+	h.local = localAddrs(r)
+	return h
+}
+
+// localAddrs are the addresses of the rule's endpoints on this node that may get traffic, without duplicates.
+func localAddrs(r *service.Rule) []netip.Addr {
+	var out []netip.Addr
+	for _, b := range r.Backends {
+		if b.Local && (len(out) == 0 || out[len(out)-1] != b.Addr()) {
+			out = append(out, b.Addr())
+		}
+	}
+	return out
+}
+
+func (t *Table) family(fe service.Frontend) *family { return t.familyOf(fe.Family()) }
+
+func (t *Table) familyOf(f model.Family) *family {
+	if f == model.IPv6 {
+		return t.v6
+	}
+	return t.v4
+}
+
+// plan is the way of one frontend from what is held to what is wanted.
+type plan struct {
+	fe        service.Frontend
+	rule      *service.Rule
+	f         *family
+	old, next held
+}
+
+func (t *Table) plan(c service.Change) plan {
+	p := plan{fe: c.Frontend, rule: c.New, f: t.family(c.Frontend)}
+	if h := t.held[c.Frontend]; h != nil {
+		p.old = *h
+	} else {
+		p.old.within.span = insideBit
+	}
+	if p.rule != nil {
+		p.next = wanted(p.rule, p.old.main.span, p.old.within.span)
+		p.next.main.slots = reslot(p.old.main.slots, p.next.main.slots)
+		p.next.within.slots = reslot(p.old.within.slots, p.next.within.slots)
+		p.next.main.keep(p.rule.Main.Endpoints)
+		if p.rule.Inside != nil {
+			p.next.within.keep(p.rule.Inside.Endpoints)
+		}
+		p.number()
+	}
+	return p
+}
+
+// number gives every member a number that no other has, nor had just before: what affinity remembers must not come
+// to mean another endpoint. An endpoint keeps its number.
+func (p *plan) number() {
+	if len(p.next.main.members)+len(p.next.within.members) == 0 {
+		return
+	}
+	p.next.numbers = make(map[netip.AddrPort]uint16, len(p.next.main.members))
+	taken := make(map[uint16]bool, len(p.old.numbers)+len(p.next.main.members))
+	for _, n := range p.old.numbers {
+		taken[n] = true
+	}
+	for _, members := range [][]netip.AddrPort{p.next.main.members, p.next.within.members} {
+		for _, ep := range members {
+			if _, ok := p.next.numbers[ep]; ok {
+				continue
+			}
+			n, ok := p.old.numbers[ep]
+			for try := hashEndpoint(ep); !ok; try++ {
+				n, ok = try, try != 0 && !taken[try]
+			}
+			taken[n] = true
+			p.next.numbers[ep] = n
+		}
+	}
+}
+
+// hashEndpoint spreads endpoints over the numbers, so that one that comes back is likely to be known again.
+func hashEndpoint(ep netip.AddrPort) uint16 {
+	h := fnv.New32a()
+	b, _ := ep.MarshalBinary() // of an AddrPort it never fails
+	_, _ = h.Write(b)          // nor does this
+	v := h.Sum32()
+	return uint16(v>>16) ^ uint16(v)
+}
+
+// keep makes sorted endpoints the members, if the pool has affinity.
+func (s *slotted) keep(sorted []netip.AddrPort) {
+	if s.sticky {
+		s.members = sorted
+	}
+}
+
+// Upper bounds of what parts of a transaction take, in bytes.
+const (
+	elementBytes  = 112
+	frontendBytes = 4 * 256 // the labels, one with a comment
+	pickBytes     = 4096
+)
+
+// size is an upper bound of what the plan adds to the transaction if it is carried out in place.
+func (p *plan) size() int {
+	n := frontendBytes + elementBytes*2*(len(p.old.sources)+len(p.next.sources)+len(p.old.local)+len(p.next.local))
+	if p.old.services != p.next.services || p.old.outside != p.next.outside || p.old.inside != p.next.inside || p.old.admitted != p.next.admitted {
+		n += 4 * pickBytes
+	}
+	for _, s := range [][2]slotted{{p.old.main, p.next.main}, {p.old.within, p.next.within}} {
+		if len(s[0].slots)+len(s[1].slots) < 64 {
+			n += elementBytes * 4 * (len(s[0].slots) + len(s[1].slots))
+			continue
+		}
+		for i := range max(len(s[0].slots), len(s[1].slots)) {
+			if i >= len(s[0].slots) || i >= len(s[1].slots) || s[0].slots[i] != s[1].slots[i] {
+				n += elementBytes * 2
+			}
+		}
+		if s[0].sticky || s[1].sticky {
+			n += elementBytes * (len(s[0].members) + len(s[1].members))
+		}
+	}
+	return n
+}
+
+// applyService brings the changes of one Service into force at the same moment. They are put in place in one
+// transaction if they fit. If not, the new endpoints are first written to the spare slots, where nothing leads yet,
+// in as many transactions as it takes; then one transaction changes the labels; then the old slots are cleared.
+func (t *Table) applyService(changes []service.Change) error {
+	size := 0
+	t.plans = t.plans[:0]
+	for _, c := range changes {
+		p := t.plan(c)
+		size += p.size()
+		t.plans = append(t.plans, p)
+	}
+	if size <= t.limit/2 {
+		for i := range t.plans {
+			p := &t.plans[i]
+			t.replace(p, p.old.main, p.next.main)
+			t.replace(p, p.old.within, p.next.within)
+			if err := t.setMembers(p, true, true); err != nil {
+				return err
+			}
+			t.switchTo(p)
+		}
+		return t.flush(false)
+	}
+	for i := range t.plans {
+		if err := t.prepare(&t.plans[i]); err != nil {
+			return err
+		}
+	}
+	for i := range t.plans {
+		t.switchTo(&t.plans[i])
+	}
+	if err := t.flush(true); err != nil {
+		return err
+	}
+	for i := range t.plans {
+		if err := t.cleanUp(&t.plans[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepare writes the plan's endpoints to spare slots and redirects the plan there.
+func (t *Table) prepare(p *plan) error {
+	if p.rule == nil {
+		return nil
+	}
+	slots, inside := p.rule.Main.Endpoints, []netip.AddrPort(nil)
+	if p.rule.Inside != nil {
+		inside = p.rule.Inside.Endpoints
+	}
+	p.next = wanted(p.rule, p.old.main.span^spareBit, p.old.within.span^spareBit)
+	p.next.main.keep(slots)
+	p.next.within.keep(inside)
+	p.number()
+	for _, s := range []slotted{p.next.main, p.next.within} {
+		for i, ep := range s.slots {
+			t.addSlot(p, s, i, ep)
+			if err := t.flush(false); err != nil {
+				return err
+			}
+		}
+	}
+	if err := t.setMembers(p, true, false); err != nil {
+		return err
+	}
+	return t.flush(true)
+}
+
+// cleanUp deletes what prepare's new places have replaced.
+func (t *Table) cleanUp(p *plan) error {
+	for _, s := range []slotted{p.old.main, p.old.within} {
+		for i, ep := range s.slots {
+			if ep.IsValid() {
+				t.batch.Delete(p.f.slots(s.sticky), t.slotKey(p.fe, s.span, i))
+				if err := t.flush(false); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if err := t.setMembers(p, false, true); err != nil {
+		return err
+	}
+	return t.flush(false)
+}
+
+// switchTo writes all of a plan but its slots and members: with the labels, its traffic changes over.
+func (t *Table) switchTo(p *plan) {
+	text := ""
+	if p.rule != nil {
+		text = comment(p.rule)
+	}
+	t.setSources(p.f, p.fe, p.old.sources, p.next.sources)
+	t.label(p.f, p.fe, p.f.services, p.old.services, p.next.services, text)
+	t.label(p.f, p.fe, p.f.admitted, p.old.admitted, p.next.admitted, "")
+	t.label(p.f, p.fe, p.f.outside, p.old.outside, p.next.outside, "")
+	t.label(p.f, p.fe, p.f.inside, p.old.inside, p.next.inside, "")
+	t.countClusterIP(p.f, p.fe.Addr, b2i(p.next.clusterIP)-b2i(p.old.clusterIP))
+	for _, a := range p.next.local {
+		t.countLocal(p.f, a, 1)
+	}
+	for _, a := range p.old.local {
+		t.countLocal(p.f, a, -1)
+	}
+	if p.rule == nil {
+		delete(t.held, p.fe)
+		return
+	}
+	next := p.next
+	t.held[p.fe] = &next
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// label replaces the label of a frontend in one of the maps, with the chains that it leads to.
+func (t *Table) label(f *family, fe service.Frontend, m *nft.Set, old, next, text string) {
+	if old == next {
+		return
+	}
+	t.key = appendKey(t.key[:0], fe)
+	if next != "" {
+		t.usePick(f, fe, next)
+	}
+	if old != "" {
+		t.batch.Delete(m, t.key)
+		t.freePick(f, fe, old)
+	}
+	if next != "" {
+		t.data = append(t.data[:0], t.code(next)...)
+		t.batch.Add(m, t.key, t.data, text)
+	}
+}
+
+// usePick makes sure of the chain that a label leads to.
+func (t *Table) usePick(f *family, fe service.Frontend, label string) {
+	p, ok := parsePick(label)
+	if !ok {
+		return
+	}
+	c := pickChain{p, fe.Family(), fe.NodePort()}
+	n, there := t.picks[c]
+	t.picks[c] = n + 1
+	if !there {
+		t.addPick(f, c)
+	}
+}
+
+func (t *Table) addPick(f *family, c pickChain) {
+	ch, dispatch, picks := f.pickTargets(c)
+	t.batch.AddChain(ch)
+	t.batch.FlushChain(ch)
+	for _, r := range f.pickRules(c.pick, c.nodePort) {
+		t.batch.AddRule(ch, r.text, r.exprs...)
+	}
+	key := t.code(c.label())
+	t.batch.AddVerdict(dispatch, key, nft.Goto(ch.Name), "")
+	t.batch.AddVerdict(picks, key, nft.Goto(ch.Name), "")
+}
+
+func (f *family) pickTargets(c pickChain) (ch nft.Chain, dispatch, picks *nft.Set) {
+	ch = nft.Chain{Table: f.table, Name: c.label()}
+	if c.nodePort {
+		ch.Name = nodePortPrefix + ch.Name
+		return ch, f.nodePortDispatch, f.nodePortPicks
+	}
+	return ch, f.dispatch, f.picks
+}
+
+// freePick deletes the chain that a label led to if it was the last one.
+func (t *Table) freePick(f *family, fe service.Frontend, label string) {
+	p, ok := parsePick(label)
+	if !ok {
+		return
+	}
+	c := pickChain{p, fe.Family(), fe.NodePort()}
+	if t.picks[c]--; t.picks[c] == 0 {
+		t.unused = append(t.unused, c)
+	}
+}
+
+// dropUnused deletes the picks that nothing leads to any more.
+func (t *Table) dropUnused() {
+	for _, c := range t.unused {
+		if n, there := t.picks[c]; !there || n > 0 {
+			continue
+		}
+		delete(t.picks, c)
+		label := c.label()
+		ch, dispatch, picks := t.familyOf(c.family).pickTargets(c)
+		key := t.code(label)
+		t.batch.Delete(dispatch, key)
+		t.batch.Delete(picks, key)
+		t.batch.DeleteChain(ch)
+		if !t.used(label) {
+			t.codes.forget(label)
+		}
+	}
+	t.unused = t.unused[:0]
+}
+
+// used tells whether there is a pick of that label in either family, for addresses or node ports.
+func (t *Table) used(label string) bool {
+	p, _ := parsePick(label)
+	for _, f := range []model.Family{model.IPv4, model.IPv6} {
+		for _, np := range []bool{false, true} {
+			if _, there := t.picks[pickChain{p, f, np}]; there {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// replace turns the slots of a pool into others of the same span.
+func (t *Table) replace(p *plan, old, next slotted) {
+	for i := range max(len(old.slots), len(next.slots)) {
+		var was, is netip.AddrPort
+		if i < len(old.slots) {
+			was = old.slots[i]
+		}
+		if i < len(next.slots) {
+			is = next.slots[i]
+		}
+		if was == is && old.sticky == next.sticky && (!next.sticky || p.old.numbers[was] == p.next.numbers[is]) {
+			continue
+		}
+		if was.IsValid() {
+			t.batch.Delete(p.f.slots(old.sticky), t.slotKey(p.fe, old.span, i))
+		}
+		if is.IsValid() {
+			t.addSlot(p, next, i, is)
+		}
+	}
+}
+
+// slots is the map of slots: to endpoints, or with affinity to their numbers.
+func (f *family) slots(sticky bool) *nft.Set {
+	if sticky {
+		return f.ids
+	}
+	return f.endpoints
+}
+
+func (t *Table) addSlot(p *plan, s slotted, slot int, ep netip.AddrPort) {
+	data := t.endpoint(ep)
+	if s.sticky {
+		data = native32(uint32(p.next.numbers[ep]))
+	}
+	t.batch.Add(p.f.slots(s.sticky), t.slotKey(p.fe, s.span, slot), data, "")
+}
+
+// reslot gives each of the endpoints a slot. One that has a slot keeps it, unless there are fewer endpoints than
+// that now: so a change writes as little as can be.
+func reslot(old, want []netip.AddrPort) []netip.AddrPort {
+	if slices.Equal(old, want) {
+		return want
+	}
+	out := make([]netip.AddrPort, len(want))
+	// kept marks the wanted that have a slot already. They are sorted: find them by search.
+	kept := make([]bool, len(want))
+	for i, ep := range old {
+		if i >= len(out) {
+			break
+		}
+		if j, ok := slices.BinarySearchFunc(want, ep, netip.AddrPort.Compare); ok && !kept[j] {
+			out[i], kept[j] = ep, true
+		}
+	}
+	j := 0
+	for i := range out {
+		if out[i].IsValid() {
+			continue
+		}
+		for kept[j] {
+			j++
+		}
+		out[i] = want[j]
+		j++
+	}
+	return out
+}
+
+func (t *Table) slotKey(fe service.Frontend, s span, slot int) []byte {
+	t.key = append(appendKey(t.key[:0], fe), native32(uint32(s)+uint32(slot))...)
+	return t.key
+}
+
+func (t *Table) endpoint(ep netip.AddrPort) []byte {
+	t.data = appendEndpoint(t.data[:0], ep)
+	return t.data
+}
+
+// setMembers turns the members of both pools into those of the plan, or does only half of it. It commits when much
+// has gathered only if it does half: then no moment in between is wrong.
+func (t *Table) setMembers(p *plan, add, remove bool) error {
+	for _, m := range []struct {
+		set       *nft.Set
+		old, next []netip.AddrPort
+	}{{p.f.stay, p.old.main.members, p.next.main.members}, {p.f.stayInside, p.old.within.members, p.next.within.members}} {
+		old, next := m.old, m.next
+		for len(old) > 0 || len(next) > 0 {
+			c := 0
+			switch {
+			case len(next) == 0:
+				c = -1
+			case len(old) == 0:
+				c = 1
+			default:
+				c = old[0].Compare(next[0])
+			}
+			if c == 0 && p.old.numbers[old[0]] == p.next.numbers[next[0]] {
+				old, next = old[1:], next[1:]
+				continue
+			}
+			if c <= 0 {
+				if remove {
+					t.batch.Delete(m.set, t.numberKey(p.fe, p.old.numbers[old[0]]))
+				}
+				old = old[1:]
+			}
+			if c >= 0 {
+				if add {
+					t.batch.Add(m.set, t.numberKey(p.fe, p.next.numbers[next[0]]), t.endpoint(next[0]), "")
+				}
+				next = next[1:]
+			}
+			if !add || !remove {
+				if err := t.flush(false); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (t *Table) numberKey(fe service.Frontend, n uint16) []byte {
+	t.key = append(appendKey(t.key[:0], fe), native32(uint32(n))...)
+	return t.key
+}
+
+func (t *Table) setSources(f *family, fe service.Frontend, old, next []netip.Prefix) {
+	if slices.Equal(old, next) {
+		return
+	}
+	for _, p := range old {
+		first, last := sourceRange(fe, p)
+		t.batch.DeleteRange(f.sources, first, last)
+	}
+	for _, p := range next {
+		first, last := sourceRange(fe, p)
+		t.batch.AddRange(f.sources, first, last, "")
+	}
+}
+
+func sourceRange(fe service.Frontend, p netip.Prefix) (first, last []byte) {
+	a, b := bounds(p)
+	return append(appendKey(nil, fe), a...), append(appendKey(nil, fe), b...)
+}
+
+// bounds are the first and last address of a prefix.
+func bounds(p netip.Prefix) (first, last []byte) {
+	first = p.Masked().Addr().AsSlice()
+	last = slices.Clone(first)
+	for i := p.Bits(); i < 8*len(last); i++ {
+		last[i/8] |= 0x80 >> (i % 8)
+	}
+	return first, last
+}
+
+func (t *Table) countClusterIP(f *family, a netip.Addr, by int) {
+	t.count(f.clusterIPs, t.ips, a, by, func() []byte {
+		t.key = appendAddr(t.key[:0], a)
+		return t.key
+	})
+}
+
+func (t *Table) countLocal(f *family, a netip.Addr, by int) {
+	t.count(f.hairpin, t.local, a, by, func() []byte {
+		t.key = appendAddr(appendAddr(t.key[:0], a), a)
+		return t.key
+	})
+}
+
+func (t *Table) count(s *nft.Set, m map[netip.Addr]int, a netip.Addr, by int, key func() []byte) {
+	was := m[a]
+	if m[a] = was + by; m[a] == 0 {
+		delete(m, a)
+	}
+	if t.adopting {
+		return
+	}
+	switch {
+	case was == 0 && by > 0:
+		t.batch.Add(s, key(), nil, "")
+	case was > 0 && was+by == 0:
+		t.batch.Delete(s, key())
+	}
+}

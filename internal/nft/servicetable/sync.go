@@ -1,0 +1,475 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package servicetable
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/weft-net/weft/internal/nft"
+	"github.com/weft-net/weft/internal/service"
+)
+
+// maxReads is how often a Sync starts again because somebody changed the ruleset while it read.
+const maxReads = 10
+
+// Sync reads what the kernel holds and changes it to exactly the given rules, which all yields Service by Service.
+// Tables that are there are taken over as they are, without a moment in which they don't forward; where there are
+// none, new ones come into force when they are complete. It returns the frontends that the kernel had and nobody
+// wants any more.
+func (t *Table) Sync(all func(yield func(service.Frontend, *service.Rule))) (gone []service.Frontend, err error) {
+	for range maxReads {
+		gone, err = t.sync(all)
+		if !errors.Is(err, nft.ErrInterrupted) {
+			break
+		}
+	}
+	t.adopting = false
+	return gone, err
+}
+
+func (t *Table) sync(all func(yield func(service.Frontend, *service.Rule))) (gone []service.Frontend, err error) {
+	t.synced, t.adopting = false, true
+	t.held = make(map[service.Frontend]*held)
+	t.picks = make(map[pickChain]int)
+	t.codes = newCodes()
+	t.ips, t.local = make(map[netip.Addr]int), make(map[netip.Addr]int)
+	t.unused = t.unused[:0]
+	t.batch.Reset()
+
+	var contents [2]contents
+	for i, f := range []*family{t.v4, t.v6} {
+		if contents[i], err = t.read(f); err != nil {
+			return nil, err
+		}
+	}
+	for i, f := range []*family{t.v4, t.v6} {
+		if err := t.skeleton(f, &contents[i]); err != nil {
+			return nil, fmt.Errorf("table %s: %w", f.table, err)
+		}
+	}
+	wanted := make(map[service.Frontend]bool, len(t.held))
+	var group []service.Change
+	apply := func() {
+		if err == nil && len(group) > 0 {
+			err = t.applyService(group)
+		}
+		group = group[:0]
+	}
+	all(func(fe service.Frontend, r *service.Rule) {
+		if len(group) > 0 && group[0].New.Service != r.Service {
+			apply()
+		}
+		wanted[fe] = true
+		group = append(group, service.Change{Frontend: fe, New: r})
+	})
+	if apply(); err != nil {
+		return nil, err
+	}
+	for fe := range t.held {
+		if !wanted[fe] {
+			gone = append(gone, fe)
+			if err := t.applyService([]service.Change{{Frontend: fe}}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for i, f := range []*family{t.v4, t.v6} {
+		if err := t.finish(f, &contents[i]); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.flush(true); err != nil {
+		return nil, err
+	}
+	if err := t.setLoopback(); err != nil {
+		return nil, err
+	}
+	t.synced = true
+	return gone, nil
+}
+
+// contents is what a family's table has besides what is kept in held.
+type contents struct {
+	there    bool // the table is one that can be taken over
+	foreign  bool // there is a table of this name with another layout
+	obsolete []nft.Table
+	chains   []string
+	ips      map[netip.Addr]bool
+	local    map[netip.Addr]bool
+	strays   []stray // elements that belong to nothing
+}
+
+type stray struct {
+	set *nft.Set
+	key []byte
+}
+
+// ours tells a table of any layout of weft's from those of others.
+func ours(name string) bool {
+	return name == TableName || strings.HasPrefix(name, TableName+"-")
+}
+
+// read takes what the kernel holds into held.
+func (t *Table) read(f *family) (contents, error) {
+	c := contents{ips: make(map[netip.Addr]bool), local: make(map[netip.Addr]bool)}
+	names, err := t.conn.Tables(f.table.Family)
+	if err != nil {
+		return c, err
+	}
+	for _, n := range names {
+		switch {
+		case n == TableName:
+			c.there = true
+		case ours(n):
+			c.obsolete = append(c.obsolete, nft.Table{Family: f.table.Family, Name: n})
+		}
+	}
+	if !c.there {
+		return c, nil
+	}
+	sets, err := t.conn.Sets(f.table)
+	if err != nil {
+		return c, err
+	}
+	for _, s := range f.sets() {
+		if !slices.ContainsFunc(sets, func(i nft.SetInfo) bool { return i.Is(s) }) {
+			c.there, c.foreign = false, true
+			return c, nil
+		}
+	}
+	if c.chains, err = t.conn.Chains(f.table); err != nil {
+		return c, err
+	}
+	return c, t.readElements(f, &c)
+}
+
+func (t *Table) readElements(f *family, c *contents) error {
+	// What labels mean comes first.
+	for _, m := range []*nft.Set{f.dispatch, f.nodePortDispatch} {
+		err := t.conn.Elements(m, func(e nft.Elem) {
+			t.codes.learn(strings.TrimPrefix(e.To.Chain, nodePortPrefix), e.Key)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	// Then the labels: they say which span of slots is in use.
+	for _, m := range []struct {
+		set   *nft.Set
+		label func(*held) *string
+	}{
+		{f.services, func(h *held) *string { return &h.services }},
+		{f.admitted, func(h *held) *string { return &h.admitted }},
+		{f.outside, func(h *held) *string { return &h.outside }},
+		{f.inside, func(h *held) *string { return &h.inside }},
+	} {
+		err := t.conn.Elements(m.set, func(e nft.Elem) {
+			fe, _, ok := f.parseKey(e.Key)
+			if !ok {
+				return
+			}
+			label, ok := t.codes.label(e.Data)
+			if !ok {
+				label = labelUnknown
+			}
+			h := t.heldOf(fe)
+			*m.label(h) = label
+			if p, ok := parsePick(label); ok {
+				t.picks[pickChain{p, fe.Family(), fe.NodePort()}]++
+				if p.inside() {
+					h.within.span = p.span
+				} else {
+					h.main.span = p.span
+				}
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return errors.Join(t.readMembers(f), t.readSlots(f, c), t.readSources(f), t.readCounted(f, c))
+}
+
+func (t *Table) heldOf(fe service.Frontend) *held {
+	h := t.held[fe]
+	if h == nil {
+		h = &held{within: slotted{span: insideBit}}
+		t.held[fe] = h
+	}
+	return h
+}
+
+// readMembers reads the endpoints that affinity may stay with, and their numbers, by which readSlots knows them.
+func (t *Table) readMembers(f *family) error {
+	for _, m := range []struct {
+		set  *nft.Set
+		pool func(*held) *slotted
+	}{
+		{f.stay, func(h *held) *slotted { return &h.main }},
+		{f.stayInside, func(h *held) *slotted { return &h.within }},
+	} {
+		seen := make(map[*slotted]bool)
+		err := t.conn.Elements(m.set, func(e nft.Elem) {
+			fe, rest, ok := f.parseKey(e.Key)
+			ep, ok2 := f.parseEndpoint(e.Data)
+			n, ok3 := codeOf(rest)
+			if !ok || !ok2 || !ok3 {
+				return
+			}
+			h := t.heldOf(fe)
+			if h.numbers == nil {
+				h.numbers = make(map[netip.AddrPort]uint16)
+			}
+			h.numbers[ep] = n
+			s := m.pool(h)
+			s.members, s.sticky = append(s.members, ep), true
+			seen[s] = true
+		})
+		if err != nil {
+			return err
+		}
+		for s := range seen {
+			slices.SortFunc(s.members, netip.AddrPort.Compare)
+		}
+	}
+	return nil
+}
+
+// readSlots reads both maps of slots. A frontend has its slots in one of them; what is in the other is a stray.
+func (t *Table) readSlots(f *family, c *contents) error {
+	for _, sticky := range []bool{true, false} {
+		set := f.slots(sticky)
+		endpoints := make(map[*held]map[uint16]netip.AddrPort)
+		err := t.conn.Elements(set, func(e nft.Elem) {
+			fe, rest, ok := f.parseKey(e.Key)
+			if !ok || len(rest) < 4 {
+				return
+			}
+			h := t.heldOf(fe)
+			ep, ok := f.parseEndpoint(e.Data)
+			if sticky {
+				if endpoints[h] == nil {
+					endpoints[h] = make(map[uint16]netip.AddrPort, len(h.numbers))
+					for ep, n := range h.numbers {
+						endpoints[h][n] = ep
+					}
+				}
+				n, _ := codeOf(e.Data)
+				ep, ok = endpoints[h][n]
+			}
+			n := binary.NativeEndian.Uint32(rest)
+			s, slot := &h.main, int(span(n)&slotsOf)
+			if span(n)&insideBit != 0 {
+				s = &h.within
+			}
+			if !ok || s.span != span(n)&^slotsOf || s.sticky != sticky || slot >= 1<<16 {
+				c.strays = append(c.strays, stray{set, slices.Clone(e.Key)})
+				return
+			}
+			for len(s.slots) <= slot {
+				s.slots = append(s.slots, netip.AddrPort{})
+			}
+			s.slots[slot] = ep
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *Table) readSources(f *family) error {
+	err := t.conn.Elements(f.sources, func(e nft.Elem) {
+		fe, first, ok := f.parseKey(e.Key)
+		_, last, ok2 := f.parseKey(e.KeyEnd)
+		a, ok3 := netip.AddrFromSlice(first)
+		if ok && ok2 && ok3 {
+			h := t.heldOf(fe)
+			h.sources = append(h.sources, netip.PrefixFrom(a, commonBits(first, last)))
+		}
+	})
+	for _, h := range t.held {
+		slices.SortFunc(h.sources, comparePrefixes)
+	}
+	return err
+}
+
+// commonBits is how many leading bits two addresses share.
+func commonBits(a, b []byte) int {
+	for i := range a {
+		if x := a[i] ^ b[i]; x != 0 {
+			return 8*i + bits.LeadingZeros8(x)
+		}
+	}
+	return 8 * len(a)
+}
+
+func (t *Table) readCounted(f *family, c *contents) error {
+	n := f.bits / 8
+	read := func(s *nft.Set, into map[netip.Addr]bool) error {
+		return t.conn.Elements(s, func(e nft.Elem) {
+			if len(e.Key) >= n {
+				a, _ := netip.AddrFromSlice(e.Key[:n])
+				into[a] = true
+			}
+		})
+	}
+	return errors.Join(read(f.clusterIPs, c.ips), read(f.hairpin, c.local))
+}
+
+// skeleton writes all that does not belong to a Service: the chains with their rules, what labels lead to, the
+// ranges of the Scope. In a table that is taken over this replaces the same with the same, in one transaction; in
+// a new one the base chains are left for finish.
+func (t *Table) skeleton(f *family, c *contents) error {
+	if c.foreign {
+		t.batch.DiscardTable(f.table)
+	}
+	t.batch.AddTable(f.table, "Kubernetes Services, by weft")
+	for _, s := range f.sets() {
+		t.batch.AddSet(s)
+	}
+	for _, s := range c.strays {
+		t.batch.Delete(s.set, s.key)
+		if err := t.flush(false); err != nil {
+			return err
+		}
+	}
+	known := make(map[string]bool)
+	picks := make([]pickChain, 0, len(t.picks))
+	for p := range t.picks {
+		if t.familyOf(p.family) == f {
+			picks = append(picks, p)
+		}
+	}
+	for _, p := range picks {
+		ch, _, _ := f.pickTargets(p)
+		known[ch.Name] = true
+		t.writeChain(f, chain{name: ch.Name, rules: f.pickRules(p.pick, p.nodePort)})
+		if err := t.flush(false); err != nil {
+			return err
+		}
+	}
+	// Everything from here on belongs together.
+	if err := t.flush(true); err != nil {
+		return err
+	}
+	for _, ch := range f.chains(&t.cfg) {
+		known[ch.name] = true
+		if ch.hook == nil || c.there {
+			t.writeChain(f, ch)
+		}
+	}
+	for _, m := range []*nft.Set{f.dispatch, f.admit, f.picks, f.nodePortDispatch, f.nodePortPicks} {
+		t.batch.FlushSet(m)
+		t.batch.AddVerdict(m, t.code(labelReject), nft.Goto(labelReject), "")
+		t.batch.AddVerdict(m, t.code(labelDrop), nft.Drop, "")
+	}
+	for _, l := range []string{labelExternal, labelExternalLocal} {
+		t.batch.AddVerdict(f.dispatch, t.code(l), nft.Goto(l), "")
+		t.batch.AddVerdict(f.admit, t.code(l), nft.Goto(l), "")
+		t.batch.AddVerdict(f.nodePortDispatch, t.code(l), nft.Goto(nodePortPrefix+l), "")
+	}
+	t.batch.AddVerdict(f.dispatch, t.code(labelRestricted), nft.Goto(labelRestricted), "")
+	for _, p := range picks {
+		ch, dispatch, targets := f.pickTargets(p)
+		t.batch.AddVerdict(dispatch, t.code(p.label()), nft.Goto(ch.Name), "")
+		t.batch.AddVerdict(targets, t.code(p.label()), nft.Goto(ch.Name), "")
+	}
+	for _, r := range []struct {
+		set    *nft.Set
+		ranges []netip.Prefix
+	}{
+		{f.pods, ofFamily(t.cfg.Pods, f)},
+		{f.serviceRanges, ofFamily(t.cfg.ClusterIPs, f)},
+		{f.nodePortRanges, ofFamily(t.cfg.NodePorts, f)},
+	} {
+		t.batch.FlushSet(r.set)
+		for _, p := range r.ranges {
+			first, last := bounds(p)
+			t.batch.AddRange(r.set, first, last, "")
+		}
+	}
+	for _, name := range c.chains {
+		if !known[name] {
+			t.batch.DeleteChain(nft.Chain{Table: f.table, Name: name})
+		}
+	}
+	return t.flush(true)
+}
+
+func (t *Table) writeChain(f *family, ch chain) {
+	target := nft.Chain{Table: f.table, Name: ch.name, Hook: ch.hook}
+	t.batch.AddChain(target)
+	t.batch.FlushChain(target)
+	for _, r := range ch.rules {
+		t.batch.AddRule(target, r.text, r.exprs...)
+	}
+}
+
+// finish sets right the sets that several frontends share. A new table gets its base chains, and with them comes
+// into force, in the same transaction in which any older layout goes.
+func (t *Table) finish(f *family, c *contents) error {
+	for _, s := range []struct {
+		set  *nft.Set
+		is   map[netip.Addr]bool
+		want map[netip.Addr]int
+		key  func(netip.Addr) []byte
+	}{
+		{f.clusterIPs, c.ips, t.ips, func(a netip.Addr) []byte { return appendAddr(nil, a) }},
+		{f.hairpin, c.local, t.local, func(a netip.Addr) []byte { return appendAddr(appendAddr(nil, a), a) }},
+	} {
+		for a := range s.is {
+			if s.want[a] == 0 {
+				t.batch.Delete(s.set, s.key(a))
+			}
+			if err := t.flush(false); err != nil {
+				return err
+			}
+		}
+		for a := range s.want {
+			if !s.is[a] && a.BitLen() == f.bits {
+				t.batch.Add(s.set, s.key(a), nil, "")
+			}
+			if err := t.flush(false); err != nil {
+				return err
+			}
+		}
+	}
+	if c.there {
+		return nil
+	}
+	for _, ch := range f.chains(&t.cfg) {
+		if ch.hook != nil {
+			t.writeChain(f, ch)
+		}
+	}
+	for _, old := range c.obsolete {
+		t.batch.DeleteTable(old)
+	}
+	return nil
+}
+
+// disjoint sorts prefixes and leaves out those within others, which the kernel's sets of ranges do not take.
+func disjoint(ps []netip.Prefix) []netip.Prefix {
+	slices.SortFunc(ps, comparePrefixes)
+	kept := ps[:0]
+	for _, p := range ps {
+		if len(kept) == 0 || !kept[len(kept)-1].Overlaps(p) {
+			kept = append(kept, p)
+		}
+	}
+	return kept
+}
+
+func comparePrefixes(a, b netip.Prefix) int {
+	if c := a.Addr().Compare(b.Addr()); c != 0 {
+		return c
+	}
+	return a.Bits() - b.Bits()
+}

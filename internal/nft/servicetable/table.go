@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package servicetable
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/nft"
+	"github.com/weft-net/weft/internal/service"
+)
+
+
+func ofFamily(ps []netip.Prefix, f *family) []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range ps {
+		if p.Addr().BitLen() == f.bits {
+			out = append(out, p.Masked())
+		}
+	}
+	return disjoint(out)
+}
+
+// Table is the kernel's tables and what is known of their contents. It is not safe for concurrent use, but for Wait.
+type Table struct {
+	conn    *nft.Conn
+	monitor *nft.Monitor
+	cfg     service.Scope
+	limit   int // of one transaction, bytes
+
+	loopback   *os.File
+	noLoopback error // why loopback is nil
+	synced  bool
+
+	v4, v6 *family
+	held   map[service.Frontend]*held
+	picks  map[pickChain]int // the picks that there are, by how many labels lead there
+	codes  *codes
+	ips    map[netip.Addr]int // cluster IPs, by how many frontends
+	local  map[netip.Addr]int // local endpoints, by how many frontends
+
+	unused []pickChain // picks that may have no label any more
+
+	adopting bool // counts are only taken, not written: Sync does it at its end
+	batch    nft.Batch
+	plans    []plan // scratch
+	key      []byte // scratch
+	data     []byte // scratch
+}
+
+// pickChain is the chain of a pick for addresses or for node ports of one family.
+type pickChain struct {
+	pick
+	family   model.Family
+	nodePort bool
+}
+
+// Open connects to the kernel in the network namespace of the calling thread. Nothing is changed yet.
+func Open(cfg service.Scope) (*Table, error) {
+	conn, err := nft.Dial()
+	if err != nil {
+		return nil, err
+	}
+	monitor, err := nft.NewMonitor(conn)
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	t := &Table{
+		conn: conn, monitor: monitor, cfg: cfg, limit: min(conn.Limit(), maxTransaction),
+		v4: newFamily(nft.IPv4), v6: newFamily(nft.IPv6),
+	}
+	if cfg.LoopbackNodePorts {
+		t.loopback, t.noLoopback = openLoopback()
+	}
+	return t, nil
+}
+
+// maxTransaction bounds a transaction, in bytes, where the socket would take more: while one is committed, nobody
+// else changes any table.
+const maxTransaction = 2 << 20
+
+// Close lets go of the kernel; the tables stay and go on forwarding.
+func (t *Table) Close() error {
+	if t.loopback != nil {
+		_ = t.loopback.Close() // nothing is buffered
+	}
+	return errors.Join(t.monitor.Close(), t.conn.Close())
+}
+
+// Wait returns true when somebody else has changed the tables, false when ctx is done. It is safe beside the other
+// methods.
+func (t *Table) Wait(ctx context.Context) (bool, error) {
+	return t.monitor.Wait(ctx, t.v4.table, t.v6.table)
+}
+
+// NoLoopback says why node ports on 127.0.0.1 can't be had although they were asked for; nil if they can.
+func (t *Table) NoLoopback() error { return t.noLoopback }
+
+// Configure implements service.Forwarder.
+func (t *Table) Configure(cfg service.Scope) {
+	t.cfg = cfg
+	t.synced = false
+}
+
+// Synced tells whether Apply will do: the contents of the tables are known. Otherwise Sync is needed.
+func (t *Table) Synced() bool { return t.synced }
+
+// Apply brings the changes into force, all frontends of one Service at the same moment, and changes that fit one
+// transaction all at once. After an error Sync is needed.
+func (t *Table) Apply(changes []service.Change) error {
+	if !t.synced {
+		return errors.New("nftables: the service tables were not read yet")
+	}
+	t.synced = false
+	t.batch.Reset()
+	for len(changes) > 0 {
+		n := 1
+		for n < len(changes) && owner(changes[n]) == owner(changes[0]) {
+			n++
+		}
+		if err := t.applyService(changes[:n]); err != nil {
+			return err
+		}
+		changes = changes[n:]
+	}
+	if err := t.flush(true); err != nil {
+		return err
+	}
+	t.synced = true
+	return nil
+}
+
+func owner(c service.Change) model.Name {
+	if c.New != nil {
+		return c.New.Service
+	}
+	return c.Old.Service
+}
+
+// flush commits what has gathered, at the latest when half a transaction is full.
+func (t *Table) flush(all bool) error {
+	if !all && t.batch.Len() < t.limit/2 {
+		return nil
+	}
+	t.dropUnused()
+	err := t.conn.Commit(&t.batch)
+	t.batch.Reset()
+	return err
+}
+
+// Remove deletes the tables of the network namespace of the calling thread, and with them every trace.
+func Remove() error {
+	conn, err := nft.Dial()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	var b nft.Batch
+	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
+		names, err := conn.Tables(f)
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			if ours(n) {
+				b.DeleteTable(nft.Table{Family: f, Name: n})
+			}
+		}
+	}
+	if err := conn.Commit(&b); err != nil {
+		return fmt.Errorf("remove the service tables: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package service
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/weft-net/weft/internal/model"
+)
+
+const (
+	// proxyNameLabel hands a Service to another proxy (well-known label service.kubernetes.io/service-proxy-name).
+	proxyNameLabel = "service.kubernetes.io/service-proxy-name"
+	// headlessLabel marks the EndpointSlices of headless Services, which nobody forwards to.
+	headlessLabel = "service.kubernetes.io/headless"
+)
+
+// compiled is a Service turned into frontends, before anyone else's claims are considered.
+type compiled struct {
+	entries []entry
+	events  []model.Event
+	health  Health
+	noLocal [2]int // frontends dropped for want of a local endpoint: internal, external
+}
+
+type entry struct {
+	frontend Frontend
+	rule     *Rule
+}
+
+// Health is what a Service's health check node port answers.
+type Health struct {
+	Port  uint16 // 0: the Service has none
+	Local int    // ready endpoints on this node
+}
+
+// proxied tells whether any node forwards for the Service, and if not, why.
+func proxied(s *model.Service) (bool, string) {
+	switch {
+	case s.Type == model.ExternalName:
+		return false, "type ExternalName is a DNS alias; nothing forwards for it"
+	case s.Headless:
+		return false, "headless (clusterIP: None): its DNS name resolves to the endpoints themselves"
+	case len(s.ClusterIPs) == 0:
+		return false, "no cluster IP is allocated yet"
+	case s.Labels[proxyNameLabel] != "":
+		return false, fmt.Sprintf("label %s=%s leaves it to another proxy", proxyNameLabel, s.Labels[proxyNameLabel])
+	}
+	return true, ""
+}
+
+// compile decides for one Service. eps are its EndpointSlices.
+func compile(s *model.Service, eps []*model.EndpointSlice, n *Node) compiled {
+	var out compiled
+	if ok, _ := proxied(s); !ok {
+		return out
+	}
+	if s.Type == model.LoadBalancer && s.ExternalLocal && s.HealthCheckNodePort != 0 {
+		out.health = Health{Port: s.HealthCheckNodePort, Local: localReady(eps, n)}
+	}
+	for _, ip := range s.ClusterIPs {
+		out.family(s, eps, n, ip.Unmap())
+	}
+	return out
+}
+
+// localReady counts the addresses of ready endpoints on the node.
+func localReady(eps []*model.EndpointSlice, n *Node) int {
+	seen := make(map[netip.Addr]bool)
+	for _, s := range eps {
+		for _, ep := range s.Endpoints {
+			if ep.Ready && n.Name != "" && ep.Node == n.Name && len(ep.Addresses) > 0 {
+				seen[ep.Addresses[0]] = true
+			}
+		}
+	}
+	return len(seen)
+}
+
+// family adds the frontends of one IP family, which exists for the Service if it has a cluster IP in it.
+func (out *compiled) family(s *model.Service, eps []*model.EndpointSlice, n *Node, clusterIP netip.Addr) {
+	f := model.FamilyOf(clusterIP)
+	sources, bad := sourceRanges(s, f, n)
+	if bad != "" {
+		out.warn(s, "InvalidSourceRange", bad)
+	}
+	everywhere := netip.IPv4Unspecified()
+	if f == model.IPv6 {
+		everywhere = netip.IPv6Unspecified()
+	}
+	for i := range s.Ports {
+		p := &s.Ports[i]
+		cands := candidates(eps, f, p.Name, p.Protocol)
+		c := choose(cands, n)
+		base := Rule{
+			Service: s.Name, Port: p.Name, Affinity: s.AffinityTimeout, Backends: backends(cands, n),
+		}
+		internal := base
+		internal.Kind, internal.Main = ClusterIP, c.cluster
+		if s.InternalLocal {
+			internal.Main = c.local
+		}
+		out.add(clusterIP, p.Protocol, p.Port, internal, 0)
+
+		external := base
+		external.Main, external.Masquerade = c.cluster, true
+		if s.ExternalLocal {
+			external.Main, external.Masquerade = c.local, false
+			if c.cluster.Action == Forward {
+				external.Inside = &c.cluster
+			}
+		}
+		if p.NodePort != 0 && s.Type != model.ClusterIP {
+			external.Kind = NodePort
+			out.add(everywhere, p.Protocol, p.NodePort, external, 1)
+		}
+		for _, in := range s.Ingress {
+			if s.Type == model.LoadBalancer && in.IP.IsValid() && !in.Proxy && model.FamilyOf(in.IP) == f {
+				lb := external
+				lb.Kind, lb.Sources = LoadBalancerIP, sources
+				out.add(in.IP.Unmap(), p.Protocol, p.Port, lb, 1)
+			}
+		}
+		for _, ip := range s.ExternalIPs {
+			if model.FamilyOf(ip) == f {
+				external.Kind = ExternalIP
+				out.add(ip.Unmap(), p.Protocol, p.Port, external, 1)
+			}
+		}
+	}
+}
+
+// add adds a frontend, unless the Service has it already: the kinds that restrict more come first.
+func (out *compiled) add(ip netip.Addr, proto model.Protocol, port uint16, r Rule, policy int) {
+	f := Frontend{ip, proto, port}
+	for i := range out.entries {
+		if out.entries[i].frontend == f {
+			return
+		}
+	}
+	if r.Kind != NodePort && (ip.IsUnspecified() || ip.IsLoopback() || ip.IsMulticast() || ip.IsLinkLocalUnicast()) {
+		out.events = append(out.events, model.Event{APIVersion: "v1", Kind: "Service", Name: r.Service, Warning: true,
+			Reason: "UnusableAddress", Message: fmt.Sprintf("%s %s is not an address that can be forwarded; it is ignored: "+
+				"use one that is neither unspecified, loopback, multicast nor link-local", r.Kind, ip)})
+		return
+	}
+	if r.Main.Action == Drop {
+		out.noLocal[policy]++
+	}
+	out.entries = append(out.entries, entry{f, &r})
+}
+
+func (out *compiled) warn(s *model.Service, reason, message string) {
+	out.events = append(out.events, model.Event{APIVersion: "v1", Kind: "Service", Name: s.Name, UID: s.UID, Warning: true,
+		Reason: reason, Message: message})
+}
+
+// sourceRanges are the sources that may use the load balancer IPs of a family; nil is all of them. Where the node is
+// among them, so are the load balancer IPs themselves: a host that has one as its own address uses it as the source.
+func sourceRanges(s *model.Service, f model.Family, n *Node) (out []netip.Prefix, bad string) {
+	node := false
+	for _, p := range s.LoadBalancer.SourceRanges {
+		if !p.IsValid() {
+			bad = "spec.loadBalancerSourceRanges has an entry that is no CIDR; it admits nobody"
+			continue
+		}
+		if model.FamilyOf(p.Addr()) != f {
+			continue
+		}
+		if p.Bits() == 0 {
+			return nil, bad
+		}
+		out = append(out, p.Masked())
+		for _, a := range n.Addresses {
+			node = node || p.Contains(a)
+		}
+	}
+	if node {
+		for _, in := range s.Ingress {
+			if in.IP.IsValid() && !in.Proxy && model.FamilyOf(in.IP) == f {
+				out = append(out, netip.PrefixFrom(in.IP.Unmap(), in.IP.Unmap().BitLen()))
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b netip.Prefix) int {
+		if c := a.Addr().Compare(b.Addr()); c != 0 {
+			return c
+		}
+		return a.Bits() - b.Bits()
+	})
+	// The kernel's sets take no overlapping ranges: a range within another adds nothing.
+	kept := out[:0]
+	for _, p := range out {
+		if len(kept) == 0 || !kept[len(kept)-1].Overlaps(p) {
+			kept = append(kept, p)
+		}
+	}
+	return kept, bad
+}
+
+func backends(cands []candidate, n *Node) []Backend {
+	if len(cands) == 0 {
+		return nil
+	}
+	out := make([]Backend, len(cands))
+	for i, c := range cands {
+		out[i] = Backend{AddrPort: c.addr, Local: c.local(n), Serving: c.ep.Serving}
+	}
+	return out
+}
