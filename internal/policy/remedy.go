@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/weft-net/weft/internal/model"
+)
+
+// Remedy is the smallest change to one policy that would let a flow pass at one side.
+type Remedy struct {
+	Policy PolicyRef
+	Field  string // where: "spec.ingress[0].ports"
+	Action string // a sentence
+	YAML   string // what to add there; "" if nothing is to be added
+}
+
+// Remedy proposes the smallest change for a side that does not allow the flow; nil for one that does. A rule that
+// lacks only the port, or only the peer, is widened before a new rule is proposed.
+func (c *Cluster) Remedy(s *Side, f *Flow) *Remedy {
+	if s.Allowed || s.Pod == nil {
+		return nil
+	}
+	if n := len(s.Findings); n > 0 && s.Findings[n-1].Result == Denies {
+		fd := s.Findings[n-1]
+		return &Remedy{Policy: fd.Policy, Field: "spec." + fd.Rule,
+			Action: fmt.Sprintf("before rule %s of %s, add a rule with action Accept for this traffic; NetworkPolicies can't override it", fd.Rule, fd.Policy)}
+	}
+	_, peer := ends(s.Direction, f)
+	var last *model.NetworkPolicy
+	for _, ref := range s.isolating() {
+		np := c.policies[ref.Namespace][ref.Name.Name]
+		if np == nil {
+			continue
+		}
+		last = np
+		for i, r := range rulesOfPolicy(np, s.Direction) {
+			who, port := c.peersMatch(&r, peer) != "", portMatches(r.ports, f)
+			switch {
+			case who && !port:
+				return &Remedy{Policy: ref, Field: fmt.Sprintf("spec.%s[%d].ports", s.Direction, i),
+					Action: fmt.Sprintf("add the port to rule %s of %s", r.field, ref), YAML: "- " + portYAML(f)}
+			case port && !who:
+				return &Remedy{Policy: ref, Field: fmt.Sprintf("spec.%s[%d].%s", s.Direction, i, sideField(s.Direction)),
+					Action: fmt.Sprintf("add the peer to rule %s of %s", r.field, ref), YAML: "- " + peerYAML(s.Pod, peer, "  ")}
+			}
+		}
+	}
+	if last == nil {
+		return nil
+	}
+	rule := fmt.Sprintf("- %s:\n  - %s", sideField(s.Direction), peerYAML(s.Pod, peer, "    "))
+	if f.Port != 0 {
+		rule += "\n  ports:\n  - " + portYAML(f)
+	}
+	return &Remedy{Policy: refOf(last), Field: "spec." + s.Direction.String(),
+		Action: fmt.Sprintf("add a rule to %s", refOf(last)), YAML: rule}
+}
+
+func sideField(d Direction) string {
+	if d == Ingress {
+		return "from"
+	}
+	return "to"
+}
+
+func portYAML(f *Flow) string { return fmt.Sprintf("{protocol: %s, port: %d}", f.Protocol, f.Port) }
+
+// peerYAML is a NetworkPolicyPeer that means this endpoint.
+func peerYAML(self *model.Pod, peer Endpoint, indent string) string {
+	switch {
+	case peer.Pod != nil && !peer.Pod.HostNetwork:
+		sel := fmt.Sprintf("podSelector: {matchLabels: {%s}}", labelsYAML(peer.Pod.Labels))
+		if len(peer.Pod.Labels) == 0 {
+			sel = "podSelector: {}"
+		}
+		if peer.Pod.Namespace != self.Namespace {
+			return fmt.Sprintf("namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: %s}}\n%s%s", peer.Pod.Namespace, indent, sel)
+		}
+		return sel
+	case peer.Addr.IsValid():
+		return fmt.Sprintf("ipBlock: {cidr: %s/%d}", peer.Addr, peer.Addr.BitLen())
+	case peer.Pod != nil:
+		return fmt.Sprintf("ipBlock: {cidr: <an address of node %s>}", peer.Pod.Node)
+	}
+	return "ipBlock: {cidr: 0.0.0.0/0}"
+}
+
+// fleeting are labels that differ between pods of one workload, or with each of its versions.
+var fleeting = []string{"pod-template-hash", "controller-revision-hash", "statefulset.kubernetes.io/pod-name", "apps.kubernetes.io/pod-index",
+	"pod-template-generation", "batch.kubernetes.io/job-completion-index", "controller-uid", "batch.kubernetes.io/controller-uid"}
+
+func labelsYAML(labels map[string]string) string {
+	var out []string
+	for _, k := range sortedKeys(labels) {
+		if !slices.Contains(fleeting, k) {
+			out = append(out, fmt.Sprintf("%s: %q", k, labels[k]))
+		}
+	}
+	return strings.Join(out, ", ")
+}
