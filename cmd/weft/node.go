@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"time"
 
@@ -32,6 +33,11 @@ type nodeFlags struct {
 	podnet  podnet.Config
 	install podnet.Install
 	admits  bool
+
+	services   node.ServicesConfig
+	clusterIPs []string
+	nodePorts  []string
+	noLoopback bool
 }
 
 // stuck is how long one update of one part may take before /livez fails and kubelet restarts the agent. The first
@@ -63,6 +69,9 @@ What it has put into the kernel stays there when it stops, so a restart or an up
 	fs.BoolVar(&f.podnet.AlwaysTunnel, "always-tunnel", false, "carry pods' packets between nodes in VXLAN even where nodes share a link")
 	fs.StringVar(&f.install.ConfDir, "cni-conf-dir", "", "`directory` of the CNI configuration (default /etc/cni/net.d)")
 	fs.StringVar(&f.install.BinDir, "cni-bin-dir", "", "`directory` of the CNI plugins (default /opt/cni/bin)")
+	fs.StringSliceVar(&f.clusterIPs, "service-cluster-ip-range", nil, "`CIDRs` of cluster IPs; traffic to those that no Service has is dropped instead of routed away")
+	fs.StringSliceVar(&f.nodePorts, "nodeport-addresses", nil, "`CIDRs` of the node addresses that serve NodePorts (default: all of the node's addresses)")
+	fs.BoolVar(&f.noLoopback, "no-loopback-nodeports", false, "no NodePorts on 127.0.0.1 and ::1")
 	fs.BoolVar(&f.admits, "log-admitted", false, "report new connections that policies admit, not only those dropped")
 	return cmd
 }
@@ -124,7 +133,32 @@ func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record
 	if pods, err = node.NewPodNetwork(f.podnet, f.install); err != nil {
 		return nil, err
 	}
-	return node.NewAgent(log, reg, pods, pol)
+	f.services.Node, f.services.Registerer, f.services.Events, f.services.Log = f.name, reg, record, log.With("part", "services")
+	f.services.Loopback = !f.noLoopback
+	if f.services.ClusterIPs, err = prefixes("service-cluster-ip-range", f.clusterIPs); err != nil {
+		return nil, err
+	}
+	if f.services.NodePorts, err = prefixes("nodeport-addresses", f.nodePorts); err != nil {
+		return nil, err
+	}
+	services, err := node.NewServices(f.services)
+	if err != nil {
+		return nil, err
+	}
+	return node.NewAgent(log, reg, pods, pol, services)
+}
+
+// prefixes reads a flag's CIDRs.
+func prefixes(flag string, in []string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, s := range in {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, fmt.Errorf("--%s: %q is not a CIDR such as 10.96.0.0/12", flag, s)
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
 }
 
 // clean removes every trace. It needs no API server.
