@@ -468,6 +468,3 @@ func (s *space) sendDF(to netip.Addr, port uint16, size int) error {
 		return err
 	})
 }
-
-// isTooBig tells whether path MTU discovery said so.
-func isTooBig(err error) bool { return errors.Is(err, syscall.EMSGSIZE) }
