@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announce
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/weft-net/weft/internal/addresses"
+)
+
+// segment decides what this node announces on one link. It is a value that time and hellos are given to: it reads no
+// clock and sends nothing.
+type segment struct {
+	self   string
+	wanted map[netip.Addr][]addresses.Candidate // addresses of this link and who may announce them
+	peers  map[string]*peer
+	mine   map[netip.Addr]*claim
+	trials map[netip.Addr]*trial // addresses that are ours and not claimed yet, or claimed by another too
+
+	age       time.Duration // of this node's picture of the API
+	listening time.Time     // since when
+	waiting   time.Time     // since when there is something to announce; zero: there is nothing
+	settled   bool          // has listened long enough to claim
+	shadowed  time.Time     // until when another link of this node, with a lower index, is the same link
+}
+
+// peer is another node, alive.
+type peer struct {
+	mac         mac
+	heard       time.Time
+	incarnation uint64
+	tick        uint64
+	settled     bool
+	age         time.Duration
+	claims      map[netip.Addr]uint64 // address -> tick in which it was last listed
+	parts       map[uint8]bool        // of this tick
+}
+
+// claim is an address that this node announces.
+type claim struct {
+	next time.Time // when to announce it to all hosts again
+	step int       // of repeats
+	from time.Time // that repeats count from
+}
+
+// trial is an address on the way to being ours alone.
+type trial struct {
+	since time.Time // when patience with those who claim it too began; zero: nobody does
+	until time.Time // held down until then
+	holds int       // how often it was
+}
+
+// outcome is what a segment decided.
+type outcome struct {
+	claimed, released []netip.Addr
+	hello             bool // the others should hear of it now
+}
+
+func (o *outcome) add(p outcome) {
+	o.claimed = append(o.claimed, p.claimed...)
+	o.released = append(o.released, p.released...)
+	o.hello = o.hello || p.hello
+}
+
+func newSegment(self string, now time.Time) *segment {
+	return &segment{
+		self: self, listening: now,
+		wanted: make(map[netip.Addr][]addresses.Candidate),
+		peers:  make(map[string]*peer),
+		mine:   make(map[netip.Addr]*claim),
+		trials: make(map[netip.Addr]*trial),
+	}
+}
+
+// want sets who may announce an address; none takes the address away from the segment.
+func (s *segment) want(now time.Time, a netip.Addr, candidates []addresses.Candidate) outcome {
+	if len(candidates) == 0 {
+		delete(s.wanted, a)
+		o := s.decide(now, a)
+		delete(s.trials, a)
+		if len(s.wanted) == 0 {
+			s.waiting, s.settled = time.Time{}, false
+		}
+		return o
+	}
+	s.wanted[a] = candidates
+	if s.waiting.IsZero() {
+		// Until now nobody had a reason to send hellos: whom we have heard says nothing.
+		s.waiting = now
+		return outcome{hello: true}
+	}
+	return s.decide(now, a)
+}
+
+// hear takes in a hello from another node.
+func (s *segment) hear(now time.Time, h *hello, from mac) outcome {
+	p := s.peers[h.node]
+	if p != nil && (h.incarnation < p.incarnation || (h.incarnation == p.incarnation && h.tick < p.tick)) {
+		return outcome{} // a packet that was overtaken, or a replay
+	}
+	if p == nil || h.incarnation > p.incarnation {
+		if p == nil {
+			// If a split of the link has just healed, hosts on its other side may have heard this one last.
+			for a := range s.mine {
+				s.repeat(now, a)
+			}
+		}
+		p = &peer{incarnation: h.incarnation, claims: make(map[netip.Addr]uint64), parts: make(map[uint8]bool)}
+		s.peers[h.node] = p
+	}
+	news := p.heard.IsZero() || p.settled != h.settled
+	if h.tick != p.tick {
+		p.tick = h.tick
+		clear(p.parts)
+	}
+	p.mac, p.heard, p.settled, p.age = from, now, h.settled, h.age
+	p.parts[h.part] = true
+	var changed []netip.Addr
+	for _, a := range h.claims {
+		if _, ok := p.claims[a]; !ok {
+			changed = append(changed, a)
+		}
+		p.claims[a] = h.tick
+	}
+	if len(p.parts) == int(h.parts) {
+		for a, tick := range p.claims {
+			if tick != h.tick {
+				delete(p.claims, a)
+				changed = append(changed, a)
+			}
+		}
+	}
+	if news {
+		return s.decideAll(now)
+	}
+	var o outcome
+	for _, a := range changed {
+		o.add(s.decide(now, a))
+	}
+	return o
+}
+
+// pass lets time go by: peers die, this node settles, patience ends.
+func (s *segment) pass(now time.Time) outcome {
+	all := false
+	for name, p := range s.peers {
+		if now.Sub(p.heard) >= deadAfter {
+			delete(s.peers, name)
+			all = true
+		}
+	}
+	settles := !s.settled && !s.waiting.IsZero() && now.Sub(later(s.listening, s.waiting)) >= settleTime
+	if settles {
+		s.settled, all = true, true
+	}
+	if !s.shadowed.IsZero() && !now.Before(s.shadowed) {
+		s.shadowed, all = time.Time{}, true
+	}
+	if all {
+		o := s.decideAll(now)
+		o.hello = o.hello || settles
+		return o
+	}
+	var o outcome
+	for _, a := range sorted(s.trials) {
+		o.add(s.decide(now, a))
+	}
+	return o
+}
+
+// shadow says that another link of this node, which goes first, is the same link.
+func (s *segment) shadow(now time.Time) outcome {
+	was := now.Before(s.shadowed)
+	s.shadowed = now.Add(deadAfter)
+	if was {
+		return outcome{}
+	}
+	return s.decideAll(now)
+}
+
+func (s *segment) decideAll(now time.Time) outcome {
+	var o outcome
+	for _, a := range sorted(s.wanted) {
+		o.add(s.decide(now, a))
+	}
+	return o
+}
+
+// decide claims or releases an address.
+func (s *segment) decide(now time.Time, a netip.Addr) outcome {
+	held := s.mine[a] != nil
+	if !s.ours(a, held) || now.Before(s.shadowed) {
+		delete(s.trials, a)
+		return s.release(a)
+	}
+	rivals, t := s.rivals(a), s.trials[a]
+	switch {
+	case t != nil && now.Before(t.until):
+		return outcome{}
+	case len(rivals) == 0:
+		if t != nil && held && !t.since.IsZero() {
+			s.repeat(now, a) // hosts may have heard the other last
+		}
+		if t != nil {
+			t.since = time.Time{}
+			if t.until.IsZero() || now.Sub(t.until) > maxHold {
+				delete(s.trials, a)
+			}
+		}
+		return s.claim(now, a)
+	case t == nil:
+		s.trials[a] = &trial{since: now}
+		return outcome{hello: true}
+	case t.since.IsZero():
+		t.since = now
+		return outcome{hello: true}
+	case now.Sub(t.since) < patience:
+		return outcome{}
+	case held && slices.ContainsFunc(rivals, func(r string) bool { return s.yields(a, r) }):
+		t.until, t.since = now.Add(min(holdDown<<t.holds, maxHold)), time.Time{}
+		t.holds = min(t.holds+1, 8)
+		return s.release(a)
+	}
+	t.since = now
+	return s.claim(now, a)
+}
+
+// ours tells whether the address is for this node to announce, as far as the living go.
+func (s *segment) ours(a netip.Addr, held bool) bool {
+	candidates := s.wanted[a]
+	if !s.settled || len(candidates) == 0 {
+		return false
+	}
+	owner := addresses.Owner(a, candidates, func(n string) bool { return n == s.self || s.peers[n] != nil })
+	if owner == s.self || owner == "" || s.peers[owner].settled || !held {
+		return owner == s.self
+	}
+	// The owner is about to claim it. Who has it keeps it until then, unless it is not to have it anyway.
+	return s.self == addresses.Owner(a, candidates, func(n string) bool { return n == s.self || (s.peers[n] != nil && s.peers[n].settled) })
+}
+
+// rivals are the living nodes that announce the address.
+func (s *segment) rivals(a netip.Addr) []string {
+	var out []string
+	for name, p := range s.peers {
+		if _, ok := p.claims[a]; ok {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// yields tells whether this node, sure that the address is its own, lets go in favour of another that is just as
+// sure. The two see different states of the API: the newer one is right.
+func (s *segment) yields(a netip.Addr, rival string) bool {
+	const same = 30 * time.Second // pictures no further apart in age than this are taken for equally good
+	switch mine, theirs := s.age, s.peers[rival].age; {
+	case mine > theirs+same:
+		return true
+	case theirs > mine+same:
+		return false
+	}
+	return addresses.Owner(a, []addresses.Candidate{{Node: s.self}, {Node: rival}}, func(string) bool { return true }) == rival
+}
+
+func (s *segment) claim(now time.Time, a netip.Addr) outcome {
+	if s.mine[a] != nil {
+		return outcome{}
+	}
+	s.mine[a] = &claim{from: now, next: now}
+	return outcome{claimed: []netip.Addr{a}, hello: true}
+}
+
+func (s *segment) release(a netip.Addr) outcome {
+	if s.mine[a] == nil {
+		return outcome{}
+	}
+	delete(s.mine, a)
+	return outcome{released: []netip.Addr{a}, hello: true}
+}
+
+// repeat announces an address to all hosts anew.
+func (s *segment) repeat(now time.Time, a netip.Addr) {
+	if c := s.mine[a]; c != nil {
+		*c = claim{from: now, next: now}
+	}
+}
+
+// due are the addresses to announce to all hosts now.
+func (s *segment) due(now time.Time) []netip.Addr {
+	var out []netip.Addr
+	for a, c := range s.mine {
+		if c.next.IsZero() || now.Before(c.next) {
+			continue
+		}
+		out = append(out, a)
+		if c.step++; c.step < len(repeats) {
+			c.next = c.from.Add(repeats[c.step])
+		} else {
+			c.next = time.Time{}
+		}
+	}
+	return out
+}
+
+// next is when pass or due has something to do though no hello is heard; the zero time if never.
+func (s *segment) next(now time.Time) time.Time {
+	var out time.Time
+	at := func(t time.Time) {
+		if !t.IsZero() && (out.IsZero() || t.Before(out)) {
+			out = t
+		}
+	}
+	for _, p := range s.peers {
+		at(p.heard.Add(deadAfter))
+	}
+	if !s.settled && !s.waiting.IsZero() {
+		at(later(s.listening, s.waiting).Add(settleTime))
+	}
+	at(s.shadowed)
+	for _, t := range s.trials {
+		switch {
+		case now.Before(t.until):
+			at(t.until)
+		case !t.since.IsZero():
+			at(t.since.Add(patience))
+		}
+	}
+	for _, c := range s.mine {
+		at(c.next)
+	}
+	return out
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func sorted[V any](m map[netip.Addr]V) []netip.Addr {
+	return slices.SortedFunc(maps.Keys(m), func(a, b netip.Addr) int { return cmp.Compare(a.Compare(b), 0) })
+}
