@@ -81,9 +81,6 @@ func NewServices(cfg ServicesConfig) (*Services, error) {
 	if err != nil {
 		return nil, fmt.Errorf("services: %w", err)
 	}
-	if err := kernel.NoLoopback(); err != nil {
-		s.log.Warn("no node ports on 127.0.0.1", "err", err)
-	}
 	s.kernel = kernel
 	if s.flows, err = conntrack.Open(); err != nil {
 		_ = kernel.Close()

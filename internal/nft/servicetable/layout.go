@@ -147,11 +147,8 @@ func (f *family) chains(cfg *service.Scope) []chain {
 		newRule("no Service has it", f.daddr(8), one(lookup(f.serviceRanges, 8, noReg)), one(verdict(expr.VerdictDrop))),
 	)
 	nodePorts := fibLocal(true)
-	switch {
-	case len(ofFamily(cfg.NodePorts, f)) > 0:
+	if len(ofFamily(cfg.NodePorts, f)) > 0 {
 		nodePorts = append(append(nodePorts, f.daddr(8)...), lookup(f.nodePortRanges, 8, noReg))
-	case !cfg.LoopbackNodePorts:
-		nodePorts = append(nodePorts, f.loopback(f.daddr, expr.CmpOpNeq)...)
 	}
 	services = append(services, newRule("", nodePorts, one(gotoChain("nodeports"))))
 
@@ -176,8 +173,8 @@ func (f *family) chains(cfg *service.Scope) []chain {
 		{name: "output", hook: &nft.Hook{Type: "nat", Num: unix.NF_INET_LOCAL_OUT, Priority: priorityDNAT}, rules: []rule{newRule("", one(gotoChain("services")))}},
 		{name: "postrouting", hook: &nft.Hook{Type: "nat", Num: unix.NF_INET_POST_ROUTING, Priority: prioritySNAT}, rules: f.postrouting()},
 	}
-	if f.table.Family == nft.IPv4 {
-		out = append(out, chain{name: "guard", hook: &nft.Hook{Type: "filter", Num: unix.NF_INET_PRE_ROUTING, Priority: priorityRaw}, rules: f.guard()})
+	if cfg.LoopbackNodePorts {
+		out = append(out, f.loopbackChains()...)
 	}
 	return out
 }
@@ -205,30 +202,6 @@ func (f *family) postrouting() []rule {
 
 // statusDNAT is IPS_DST_NAT of conntrack's status.
 const statusDNAT = 1 << 5
-
-// guard keeps packets that claim to be from or for 127.0.0.0/8 away from a node that has route_localnet set for the
-// sake of node ports on it: without the sysctl the kernel itself drops them.
-func (f *family) guard() []rule {
-	foreign := []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 8},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 8, Data: ifname("lo")},
-	}
-	drop := one(verdict(expr.VerdictDrop))
-	to := slices.Concat(foreign, f.loopback(f.daddr, expr.CmpOpEq), drop)
-	from := slices.Concat(foreign, f.loopback(f.saddr, expr.CmpOpEq), drop)
-	return []rule{{"", to}, {"", from}}
-}
-
-// loopback compares an address with the family's loopback range.
-func (f *family) loopback(load func(reg uint32) []expr.Any, op expr.CmpOp) []expr.Any {
-	if f.bits == 128 {
-		one := netip.IPv6Loopback().As16()
-		return append(load(8), &expr.Cmp{Op: op, Register: 8, Data: one[:]})
-	}
-	return append(load(8),
-		&expr.Bitwise{SourceRegister: 8, DestRegister: 8, Len: 4, Mask: []byte{255, 0, 0, 0}, Xor: []byte{0, 0, 0, 0}},
-		&expr.Cmp{Op: op, Register: 8, Data: []byte{127, 0, 0, 0}})
-}
 
 type chain struct {
 	name  string

@@ -3,37 +3,120 @@
 package servicetable
 
 import (
+	"errors"
 	"fmt"
-	"os"
-	"strings"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/nft"
 )
 
-// routeLocalnet lets the kernel route what comes from 127.0.0.1 to a node port on to a pod, and the answers back. It
-// also lets in what claims 127.0.0.0/8 from outside, which is what the guard chain is for. IPv6 needs no such leave.
-const routeLocalnet = "/proc/sys/net/ipv4/conf/all/route_localnet"
-
-// openLoopback opens the switch of the calling thread's network namespace.
-func openLoopback() (*os.File, error) {
-	f, err := os.OpenFile(routeLocalnet, os.O_RDWR, 0)
-	if err != nil {
-		return nil, fmt.Errorf("node ports on 127.0.0.1 need %s: %w", routeLocalnet, err)
-	}
-	return f, nil
+// Node ports on 127.0.0.1 and ::1.
+//
+// The kernel does not route what has a loopback address away from the loopback interface, nor what comes back: IPv4
+// can be told to (route_localnet, which opens the node's 127.0.0.1 to its neighbours), IPv6 can't. So a packet of the
+// node to one of its node ports there changes both its addresses, loopback, to an alias before anything else sees
+// it, and what comes back changes them again after everything else. The alias is an address that only this node has
+// and nobody uses: a route makes it local. No connection is kept for it, and no sysctl changes.
+var aliases = map[nft.Family]netip.Addr{
+	nft.IPv4: netip.MustParseAddr("169.254.119.101"),
+	nft.IPv6: netip.MustParseAddr("fd77:6566:7400::1"),
 }
 
-// setLoopback turns the switch on. It is called when the guard is in place, never before.
-func (t *Table) setLoopback() error {
-	if !t.cfg.LoopbackNodePorts || t.loopback == nil {
-		return nil
+// priorityUndo comes after all others in the input hook, source NAT's 100 included.
+const priorityUndo = 300
+
+// loopbackChains turn loopback addresses into the alias and back.
+func (f *family) loopbackChains() []chain {
+	lo := netip.MustParseAddr("127.0.0.1")
+	if f.bits == 128 {
+		lo = netip.IPv6Loopback()
 	}
-	var b [8]byte
-	if n, err := t.loopback.ReadAt(b[:], 0); err == nil || n > 0 {
-		if strings.TrimSpace(string(b[:n])) == "1" {
-			return nil
+	alias := aliases[f.table.Family]
+	np := key{f, true}
+	nodePort := slices.Concat(f.between(lo), np.load(vipReg, lookup(f.services, vipReg, labelReg), setPriority(labelReg)))
+	udp := []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: vipReg},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: vipReg, Data: []byte{byte(model.UDP)}},
+	}
+	rejected := []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyPRIORITY, Register: vipReg},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: vipReg, Data: native32(firstFixed)},
+	}
+	reset := []expr.Any{&expr.Immediate{Register: vipReg, Data: native32(0)}, setPriority(vipReg)}
+	return []chain{
+		{name: "loopback", hook: &nft.Hook{Type: "route", Num: unix.NF_INET_LOCAL_OUT, Priority: priorityRaw}, rules: []rule{
+			newRule("an ICMP error about the alias would not be understood", udp, nodePort, rejected, one(gotoChain(labelReject))),
+			newRule("", nodePort, reset, f.setBoth(alias)),
+		}},
+		{name: "loopback-undo", hook: &nft.Hook{Type: "filter", Num: unix.NF_INET_LOCAL_IN, Priority: priorityUndo}, rules: []rule{
+			newRule("", f.between(alias), f.setBoth(lo)),
+		}},
+	}
+}
+
+// between matches packets from and to the same address.
+func (f *family) between(a netip.Addr) []expr.Any {
+	is := one(&expr.Cmp{Op: expr.CmpOpEq, Register: vipReg, Data: a.AsSlice()})
+	return slices.Concat(f.saddr(vipReg), is, f.daddr(vipReg), is)
+}
+
+// setBoth writes an address over source and destination.
+func (f *family) setBoth(a netip.Addr) []expr.Any {
+	out := one(&expr.Immediate{Register: vipReg, Data: a.AsSlice()})
+	for _, at := range [][]expr.Any{f.saddr(vipReg), f.daddr(vipReg)} {
+		p := *at[0].(*expr.Payload)
+		p.OperationType, p.SourceRegister, p.DestRegister = expr.PayloadWrite, vipReg, 0
+		p.CsumFlags = unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR
+		if f.bits == 32 {
+			p.CsumType, p.CsumOffset = expr.CsumTypeInet, 10
+		}
+		out = append(out, &p)
+	}
+	return out
+}
+
+// setAliases makes the aliases addresses of this node, or no longer.
+func (t *Table) setAliases() error {
+	var errs []error
+	for f, a := range aliases {
+		if t.cfg.LoopbackNodePorts {
+			if err := t.routes.RouteReplace(aliasRoute(a, t.lo)); err != nil && !noFamily(err) {
+				errs = append(errs, fmt.Errorf("node ports on loopback: local route to %s (%s): %w", a, f, err))
+			}
+		} else if err := removeAlias(t.routes, a, t.lo); err != nil {
+			errs = append(errs, err)
 		}
 	}
-	if _, err := t.loopback.WriteAt([]byte("1"), 0); err != nil {
-		return fmt.Errorf("node ports on 127.0.0.1: write %s: %w", routeLocalnet, err)
+	return errors.Join(errs...)
+}
+
+func removeAlias(h *netlink.Handle, a netip.Addr, lo int) error {
+	err := h.RouteDel(aliasRoute(a, lo))
+	if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENOENT) && !noFamily(err) {
+		return fmt.Errorf("delete the local route to %s: %w", a, err)
 	}
 	return nil
+}
+
+// noFamily tells the error of a kernel that has IPv6 turned off.
+func noFamily(err error) bool {
+	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EACCES)
+}
+
+func aliasRoute(a netip.Addr, lo int) *netlink.Route {
+	r := &netlink.Route{
+		LinkIndex: lo, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST,
+		Dst: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())},
+	}
+	if a.Is6() {
+		r.Scope = netlink.SCOPE_UNIVERSE // IPv6 routes have no other
+	}
+	return r
 }

@@ -87,7 +87,7 @@ func (t *Table) sync(all func(yield func(service.Frontend, *service.Rule))) (gon
 	if err := t.flush(true); err != nil {
 		return nil, err
 	}
-	if err := t.setLoopback(); err != nil {
+	if err := t.setAliases(); err != nil {
 		return nil, err
 	}
 	t.synced = true

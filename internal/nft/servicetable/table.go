@@ -7,13 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/nft"
 	"github.com/weft-net/weft/internal/service"
 )
-
 
 func ofFamily(ps []netip.Prefix, f *family) []netip.Prefix {
 	var out []netip.Prefix
@@ -32,9 +33,9 @@ type Table struct {
 	cfg     service.Scope
 	limit   int // of one transaction, bytes
 
-	loopback   *os.File
-	noLoopback error // why loopback is nil
-	synced  bool
+	routes *netlink.Handle
+	lo     int // index of the loopback interface
+	synced bool
 
 	v4, v6 *family
 	held   map[service.Frontend]*held
@@ -74,8 +75,9 @@ func Open(cfg service.Scope) (*Table, error) {
 		conn: conn, monitor: monitor, cfg: cfg, limit: min(conn.Limit(), maxTransaction),
 		v4: newFamily(nft.IPv4), v6: newFamily(nft.IPv6),
 	}
-	if cfg.LoopbackNodePorts {
-		t.loopback, t.noLoopback = openLoopback()
+	if t.routes, t.lo, err = openRoutes(); err != nil {
+		_ = t.Close()
+		return nil, err
 	}
 	return t, nil
 }
@@ -86,8 +88,8 @@ const maxTransaction = 2 << 20
 
 // Close lets go of the kernel; the tables stay and go on forwarding.
 func (t *Table) Close() error {
-	if t.loopback != nil {
-		_ = t.loopback.Close() // nothing is buffered
+	if t.routes != nil {
+		t.routes.Close()
 	}
 	return errors.Join(t.monitor.Close(), t.conn.Close())
 }
@@ -98,8 +100,19 @@ func (t *Table) Wait(ctx context.Context) (bool, error) {
 	return t.monitor.Wait(ctx, t.v4.table, t.v6.table)
 }
 
-// NoLoopback says why node ports on 127.0.0.1 can't be had although they were asked for; nil if they can.
-func (t *Table) NoLoopback() error { return t.noLoopback }
+// openRoutes connects to the routing tables of the calling thread's network namespace.
+func openRoutes() (*netlink.Handle, int, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, 0, fmt.Errorf("route netlink socket: %w", err)
+	}
+	lo, err := h.LinkByName("lo")
+	if err != nil {
+		h.Close()
+		return nil, 0, fmt.Errorf("loopback interface: %w", err)
+	}
+	return h, lo.Attrs().Index, nil
+}
 
 // Configure implements service.Forwarder.
 func (t *Table) Configure(cfg service.Scope) {
@@ -175,5 +188,14 @@ func Remove() error {
 	if err := conn.Commit(&b); err != nil {
 		return fmt.Errorf("remove the service tables: %w", err)
 	}
-	return nil
+	routes, lo, err := openRoutes()
+	if err != nil {
+		return err
+	}
+	defer routes.Close()
+	var errs []error
+	for _, a := range aliases {
+		errs = append(errs, removeAlias(routes, a, lo))
+	}
+	return errors.Join(errs...)
 }
