@@ -31,11 +31,12 @@ const (
 	NetworkPolicies
 	AddressPools
 	ClusterNetworkPolicies
+	ServiceCIDRs
 )
 
 // What each process follows.
 const (
-	ForNode = Services | EndpointSlices | Pods | Nodes | Namespaces | NetworkPolicies | ClusterNetworkPolicies
+	ForNode = Services | EndpointSlices | Pods | Nodes | Namespaces | NetworkPolicies | ClusterNetworkPolicies | ServiceCIDRs
 )
 
 // feedsFor makes one feed a chosen kind: the table of what weft watches.
@@ -76,6 +77,11 @@ func feedsFor(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, kinds K
 		w: w, apiVersion: "networking.k8s.io/v1", kindName: "NetworkPolicy", example: &networkingv1.NetworkPolicy{}, silence: silence,
 		lw: listerOf(c.NetworkingV1().NetworkPolicies(all)), from: FromNetworkPolicy,
 		put: func(d *model.Delta, n model.Name, v *model.NetworkPolicy) { set(&d.NetworkPolicies, n, v) },
+	})
+	add(ServiceCIDRs, &feed[*networkingv1.ServiceCIDR, model.ServiceCIDR]{
+		w: w, apiVersion: "networking.k8s.io/v1", kindName: "ServiceCIDR", example: &networkingv1.ServiceCIDR{}, silence: silence,
+		lw: listerOf(c.NetworkingV1().ServiceCIDRs()), from: FromServiceCIDR, optional: true, // older than Kubernetes 1.33
+		put: func(d *model.Delta, n model.Name, v *model.ServiceCIDR) { set(&d.ServiceCIDRs, n.Name, v) },
 	})
 	add(AddressPools, addressPoolFeed(w, dyn, silence))
 	add(ClusterNetworkPolicies, clusterNetworkPolicyFeed(w, dyn, silence))

@@ -186,6 +186,8 @@ func FromManifests(ms []Manifest, namespace string) (*model.Delta, error) {
 			err = into(&d.Nodes, name.Name, o, FromNode)
 		case *corev1.Namespace:
 			err = into(&d.Namespaces, name.Name, o, FromNamespace)
+		case *networkingv1.ServiceCIDR:
+			err = into(&d.ServiceCIDRs, name.Name, o, FromServiceCIDR)
 		case *networkingv1.NetworkPolicy:
 			err = into(&d.NetworkPolicies, name, o, FromNetworkPolicy)
 		case *unstructured.Unstructured:
@@ -202,7 +204,7 @@ func FromManifests(ms []Manifest, namespace string) (*model.Delta, error) {
 
 func namespaced(o runtime.Object) bool {
 	switch o := o.(type) {
-	case *corev1.Node, *corev1.Namespace:
+	case *corev1.Node, *corev1.Namespace, *networkingv1.ServiceCIDR:
 		return false
 	case *unstructured.Unstructured:
 		return o.GroupVersionKind() != clusterNetworkPolicyKind

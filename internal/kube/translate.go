@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/weft-net/weft/internal/model"
@@ -386,7 +387,19 @@ func FromNamespace(n *corev1.Namespace) (*model.Namespace, error) {
 	return out, nil
 }
 
-// fromSelector translates a LabelSelector; nil stays nil. An operator that can't be read makes the selector match
+// FromServiceCIDR translates a ServiceCIDR. The error names what was left out.
+func FromServiceCIDR(c *networkingv1.ServiceCIDR) (*model.ServiceCIDR, error) {
+	var bad problems
+	out := &model.ServiceCIDR{Meta: fromMeta(&c.ObjectMeta)}
+	for _, s := range c.Spec.CIDRs {
+		if p := bad.prefix("spec.cidrs", s); p.IsValid() {
+			out.CIDRs = append(out.CIDRs, p)
+		}
+	}
+	return out, errors.Join(bad...)
+}
+
+// selector translates a LabelSelector; nil stays nil. An operator that can't be read makes the selector match
 // nothing and is reported.
 func (p *problems) selector(field string, s *metav1.LabelSelector) *model.Selector {
 	if s == nil {

@@ -26,6 +26,7 @@ type Delta struct {
 
 	ClusterNetworkPolicies map[string]*ClusterNetworkPolicy
 	AddressPools           map[string]*AddressPool
+	ServiceCIDRs           map[string]*ServiceCIDR
 }
 
 // Merge adds what came later to d. An object in both takes the later value.
@@ -42,6 +43,7 @@ func (d *Delta) Merge(later *Delta) {
 	merge(&d.NetworkPolicies, later.NetworkPolicies)
 	merge(&d.ClusterNetworkPolicies, later.ClusterNetworkPolicies)
 	merge(&d.AddressPools, later.AddressPools)
+	merge(&d.ServiceCIDRs, later.ServiceCIDRs)
 }
 
 func merge[K comparable, T any](dst *map[K]*T, src map[K]*T) {

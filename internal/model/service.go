@@ -92,6 +92,12 @@ type LoadBalancerIngress struct {
 	Proxy    bool // ipMode: Proxy, so nodes must not short-cut to the Service (KEP-1860)
 }
 
+// ServiceCIDR is networking.k8s.io/v1 ServiceCIDR (KEP-1880): ranges that cluster IPs are allocated from.
+type ServiceCIDR struct {
+	Meta
+	CIDRs []netip.Prefix
+}
+
 // EndpointSlice is discovery/v1 EndpointSlice.
 type EndpointSlice struct {
 	Meta
