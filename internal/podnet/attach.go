@@ -174,7 +174,7 @@ func (n *Network) wire(ctx context.Context, a *attachment, pod *netNS) error {
 	}
 	step("host ports open")
 	wired := *r
-	wired.Wired = true
+	wired.Wired, wired.Remaking = true, false
 	if err := n.store.put(&wired); err != nil {
 		return fmt.Errorf("%s: %w", r.who(), err)
 	}
@@ -300,7 +300,8 @@ func (n *Network) collect(link string) error {
 	return n.undo(a)
 }
 
-// restore makes anew what a wired pod has lost, or frees what it had if its namespace is gone.
+// restore makes anew what a wired pod has lost, or frees what it had if its namespace is gone. Inside the pod it
+// changes nothing, unless the whole link has to be made: what a pod does to its own end is the pod's business.
 func (n *Network) restore(ctx context.Context, link string) error {
 	defer n.attaching.lock(link)()
 	n.mu.Lock()
@@ -313,44 +314,47 @@ func (n *Network) restore(ctx context.Context, link string) error {
 	if !a.rec.Wired {
 		return n.undo(a) // an ADD that a crash cut short; nobody was told of it
 	}
-	var pod *netNS // nil: gone, or not to be seen from here
+	l, err := n.nl.LinkByName(link)
+	switch {
+	case err == nil && !a.rec.Remaking:
+		n.mu.Lock()
+		a.index = l.Attrs().Index
+		n.mu.Unlock()
+		return n.reopen(ctx, a, l)
+	case err != nil && !isNoLink(err):
+		return fmt.Errorf("link %s: %w", link, err)
+	}
+	var pod *netNS
 	if a.rec.NetNS != "" {
-		var err error
 		if pod, err = openNetNS(a.rec.NetNS); err == nil {
 			defer pod.close()
 		}
 	}
-	l, err := n.nl.LinkByName(link)
-	switch {
-	case err == nil:
-		n.mu.Lock()
-		a.index = l.Attrs().Index
-		n.mu.Unlock()
-		return n.reopen(ctx, a, l, pod)
-	case !isNoLink(err):
-		return fmt.Errorf("link %s: %w", link, err)
-	case pod == nil || pod.is(n.ns):
+	if a.rec.NetNS == "" || err != nil || pod.is(n.ns) {
 		n.log.Info("podnet: a pod's network namespace is gone, freeing its addresses", "pod", a.rec.who(), "ips", a.rec.IPs)
 		return n.undo(a)
 	}
 	n.metrics.repairs.WithLabelValues("link").Inc()
 	n.log.Warn("podnet: a pod's link was removed, making it anew", "pod", a.rec.who(), "ips", a.rec.IPs)
+	remaking := *a.rec
+	remaking.Remaking = true
+	if err := n.store.put(&remaking); err != nil {
+		return fmt.Errorf("%s: %w", a.rec.who(), err)
+	}
+	n.mu.Lock()
+	a.rec = &remaking
+	n.mu.Unlock()
 	return n.wire(ctx, a, pod)
 }
 
-// reopen puts right what differs on a link that is there. pod is nil where the agent can't see the namespace.
-func (n *Network) reopen(ctx context.Context, a *attachment, l netlink.Link, pod *netNS) error {
-	if pod != nil {
-		why := n.verify(a.rec, pod)
-		if why == nil {
-			return nil
-		}
-		n.metrics.repairs.WithLabelValues("link").Inc()
-		n.log.Warn("podnet: putting a pod's link right", "pod", a.rec.who(), "why", why)
-		if err := pod.do(func() error { return configurePod(a.rec) }); err != nil {
-			n.log.Warn("podnet: can't put a pod's own end right", "pod", a.rec.who(), "err", err)
-		}
+// reopen puts right what differs at the node's end of a link that is there.
+func (n *Network) reopen(ctx context.Context, a *attachment, l netlink.Link) error {
+	why := n.verifyNode(a.rec)
+	if why == nil {
+		return nil
 	}
+	n.metrics.repairs.WithLabelValues("link").Inc()
+	n.log.Warn("podnet: putting a pod's link right", "pod", a.rec.who(), "why", why)
 	if l.Attrs().Flags&net.FlagUp == 0 && n.cfg.Protect != nil {
 		if err := n.cfg.Protect(ctx, a.rec.localPod(a.index)); err != nil {
 			return fmt.Errorf("%s: its network policies are not in force, its link stays down: %w", a.rec.who(), err)

@@ -124,6 +124,45 @@ func TestKillDuringDel(t *testing.T) {
 	}
 }
 
+// TestKillDuringRemake deletes a pod's link and kills the agent while it makes it anew.
+func TestKillDuringRemake(t *testing.T) {
+	for _, step := range addSteps {
+		t.Run(step, func(t *testing.T) {
+			a, b, _ := sharedLink(t)
+			first, ended := a.process("", a, b)
+			p := a.newPod("p")
+			if _, err := a.cni("ADD", "1.1.0", p.req, nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := first.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			if err := ended(); err != nil {
+				t.Fatal(err)
+			}
+			p.ips = p.addresses()
+			_, died := a.process(step, a, b)
+			a.run(func() error {
+				l, err := netlink.LinkByName(LinkName(p.req.ContainerID, "eth0"))
+				if err != nil {
+					return err
+				}
+				return netlink.LinkDel(l)
+			})
+			if err := died(); err == nil || !strings.Contains(err.Error(), "killed") {
+				t.Fatalf("the agent ended with %v", err)
+			}
+			a.start()
+			a.tell(a, b)
+			eventually(t, "the pod is whole", func() error { return a.n.Check(p.req, p.ips, p.netNS) })
+			p.echo(80)
+			for _, f := range both {
+				a.sees("tcp", p.ip(f), 80, a.ip(f))
+			}
+		})
+	}
+}
+
 // holds compares everything there is of pods with a number of them: records, links, routes, table, addresses.
 func (nd *node) holds(pods int) error {
 	files, err := os.ReadDir(filepath.Join(nd.cfg.StateDir, "pods"))

@@ -35,6 +35,9 @@ type record struct {
 
 	// Wired is set when everything was in place and the pod's policy in force, before ADD answered.
 	Wired bool `json:"wired"`
+
+	// Remaking is set while the lost link of a wired pod is made anew, so that half a link is not taken for whole.
+	Remaking bool `json:"remaking,omitempty"`
 }
 
 func (r *record) localPod(linkIndex int) model.LocalPod {

@@ -14,6 +14,14 @@ import (
 
 // verify looks, in the kernel, for all that ADD made.
 func (n *Network) verify(r *record, pod *netNS) error {
+	if err := n.verifyNode(r); err != nil {
+		return err
+	}
+	return pod.do(func() error { return verifyPod(r) })
+}
+
+// verifyNode is the part of verify that is not inside the pod.
+func (n *Network) verifyNode(r *record) error {
 	l, err := n.nl.LinkByName(r.Link)
 	if err != nil {
 		return fmt.Errorf("node's link %s: %w", r.Link, err)
@@ -28,11 +36,16 @@ func (n *Network) verify(r *record, pod *netNS) error {
 		if err := hasNeighbour(n.nl, l.Attrs().Index, a, podMAC(r.IPs)); err != nil {
 			return fmt.Errorf("on the node: %w", err)
 		}
+		if a.Is6() {
+			if err := hasAddress(n.nl, l, gateway6); err != nil {
+				return fmt.Errorf("on the node: %w", err)
+			}
+		}
 	}
 	if ok, err := n.table.holds(portElements(r)); err != nil || !ok {
 		return fmt.Errorf("table %s lacks host ports (%v)", TableName, err)
 	}
-	return pod.do(func() error { return verifyPod(r) })
+	return nil
 }
 
 // verifyPod is the part of verify that runs inside the pod's namespace.
@@ -52,18 +65,9 @@ func verifyPod(r *record) error {
 	if mac := podMAC(r.IPs); !bytes.Equal(l.Attrs().HardwareAddr, mac) {
 		return fmt.Errorf("the pod's %s has MAC %s, not %s", r.IfName, l.Attrs().HardwareAddr, mac)
 	}
-	addrs, err := nl.AddrList(l, unix.AF_UNSPEC)
-	if err != nil {
-		return fmt.Errorf("addresses of the pod's %s: %w", r.IfName, err)
-	}
-	have := make(map[netip.Addr]bool)
-	for _, a := range addrs {
-		ip, _ := netip.AddrFromSlice(a.IP)
-		have[ip.Unmap()] = true
-	}
 	for _, a := range r.IPs {
-		if !have[a] {
-			return fmt.Errorf("the pod's %s lacks address %s", r.IfName, a)
+		if err := hasAddress(nl, l, a); err != nil {
+			return fmt.Errorf("in the pod: %w", err)
 		}
 		gw := gatewayOf(a)
 		if err := hasRoute(nl, netip.PrefixFrom(gw, 0).Masked(), l.Attrs().Index, gw, netip.Addr{}); err != nil {
@@ -74,6 +78,19 @@ func verifyPod(r *record) error {
 		}
 	}
 	return nil
+}
+
+func hasAddress(nl *netlink.Handle, l netlink.Link, want netip.Addr) error {
+	addrs, err := nl.AddrList(l, family(want))
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if ip, _ := netip.AddrFromSlice(a.IP); ip.Unmap() == want {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s lacks address %s", l.Attrs().Name, want)
 }
 
 func hasRoute(nl *netlink.Handle, dst netip.Prefix, link int, via, src netip.Addr) error {
