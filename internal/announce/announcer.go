@@ -330,6 +330,7 @@ func (a *Announcer) hearARP(l *link, frame []byte) {
 	}
 	if l.seg.mine[p.sender] != nil {
 		a.taken(l, p.sender, p.senderMAC)
+		return // an announcement may look like a request; it is no question
 	}
 	if p.op == arpRequest && l.seg.mine[p.target] != nil {
 		a.send(l, l.arp, arpAnswer(p, l.mac))
