@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -24,8 +25,8 @@ import (
 type ServicesConfig struct {
 	Node string // this node's name
 
-	// ClusterIPs are the ranges of cluster IPs (kube-apiserver's --service-cluster-ip-range, or ServiceCIDR
-	// objects): traffic to those that no Service has is dropped instead of routed away. May be empty.
+	// ClusterIPs are the ranges of cluster IPs (kube-apiserver's --service-cluster-ip-range): traffic to those that no
+	// Service has is dropped instead of routed away. Empty: the cluster's ServiceCIDR objects say (KEP-1880).
 	ClusterIPs []netip.Prefix
 
 	// NodePorts are the ranges of node addresses that have node ports (kube-proxy's --nodeport-addresses). Empty, or
@@ -57,6 +58,7 @@ type Services struct {
 	complete bool // the API's first full picture is here
 	scope    service.Scope
 	triggers triggers
+	ranges   map[string]*model.ServiceCIDR
 
 	// What is still to be done about tracked connections: those that pending changes touch, or, if unsure, all.
 	touched []service.Change
@@ -75,6 +77,7 @@ func NewServices(cfg ServicesConfig) (*Services, error) {
 	}
 	s := &Services{
 		cfg: cfg, log: cfg.Log, table: service.NewTable(cfg.Node), unsure: true,
+		ranges: make(map[string]*model.ServiceCIDR),
 		scope: service.Scope{Pods: cfg.Pods, ClusterIPs: cfg.ClusterIPs, NodePorts: cfg.NodePorts, LoopbackNodePorts: cfg.Loopback},
 	}
 	kernel, err := servicetable.Open(s.scope)
@@ -111,9 +114,7 @@ func (s *Services) Update(_ context.Context, d *model.Delta) error {
 	for _, e := range s.table.Update(d) {
 		s.cfg.Events(e)
 	}
-	if n := d.Nodes[s.cfg.Node]; n != nil {
-		s.setNode(n)
-	}
+	s.rescope(d)
 	s.complete = s.complete || d.Complete
 	if !s.complete {
 		return nil
@@ -128,12 +129,29 @@ func (s *Services) Update(_ context.Context, d *model.Delta) error {
 	return s.endFlows()
 }
 
-// setNode takes in what the kernel must know of this node.
-func (s *Services) setNode(n *model.Node) {
-	if len(s.cfg.Pods) > 0 || slices.Equal(s.scope.Pods, n.PodCIDRs) {
+// rescope takes in what the kernel must know besides Services: the node's pods and the ranges of cluster IPs.
+func (s *Services) rescope(d *model.Delta) {
+	next := s.scope
+	if n := d.Nodes[s.cfg.Node]; n != nil && len(s.cfg.Pods) == 0 {
+		next.Pods = n.PodCIDRs
+	}
+	if len(d.ServiceCIDRs) > 0 && len(s.cfg.ClusterIPs) == 0 {
+		for name, c := range d.ServiceCIDRs {
+			if c == nil {
+				delete(s.ranges, name)
+			} else {
+				s.ranges[name] = c
+			}
+		}
+		next.ClusterIPs = nil
+		for _, name := range slices.Sorted(maps.Keys(s.ranges)) {
+			next.ClusterIPs = append(next.ClusterIPs, s.ranges[name].CIDRs...)
+		}
+	}
+	if slices.Equal(next.Pods, s.scope.Pods) && slices.Equal(next.ClusterIPs, s.scope.ClusterIPs) {
 		return
 	}
-	s.scope.Pods = n.PodCIDRs
+	s.scope = next
 	s.kernel.Configure(s.scope)
 }
 
