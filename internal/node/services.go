@@ -78,7 +78,7 @@ func NewServices(cfg ServicesConfig) (*Services, error) {
 	s := &Services{
 		cfg: cfg, log: cfg.Log, table: service.NewTable(cfg.Node), unsure: true,
 		ranges: make(map[string]*model.ServiceCIDR),
-		scope: service.Scope{Pods: cfg.Pods, ClusterIPs: cfg.ClusterIPs, NodePorts: cfg.NodePorts, LoopbackNodePorts: cfg.Loopback},
+		scope:  service.Scope{Pods: cfg.Pods, ClusterIPs: cfg.ClusterIPs, NodePorts: cfg.NodePorts, LoopbackNodePorts: cfg.Loopback},
 	}
 	kernel, err := servicetable.Open(s.scope)
 	if err != nil {
