@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"sync"
 	"syscall"
 
 	"github.com/weft-net/weft/lab/control"
@@ -44,7 +45,8 @@ func Run(ctx context.Context, cfg supervisor.Config, report func(supervisor.Even
 		return err
 	}
 	defer link.Close()
-	cmd, err := startSupervisor(cfg, child)
+	last := &lastWords{}
+	cmd, err := startSupervisor(cfg, child, last)
 	child.Close()
 	if err != nil {
 		return err
@@ -64,7 +66,36 @@ func Run(ctx context.Context, cfg supervisor.Config, report func(supervisor.Even
 		return killErr
 	}
 	cmd.Wait() // its status is that of our own kill, or told by the event that ended it
+	if errors.Is(err, errDied) && last.text() != "" {
+		return fmt.Errorf("%w; it said:\n%s", err, last.text())
+	}
 	return err
+}
+
+var errDied = errors.New("the lab's supervisor died")
+
+// lastWords keeps the end of what the supervisor writes to stderr: nothing, unless it crashes.
+type lastWords struct {
+	mu  sync.Mutex
+	end []byte
+}
+
+const lastWordsMax = 16 << 10
+
+func (l *lastWords) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.end = append(l.end, b...)
+	if over := len(l.end) - lastWordsMax; over > 0 {
+		l.end = l.end[over:]
+	}
+	return len(b), nil
+}
+
+func (l *lastWords) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.end)
 }
 
 // readEvents passes events on until the lab ends, and gives the reason: nil where it was asked to.
@@ -73,7 +104,7 @@ func readEvents(link io.Reader, report func(supervisor.Event)) error {
 	for {
 		var e supervisor.Event
 		if err := dec.Decode(&e); err != nil {
-			return errors.New("the lab's supervisor died")
+			return errDied
 		}
 		if e.Failed != "" {
 			return errors.New(e.Failed)
@@ -101,7 +132,7 @@ func passConnections(l *net.UnixListener, link *net.UnixConn, owner int) {
 }
 
 // startSupervisor starts the supervisor in its namespaces. Descriptor 3 is its link to us, 4 its configuration.
-func startSupervisor(cfg supervisor.Config, link *os.File) (*exec.Cmd, error) {
+func startSupervisor(cfg supervisor.Config, link *os.File, stderr io.Writer) (*exec.Cmd, error) {
 	mapping, err := userMapping(cfg.UID, cfg.GID)
 	if err != nil {
 		return nil, err
@@ -116,7 +147,7 @@ func startSupervisor(cfg supervisor.Config, link *os.File) (*exec.Cmd, error) {
 	cmd := exec.Command("/proc/self/exe", "supervisor", "--name", cfg.Name)
 	cmd.Args[0] = "weft-lab"
 	cmd.ExtraFiles = []*os.File{link, boot}
-	cmd.Stderr = os.Stderr
+	cmd.Stderr = stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC,
 		Setsid:     true, // a Ctrl-C at the terminal is ours to act on

@@ -229,8 +229,9 @@ func guardDetached(cfg supervisor.Config) error {
 	})
 	if err != nil {
 		tell.Encode(supervisor.Event{Failed: err.Error()})
+		return exitCode(1) // whoever asked tells a person
 	}
-	return err
+	return nil
 }
 
 // leaveTerminal lets go of the terminal and directory of the command that started us.
