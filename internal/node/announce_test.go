@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/vishvananda/netlink"
+
+	"github.com/weft-net/weft/internal/addresses"
+	"github.com/weft-net/weft/internal/model"
+)
+
+// TestAnnounce: from Deltas to an announced address, an Event about it, and back.
+func TestAnnounce(t *testing.T) {
+	s := newSpace(t, "announce")
+	if err := s.nl.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "far"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"far", "eth0"} {
+		l, err := s.nl.LinkByName(name)
+		if err == nil {
+			err = s.nl.LinkSetUp(l)
+		}
+		if err == nil && name == "eth0" {
+			var a *netlink.Addr
+			if a, err = netlink.ParseAddr("192.0.2.201/24"); err == nil {
+				err = s.nl.AddrAdd(l, a)
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	events := make(chan model.Event, 10)
+	p, err := NewAnnounce(AnnounceConfig{Node: "n1", Registerer: prometheus.NewRegistry(), Events: func(e model.Event) { events <- e },
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), netns: int(s.ns)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+
+	addr := netip.MustParseAddr("192.0.2.1")
+	name := model.Name{Namespace: "shop", Name: "web"}
+	service := &model.Service{
+		Meta: model.Meta{Name: name, UID: "u", Annotations: map[string]string{addresses.AllocatedAnnotation: "p"}},
+		Type: model.LoadBalancer, ExternalLocal: true, Ingress: []model.LoadBalancerIngress{{IP: addr}},
+	}
+	slice := func(node string) *model.EndpointSlice {
+		return &model.EndpointSlice{Meta: model.Meta{Name: model.Name{Namespace: "shop", Name: "web-1"}}, Service: "web", Family: model.IPv4,
+			Endpoints: []model.Endpoint{{Ready: true, Serving: true, Node: node}}}
+	}
+	slices := func(s *model.EndpointSlice) map[model.Name]*model.EndpointSlice {
+		return map[model.Name]*model.EndpointSlice{s.Name: s}
+	}
+	err = p.Update(ctx, &model.Delta{Complete: true,
+		Services:       map[model.Name]*model.Service{name: service},
+		EndpointSlices: slices(slice("n1")),
+		Nodes:          map[string]*model.Node{"n1": {Meta: model.Meta{Name: model.Name{Name: "n1"}}, Ready: true}, "n2": {Meta: model.Meta{Name: model.Name{Name: "n2"}}, Ready: true}},
+	})
+	if err == nil || !strings.Contains(err.Error(), "kube-system") {
+		t.Errorf("without the namespace kube-system: %v", err)
+	}
+	update := func(d *model.Delta) {
+		t.Helper()
+		if err := p.Update(ctx, d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	update(&model.Delta{Complete: true, Namespaces: map[string]*model.Namespace{"kube-system": {Meta: model.Meta{Name: model.Name{Name: "kube-system"}, UID: "uid"}}}})
+	select {
+	case e := <-events:
+		if e.Kind != "Service" || e.Name != name || e.UID != "u" || e.Warning || e.Reason != ReasonAnnounced || e.Message != "node n1 announces 192.0.2.1 on eth0" {
+			t.Errorf("event %+v", e)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("no event in 20 s")
+	}
+	if got := p.Announced(); len(got) != 1 || got[0].Addr != addr || got[0].Link != "eth0" {
+		t.Errorf("announced: %v", got)
+	}
+	// Local: the node no longer has an endpoint. By the time Update returns it answers no more.
+	update(&model.Delta{EndpointSlices: slices(slice("n2"))})
+	if got := p.Announced(); len(got) != 0 {
+		t.Errorf("announced though the endpoints are elsewhere: %v", got)
+	}
+	update(&model.Delta{EndpointSlices: slices(slice("n1"))})
+	if got := p.Announced(); len(got) != 1 {
+		t.Errorf("announced after the endpoint came back: %v", got)
+	}
+	update(&model.Delta{Services: map[model.Name]*model.Service{name: nil}})
+	if got := p.Announced(); len(got) != 0 {
+		t.Errorf("announced though the Service is gone: %v", got)
+	}
+}
