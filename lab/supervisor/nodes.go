@@ -83,6 +83,25 @@ func (l *lab) startNodes() error {
 	return nil
 }
 
+// waitNodesReady waits until every node is Ready, where there is a pod network to make it so.
+func (l *lab) waitNodesReady() error {
+	if l.cfg.NoWeft {
+		return nil
+	}
+	return poll(time.Minute, 100*time.Millisecond, func(ctx context.Context) error {
+		known, err := l.api.nodes(ctx)
+		if err != nil {
+			return err
+		}
+		for _, n := range l.nodes {
+			if ready, why := known[n.Name].condition(); !ready {
+				return fmt.Errorf("node %s is not ready: %s", n.Name, why)
+			}
+		}
+		return nil
+	})
+}
+
 func (l *lab) withNodeLog(err error, n *clusterNode) error {
 	for _, service := range []string{node.CRI, node.Kubelet} {
 		if tail := procs.Tail(l.nodeLog(n, service), 2000); tail != "" {

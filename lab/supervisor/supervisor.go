@@ -156,16 +156,31 @@ func (l *lab) up() error {
 		l.nodes = append(l.nodes, &clusterNode{Name: fmt.Sprintf("node%d", number), Number: number})
 	}
 	l.mu.Unlock()
-	if err := l.startNodes(); err != nil {
+	if err := inParallel(l.startNodes, l.installWeft); err != nil {
 		return err
 	}
-	if err := l.installWeft(); err != nil {
+	if err := l.waitNodesReady(); err != nil {
 		return err
 	}
 	l.mu.Lock()
 	l.ready = true
 	l.mu.Unlock()
 	l.event(Event{Ready: &Ready{Name: l.cfg.Name, Server: l.server}})
+	return nil
+}
+
+// inParallel runs all and gives the first error as soon as there is one, since the others may be waiting for what
+// will not come.
+func inParallel(all ...func() error) error {
+	errs := make(chan error, len(all))
+	for _, f := range all {
+		go func() { errs <- f() }()
+	}
+	for range all {
+		if err := <-errs; err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
