@@ -4,7 +4,6 @@ package main
 
 import (
 	"crypto/rand"
-	"log/slog"
 	"os"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,6 +19,7 @@ import (
 
 func newControllerCommand() *cobra.Command {
 	var access kube.Access
+	var logging logFlags
 	var leaseNamespace, listen string
 	opts := addresses.Options{Class: addresses.DefaultClass, Unclassed: true}
 	cmd := &cobra.Command{
@@ -29,6 +29,10 @@ func newControllerCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
+			log, err := logging.setup()
+			if err != nil {
+				return err
+			}
 			cfg, err := access.Config()
 			if err != nil {
 				return err
@@ -44,7 +48,6 @@ func newControllerCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log := slog.Default()
 			reg := prometheus.NewRegistry()
 			reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 			c, err := controller.New(controller.Config{
@@ -66,6 +69,7 @@ func newControllerCommand() *cobra.Command {
 	}
 	fs := cmd.Flags()
 	access.AddFlags(fs)
+	logging.add(fs)
 	fs.StringVar(&leaseNamespace, "leader-election-namespace", "", "namespace of the Lease by which the replicas choose their leader (default: the pod's own)")
 	fs.StringVar(&listen, "metrics-bind-address", ":9641", "`address` for /metrics, /livez, /healthz and /readyz")
 	addLoadBalancerFlags(fs, &opts)

@@ -75,5 +75,6 @@ func newRoot() *cobra.Command {
 	root.AddCommand(newLabCommand())
 	root.AddCommand(newChartCommand())
 	root.AddCommand(newControllerCommand())
+	root.AddCommand(newAddressesCommand())
 	return root
 }

@@ -33,9 +33,9 @@ type PoolStatus struct {
 
 // Usage counts a pool's addresses of one family. Each count ends at math.MaxInt64.
 type Usage struct {
-	Total int64 // in the pool
-	Used  int64 // had by Services
-	Free  int64 // to be had
+	Total int64 `json:"total"` // in the pool
+	Used  int64 `json:"used"`  // had by Services
+	Free  int64 `json:"free"`  // to be had
 }
 
 // pool is an AddressPool and where to look in it for a free address.
