@@ -38,6 +38,7 @@ type nodeFlags struct {
 	clusterIPs []string
 	nodePorts  []string
 	noLoopback bool
+	announceOn []string
 }
 
 // stuck is how long one update of one part may take before /livez fails and kubelet restarts the agent. The first
@@ -72,6 +73,7 @@ What it has put into the kernel stays there when it stops, so a restart or an up
 	fs.StringSliceVar(&f.clusterIPs, "service-cluster-ip-range", nil, "`CIDRs` of cluster IPs; traffic to those that no Service has is dropped instead of routed away")
 	fs.StringSliceVar(&f.nodePorts, "nodeport-addresses", nil, "`CIDRs` of the node addresses that serve NodePorts (default: all of the node's addresses)")
 	fs.BoolVar(&f.noLoopback, "no-loopback-nodeports", false, "no NodePorts on 127.0.0.1 and ::1")
+	fs.StringSliceVar(&f.announceOn, "announce-links", nil, "`patterns` of the links on which LoadBalancer addresses are announced, such as eth0,bond* (default: all of the node's own)")
 	fs.BoolVar(&f.admits, "log-admitted", false, "report new connections that policies admit, not only those dropped")
 	return cmd
 }
@@ -99,11 +101,11 @@ func (f *nodeFlags) run(ctx context.Context) error {
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	agent, err := f.assemble(log, reg, record)
+	watcher, err := kube.NewWatcher(cfg, kube.Options{Kinds: kube.ForNode, Registerer: reg, Record: record, Log: log})
 	if err != nil {
 		return err
 	}
-	watcher, err := kube.NewWatcher(cfg, kube.Options{Kinds: kube.ForNode, Registerer: reg, Record: record, Log: log})
+	agent, err := f.assemble(log, reg, record, watcher.Age)
 	if err != nil {
 		return err
 	}
@@ -119,7 +121,7 @@ func (f *nodeFlags) run(ctx context.Context) error {
 
 // assemble makes the agent's parts. A pod's policy must be in force before its link comes up, so the pod network
 // asks the policy part, which in turn asks it for the pods that are there already.
-func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record func(model.Event)) (*node.Agent, error) {
+func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record func(model.Event), age func() time.Duration) (*node.Agent, error) {
 	var pods *node.PodNetwork
 	pol, err := node.NewPolicy(node.PolicyConfig{
 		Node: f.name, Local: func() []model.LocalPod { return pods.Pods() }, LogAdmitted: f.admits,
@@ -145,7 +147,13 @@ func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record
 	if err != nil {
 		return nil, err
 	}
-	return node.NewAgent(log, reg, pods, pol, services)
+	announce, err := node.NewAnnounce(node.AnnounceConfig{
+		Node: f.name, Links: f.announceOn, Age: age, Registerer: reg, Events: record, Log: log.With("part", "announce"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return node.NewAgent(log, reg, pods, pol, services, announce)
 }
 
 // prefixes reads a flag's CIDRs.
@@ -163,7 +171,7 @@ func prefixes(flag string, in []string) ([]netip.Prefix, error) {
 
 // clean removes every trace. It needs no API server.
 func (f *nodeFlags) clean(ctx context.Context, log *slog.Logger) error {
-	agent, err := f.assemble(log, prometheus.NewRegistry(), func(model.Event) {})
+	agent, err := f.assemble(log, prometheus.NewRegistry(), func(model.Event) {}, nil)
 	if err != nil {
 		return err
 	}
