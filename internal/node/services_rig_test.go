@@ -305,6 +305,8 @@ func failure(err error) string {
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF):
 		return refused
+	case errors.Is(err, syscall.EPERM): // what a host's own UDP socket gets from a reject on its way out
+		return refused
 	}
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 		return silent
@@ -335,7 +337,6 @@ func (c *cluster) start(t testing.TB, more ...func(*ServicesConfig)) {
 		}
 	}()
 	t.Cleanup(c.kill)
-	c.update(t, &model.Delta{Nodes: map[string]*model.Node{"node1": theNode()}})
 }
 
 // kill stops the agent as kill -9 would: nothing is taken back.
@@ -352,6 +353,9 @@ func (c *cluster) kill() {
 func (c *cluster) update(t testing.TB, d *model.Delta) {
 	t.Helper()
 	d.Complete = true
+	if d.Nodes == nil {
+		d.Nodes = map[string]*model.Node{"node1": theNode()}
+	}
 	var err error
 	agent := c.agent
 	c.node[0].in(func() { err = agent.Update(context.Background(), d) })

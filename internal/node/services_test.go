@@ -4,10 +4,8 @@ package node
 
 import (
 	"fmt"
-	"net"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/weft-net/weft/internal/model"
 )
@@ -208,6 +206,3 @@ func TestServiceMatrix(t *testing.T) {
 		t.Log(c.log)
 	}
 }
-
-var _ = net.IPv4len
-var _ = time.Second

@@ -66,17 +66,20 @@ func compile(s *model.Service, eps []*model.EndpointSlice, n *Node) compiled {
 	return out
 }
 
-// localReady counts the addresses of ready endpoints on the node.
+// localReady counts the ready endpoints on the node. One with an address in each family is in two slices and counts
+// once: what counts is the family that has more.
 func localReady(eps []*model.EndpointSlice, n *Node) int {
 	seen := make(map[netip.Addr]bool)
+	byFamily := make(map[model.Family]int)
 	for _, s := range eps {
 		for _, ep := range s.Endpoints {
-			if ep.Ready && n.Name != "" && ep.Node == n.Name && len(ep.Addresses) > 0 {
+			if ep.Ready && n.Name != "" && ep.Node == n.Name && len(ep.Addresses) > 0 && !seen[ep.Addresses[0]] {
 				seen[ep.Addresses[0]] = true
+				byFamily[s.Family]++
 			}
 		}
 	}
-	return len(seen)
+	return max(byFamily[model.IPv4], byFamily[model.IPv6])
 }
 
 // family adds the frontends of one IP family, which exists for the Service if it has a cluster IP in it.

@@ -24,21 +24,27 @@ import (
 // node to one of its node ports there changes both its addresses, loopback, to an alias before anything else sees
 // it, and what comes back changes them again after everything else. The alias is an address that only this node has
 // and nobody uses: a route makes it local. No connection is kept for it, and no sysctl changes.
-var aliases = map[nft.Family]netip.Addr{
-	nft.IPv4: netip.MustParseAddr("169.254.119.101"),
-	nft.IPv6: netip.MustParseAddr("fd77:6566:7400::1"),
-}
+//
+// The 16-bit words of an alias add up, in ones' complement, to what those of the loopback address do. So no checksum
+// changes, whichever way the packet has come by it, as in RFC 6296; to have the kernel adjust checksums here would
+// spoil IPv6 packets of which a network card has summed up the whole (CHECKSUM_COMPLETE).
+var (
+	aliases = map[nft.Family]netip.Addr{
+		nft.IPv4: netip.MustParseAddr("169.254.213.2"),
+		nft.IPv6: netip.MustParseAddr("fd77:6566:7400::2922"),
+	}
+	loopbacks = map[nft.Family]netip.Addr{
+		nft.IPv4: netip.MustParseAddr("127.0.0.1"),
+		nft.IPv6: netip.IPv6Loopback(),
+	}
+)
 
 // priorityUndo comes after all others in the input hook, source NAT's 100 included.
 const priorityUndo = 300
 
 // loopbackChains turn loopback addresses into the alias and back.
 func (f *family) loopbackChains() []chain {
-	lo := netip.MustParseAddr("127.0.0.1")
-	if f.bits == 128 {
-		lo = netip.IPv6Loopback()
-	}
-	alias := aliases[f.table.Family]
+	lo, alias := loopbacks[f.table.Family], aliases[f.table.Family]
 	np := key{f, true}
 	nodePort := slices.Concat(f.between(lo), np.load(vipReg, lookup(f.services, vipReg, labelReg), setPriority(labelReg)))
 	udp := []expr.Any{
@@ -73,10 +79,6 @@ func (f *family) setBoth(a netip.Addr) []expr.Any {
 	for _, at := range [][]expr.Any{f.saddr(vipReg), f.daddr(vipReg)} {
 		p := *at[0].(*expr.Payload)
 		p.OperationType, p.SourceRegister, p.DestRegister = expr.PayloadWrite, vipReg, 0
-		p.CsumFlags = unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR
-		if f.bits == 32 {
-			p.CsumType, p.CsumOffset = expr.CsumTypeInet, 10
-		}
 		out = append(out, &p)
 	}
 	return out
@@ -87,7 +89,8 @@ func (t *Table) setAliases() error {
 	var errs []error
 	for f, a := range aliases {
 		if t.cfg.LoopbackNodePorts {
-			if err := t.routes.RouteReplace(aliasRoute(a, t.lo)); err != nil && !noFamily(err) {
+			if err := t.routes.RouteReplace(aliasRoute(a, t.lo)); err != nil && !noFamily(err) && !errors.Is(err, unix.ENETDOWN) {
+				// With the loopback interface down there is nobody to serve.
 				errs = append(errs, fmt.Errorf("node ports on loopback: local route to %s (%s): %w", a, f, err))
 			}
 		} else if err := removeAlias(t.routes, a, t.lo); err != nil {

@@ -1,0 +1,576 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package servicetable
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"os/exec"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/nft"
+	"github.com/weft-net/weft/internal/service"
+)
+
+// inNamespace moves the test to a network namespace of its own. Its thread is never used again.
+func inNamespace(t testing.TB) {
+	t.Helper()
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatalf("a network namespace can't be had: %v", err)
+		}
+		t.Skipf("needs network namespaces (root, or a user namespace): %v", err)
+	}
+}
+
+func open(t testing.TB) *Table {
+	t.Helper()
+	tab, err := Open(service.Scope{
+		Pods:       []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:244:1::/64")},
+		ClusterIPs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd00:96::/112")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tab.Close() })
+	return tab
+}
+
+type rules map[service.Frontend]*service.Rule
+
+// all yields Service by Service, in an order of its own each time.
+func (r rules) all(yield func(service.Frontend, *service.Rule)) {
+	by := make(map[model.Name][]service.Frontend)
+	for fe, rule := range r {
+		by[rule.Service] = append(by[rule.Service], fe)
+	}
+	for _, fes := range by {
+		for _, fe := range fes {
+			yield(fe, r[fe])
+		}
+	}
+}
+
+func endpoints(f model.Family, from, n int) []netip.AddrPort {
+	out := make([]netip.AddrPort, n)
+	for i := range out {
+		a := netip.AddrFrom4([4]byte{10, 244, byte((from + i) >> 8), byte(from + i)})
+		if f == model.IPv6 {
+			b := netip.MustParseAddr("fd00:244::").As16()
+			b[14], b[15] = byte((from+i)>>8), byte(from+i)
+			a = netip.AddrFrom16(b)
+		}
+		out[i] = netip.AddrPortFrom(a, 8080)
+	}
+	return out
+}
+
+// random makes up the rules of one Service: all kinds of frontends in both families.
+func random(r *rand.Rand, n int) rules {
+	out := make(rules)
+	name := model.Name{Namespace: "ns", Name: fmt.Sprintf("svc-%d", n)}
+	affinity := []time.Duration{0, 0, time.Minute, 3 * time.Hour}[r.IntN(4)]
+	local := r.IntN(2) == 0
+	for _, f := range []model.Family{model.IPv4, model.IPv6} {
+		count := []int{0, 1, 2, 3, 5, 40}[r.IntN(6)]
+		eps := endpoints(f, r.IntN(50), count)
+		pool := service.Pool{Endpoints: eps}
+		if count == 0 {
+			pool.Action = service.Reject
+		}
+		base := service.Rule{Service: name, Port: "p", Main: pool, Affinity: affinity}
+		for i, ep := range eps {
+			base.Backends = append(base.Backends, service.Backend{AddrPort: ep, Serving: true, Local: i%2 == 0})
+		}
+		addr := func(v4, v6 string) netip.Addr {
+			s := v4
+			if f == model.IPv6 {
+				s = v6
+			}
+			return netip.MustParseAddr(strings.ReplaceAll(s, "N", fmt.Sprint(n)))
+		}
+		put := func(a netip.Addr, port uint16, rule service.Rule) {
+			out[service.Frontend{Addr: a, Protocol: model.Protocol([]model.Protocol{model.TCP, model.UDP, model.SCTP}[n%3]), Port: port}] = &rule
+		}
+		put(addr("10.96.0.N", "fd00:96::N"), 80, base)
+		ext := base
+		ext.Masquerade = true
+		if local && count > 0 {
+			inside := pool
+			ext.Masquerade, ext.Inside = false, &inside
+			ext.Main = service.Pool{Endpoints: eps[:r.IntN(count+1)]}
+			if len(ext.Main.Endpoints) == 0 {
+				ext.Main.Action = service.Drop
+			}
+		}
+		if r.IntN(3) > 0 {
+			ext.Kind = service.NodePort
+			put(addr("0.0.0.0", "::"), uint16(30000+n), ext)
+		}
+		if r.IntN(3) > 0 {
+			ext.Kind = service.LoadBalancerIP
+			if r.IntN(2) == 0 {
+				ext.Sources = []netip.Prefix{netip.PrefixFrom(addr("192.168.0.0", "fd00:192::"), 24).Masked(), hostPrefix(addr("198.51.100.N", "fd00:1980::N"))}
+			}
+			put(addr("203.0.113.N", "fd00:203::N"), 80, ext)
+		}
+	}
+	return out
+}
+
+func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// changes is what turns one set of rules into another, Service by Service.
+func changes(old, next rules) []service.Change {
+	var out []service.Change
+	for fe, r := range next {
+		if old[fe] == nil || !old[fe].Equal(r) {
+			out = append(out, service.Change{Frontend: fe, Old: old[fe], New: r})
+		}
+	}
+	for fe, r := range old {
+		if next[fe] == nil {
+			out = append(out, service.Change{Frontend: fe, Old: r})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b service.Change) int { return owner(a).Compare(owner(b)) })
+	return out
+}
+
+// verify reads the kernel's tables with a fresh Table and compares them, element by element, with the rules.
+func verify(t *testing.T, want rules) {
+	t.Helper()
+	fresh := open(t)
+	fresh.held = make(map[service.Frontend]*held)
+	fresh.picks = make(map[pickChain]int)
+	fresh.codes = newCodes()
+	ips, local := make(map[netip.Addr]bool), make(map[netip.Addr]bool)
+	for _, f := range []*family{fresh.v4, fresh.v6} {
+		c, err := fresh.read(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !c.there || len(c.strays) > 0 {
+			t.Fatalf("%s: there %v, foreign %v, strays %v", f.table, c.there, c.foreign, c.strays)
+		}
+		for a := range c.ips {
+			ips[a] = true
+		}
+		for a := range c.local {
+			local[a] = true
+		}
+		fixed := make(map[string]bool)
+		for _, ch := range f.chains(&fresh.cfg) {
+			fixed[ch.name] = true
+		}
+		rules, err := fresh.conn.Rules(f.table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range c.chains {
+			p, ok := parsePick(strings.TrimPrefix(name, nodePortPrefix))
+			if !fixed[name] && (!ok || fresh.picks[pickChain{p, familyName(f), strings.HasPrefix(name, nodePortPrefix)}] == 0) {
+				t.Errorf("%s: chain %s leads nowhere", f.table, name)
+			}
+			if rules[name] == 0 {
+				t.Errorf("%s: chain %s is empty", f.table, name)
+			}
+		}
+	}
+	wantIPs, wantLocal := make(map[netip.Addr]bool), make(map[netip.Addr]bool)
+	for fe, r := range want {
+		h := fresh.held[fe]
+		if h == nil {
+			t.Errorf("%s: not in the kernel", fe)
+			continue
+		}
+		w := wanted(r, h.main.span, h.within.span)
+		if h.services != w.services || h.admitted != w.admitted || h.outside != w.outside || h.inside != w.inside {
+			t.Errorf("%s: labels %q %q %q %q, want %q %q %q %q", fe, h.services, h.admitted, h.outside, h.inside, w.services, w.admitted, w.outside, w.inside)
+		}
+		compareSlots(t, fe, h.main, w.main, h.numbers)
+		compareSlots(t, fe, h.within, w.within, h.numbers)
+		if !slices.Equal(h.sources, w.sources) {
+			t.Errorf("%s: sources %v, want %v", fe, h.sources, w.sources)
+		}
+		if w.clusterIP {
+			wantIPs[fe.Addr] = true
+		}
+		for _, a := range w.local {
+			wantLocal[a] = true
+		}
+	}
+	for fe := range fresh.held {
+		if want[fe] == nil {
+			t.Errorf("%s: still in the kernel", fe)
+		}
+	}
+	if !reflect.DeepEqual(ips, wantIPs) || !reflect.DeepEqual(local, wantLocal) {
+		t.Errorf("cluster IPs %v, want %v; local endpoints %v, want %v", ips, wantIPs, local, wantLocal)
+	}
+}
+
+func familyName(f *family) model.Family {
+	if f.bits == 128 {
+		return model.IPv6
+	}
+	return model.IPv4
+}
+
+func compareSlots(t *testing.T, fe service.Frontend, got, want slotted, numbers map[netip.AddrPort]uint16) {
+	t.Helper()
+	slots := slices.Clone(got.slots)
+	slices.SortFunc(slots, netip.AddrPort.Compare)
+	if !slices.Equal(slots, want.slots) {
+		t.Errorf("%s: slots %v, want %v in some order", fe, got.slots, want.slots)
+	}
+	if !want.sticky {
+		if len(got.members) > 0 {
+			t.Errorf("%s: members %v without affinity", fe, got.members)
+		}
+		return
+	}
+	if !slices.Equal(got.members, want.slots) {
+		t.Errorf("%s: members %v, want %v", fe, got.members, want.slots)
+	}
+	seen := make(map[uint16]bool)
+	for ep, n := range numbers {
+		if seen[n] {
+			t.Errorf("%s: endpoint %s shares its number with another", fe, ep)
+		}
+		seen[n] = true
+	}
+}
+
+// TestRandomChanges lets one Table, that knows what it did, and then another, that has to read it back, turn random
+// rules into others, and compares the kernel with what was wanted each time. Small limits force it to cut changes
+// into several transactions.
+func TestRandomChanges(t *testing.T) {
+	for _, limit := range []int{0, 60_000, 24_000} {
+		t.Run(fmt.Sprintf("limit %d", limit), func(t *testing.T) {
+			inNamespace(t)
+			r := rand.New(rand.NewPCG(1, uint64(limit)))
+			tab := open(t)
+			reopen := func() {
+				if limit > 0 {
+					tab.limit = limit
+				}
+			}
+			reopen()
+			now := make(rules)
+			if _, err := tab.Sync(now.all); err != nil {
+				t.Fatal(err)
+			}
+			verify(t, now)
+			for step := range 60 {
+				next := make(rules)
+				for n := range 12 {
+					if r.IntN(4) == 0 {
+						for fe, rule := range random(r, n+1) {
+							next[fe] = rule
+						}
+					} else if r.IntN(6) > 0 {
+						for fe, rule := range now {
+							if rule.Service.Name == fmt.Sprintf("svc-%d", n+1) {
+								next[fe] = rule
+							}
+						}
+					}
+				}
+				if step%7 == 6 {
+					_ = tab.Close()
+					tab = open(t)
+					reopen()
+					gone, err := tab.Sync(next.all)
+					if err != nil {
+						t.Fatalf("step %d: sync: %v", step, err)
+					}
+					for _, fe := range gone {
+						if next[fe] != nil || now[fe] == nil {
+							t.Errorf("step %d: %s was reported gone", step, fe)
+						}
+					}
+				} else if err := tab.Apply(changes(now, next)); err != nil {
+					t.Fatalf("step %d: apply: %v", step, err)
+				}
+				now = next
+				verify(t, now)
+				if t.Failed() {
+					t.Fatalf("step %d, limit %d", step, limit)
+				}
+			}
+		})
+	}
+}
+
+// TestBigService has more endpoints than a transaction takes.
+func TestBigService(t *testing.T) {
+	inNamespace(t)
+	tab := open(t)
+	tab.limit = 64_000
+	fe := service.Frontend{Addr: netip.MustParseAddr("10.96.0.1"), Protocol: model.TCP, Port: 80}
+	rule := func(from, n int, affinity time.Duration) rules {
+		r := &service.Rule{Service: model.Name{Namespace: "ns", Name: "big"}, Main: service.Pool{Endpoints: endpoints(model.IPv4, from, n)}, Affinity: affinity}
+		return rules{fe: r}
+	}
+	now := rule(0, 10000, 0)
+	if _, err := tab.Sync(now.all); err != nil {
+		t.Fatal(err)
+	}
+	verify(t, now)
+	for _, next := range []rules{
+		rule(0, 9999, 0),
+		rule(10000, 10000, 0), // none stays
+		rule(10000, 10000, time.Hour),
+		rule(12000, 10000, time.Hour),
+		rule(12000, 3, time.Hour),
+		rule(0, 5000, 0),
+		{},
+	} {
+		if err := tab.Apply(changes(now, next)); err != nil {
+			t.Fatal(err)
+		}
+		now = next
+		verify(t, now)
+	}
+}
+
+// TestSlotsStay checks that a change writes no more than it must: the endpoints that stay keep their slots.
+func TestSlotsStay(t *testing.T) {
+	ep := func(n ...int) (out []netip.AddrPort) {
+		for _, i := range n {
+			out = append(out, endpoints(model.IPv4, i, 1)...)
+		}
+		return out
+	}
+	for _, c := range []struct{ old, want, got []netip.AddrPort }{
+		{nil, ep(1, 2, 3), ep(1, 2, 3)},
+		{ep(1, 2, 3), ep(1, 2, 3), ep(1, 2, 3)},
+		{ep(3, 1, 2), ep(1, 2, 3), ep(3, 1, 2)},
+		{ep(1, 2, 3), ep(2, 3), ep(3, 2)},
+		{ep(1, 2, 3), ep(1, 3), ep(1, 3)},
+		{ep(1, 2, 3), ep(1, 2), ep(1, 2)},
+		{ep(1, 3), ep(1, 2, 3), ep(1, 3, 2)},
+		{ep(1, 2, 3), ep(4, 5), ep(4, 5)},
+		{append(ep(1), netip.AddrPort{}), ep(1, 2), ep(1, 2)},
+		{ep(1, 1), ep(1, 2), ep(1, 2)},
+		{ep(1, 2), nil, ep()},
+	} {
+		if got := reslot(c.old, c.want); !slices.Equal(got, c.got) {
+			t.Errorf("%v to %v: %v, want %v", c.old, c.want, got, c.got)
+		}
+	}
+}
+
+func TestLabels(t *testing.T) {
+	for _, p := range []pick{{n: 1}, {n: 12}, {n: 10000, span: spareBit}, {n: 3, span: insideBit}, {n: 3, affinity: 10800},
+		{n: 65535, span: insideBit | spareBit, affinity: 86400}} {
+		got, ok := parsePick(p.label())
+		if !ok || got != p {
+			t.Errorf("%+v: label %s reads back as %+v, %v", p, p.label(), got, ok)
+		}
+	}
+	for _, l := range []string{"", "reject", "pick-", "pick-0", "pick-1-2", "st-3", "in-3-4", "pick-03", "pick-x"} {
+		if p, ok := parsePick(l); ok {
+			t.Errorf("%q was taken for %+v", l, p)
+		}
+	}
+	c := newCodes()
+	if got := c.code("pick-12"); got != 0x0012 {
+		t.Errorf("pick-12 is %#x, want the digits 12", got)
+	}
+	a, b := c.code("st-2-60"), c.code("pick-10000")
+	if a == b || a < firstOther || b < firstOther {
+		t.Errorf("st-2-60 is %#x, pick-10000 %#x", a, b)
+	}
+	c.forget("st-2-60")
+	if _, ok := c.label(native32(uint32(a))); ok {
+		t.Errorf("%#x still stands for something", a)
+	}
+}
+
+// TestAliasesAreNeutral: an alias must have the ones' complement sum of what it stands for.
+func TestAliasesAreNeutral(t *testing.T) {
+	sum := func(a netip.Addr) int {
+		n := 0
+		for i, b := range a.AsSlice() {
+			n += int(b) << (8 * (1 - i%2))
+		}
+		return n % 0xffff
+	}
+	for f, a := range aliases {
+		if sum(a) != sum(loopbacks[f]) {
+			t.Errorf("%s: %s adds up to %#x, %s to %#x", f, a, sum(a), loopbacks[f], sum(loopbacks[f]))
+		}
+	}
+}
+
+// TestNobodyElse checks that other tables are left alone, that ours are repaired from any state, and that Remove
+// leaves nothing.
+func TestNobodyElse(t *testing.T) {
+	inNamespace(t)
+	other, err := nft.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	foreign := nft.Table{Family: nft.IPv4, Name: "weft-servicesx"}
+	var b nft.Batch
+	b.AddTable(foreign, "somebody else's")
+	// A table of our name with a map of another type, and an older layout's.
+	b.AddTable(nft.Table{Family: nft.IPv4, Name: TableName}, "")
+	b.AddSet(&nft.Set{Table: nft.Table{Family: nft.IPv4, Name: TableName}, Name: "services", Key: nft.Type{nft.IPv4Addr}})
+	b.AddTable(nft.Table{Family: nft.IPv6, Name: TableName + "-old"}, "")
+	if err := other.Commit(&b); err != nil {
+		t.Fatal(err)
+	}
+	tab := open(t)
+	now := random(rand.New(rand.NewPCG(7, 7)), 1)
+	if _, err := tab.Sync(now.all); err != nil {
+		t.Fatal(err)
+	}
+	verify(t, now)
+	tables := func(f nft.Family) []string {
+		names, err := other.Tables(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(names)
+		return names
+	}
+	if got := tables(nft.IPv4); !slices.Equal(got, []string{TableName, foreign.Name}) {
+		t.Errorf("ip tables: %v", got)
+	}
+	if got := tables(nft.IPv6); !slices.Equal(got, []string{TableName}) {
+		t.Errorf("ip6 tables: %v", got)
+	}
+	for name, harm := range map[string]func(*nft.Batch){
+		"table deleted":    func(b *nft.Batch) { b.DeleteTable(tab.v4.table) },
+		"map flushed":      func(b *nft.Batch) { b.FlushSet(tab.v4.services) },
+		"endpoint deleted": func(b *nft.Batch) { b.FlushSet(tab.v6.endpoints); b.FlushSet(tab.v6.ids) },
+		"chain flushed":    func(b *nft.Batch) { b.FlushChain(nft.Chain{Table: tab.v4.table, Name: "services"}) },
+		"elements added": func(b *nft.Batch) {
+			k := appendKey(nil, service.Frontend{Addr: netip.MustParseAddr("1.2.3.4"), Protocol: model.TCP, Port: 5})
+			b.Add(tab.v4.services, k, native32(0x77), "")
+			b.Add(tab.v4.endpoints, append(slices.Clone(k), native32(1<<19)...), appendEndpoint(nil, netip.MustParseAddrPort("1.1.1.1:1")), "")
+			b.Add(tab.v4.clusterIPs, []byte{9, 9, 9, 9}, nil, "")
+			b.AddChain(nft.Chain{Table: tab.v4.table, Name: "stranger"})
+		},
+	} {
+		var b nft.Batch
+		harm(&b)
+		if err := other.Commit(&b); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		ctx, cancel := contextWithTimeout()
+		if changed, err := tab.Wait(ctx); !changed || err != nil {
+			t.Errorf("%s: not noticed: %v", name, err)
+		}
+		cancel()
+		if _, err := tab.Sync(now.all); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if verify(t, now); t.Failed() {
+			t.Fatal(name)
+		}
+	}
+	if err := Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if got := append(tables(nft.IPv4), tables(nft.IPv6)...); !slices.Equal(got, []string{foreign.Name}) {
+		t.Errorf("after Remove: %v", got)
+	}
+}
+
+// TestOwnChangesAreNotNews checks that a Table does not hear of what it did itself.
+func TestOwnChangesAreNotNews(t *testing.T) {
+	inNamespace(t)
+	tab := open(t)
+	now := random(rand.New(rand.NewPCG(7, 7)), 1)
+	if _, err := tab.Sync(now.all); err != nil {
+		t.Fatal(err)
+	}
+	if err := tab.Apply(changes(now, nil)); err != nil {
+		t.Fatal(err)
+	}
+	// Whatever there is to hear has been queued by now; a change by another ends the wait, and it must be the first.
+	other, err := nft.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	heard := make(chan bool, 1)
+	ctx, cancel := contextWithTimeout()
+	defer cancel()
+	go func() {
+		changed, _ := tab.Wait(ctx)
+		heard <- changed
+	}()
+	select {
+	case <-heard:
+		t.Fatal("woken by its own change")
+	case <-time.After(50 * time.Millisecond):
+	}
+	var b nft.Batch
+	b.AddChain(nft.Chain{Table: tab.v4.table, Name: "stranger"})
+	if err := other.Commit(&b); err != nil {
+		t.Fatal(err)
+	}
+	if !<-heard {
+		t.Fatal("somebody else's change was not noticed")
+	}
+}
+
+// TestReadable has the nft tool print the tables: some releases abort on what they don't expect.
+func TestReadable(t *testing.T) {
+	tool, err := exec.LookPath("nft")
+	if err != nil {
+		t.Skip("the nft tool is not installed")
+	}
+	inNamespace(t)
+	tab := open(t)
+	tab.cfg.LoopbackNodePorts = true
+	now := make(rules)
+	r := rand.New(rand.NewPCG(3, 3))
+	for n := range 20 {
+		for fe, rule := range random(r, n+1) {
+			now[fe] = rule
+		}
+	}
+	if _, err := tab.Sync(now.all); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(tool, "list", "ruleset").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{
+		`10.96.0.3 . tcp . 80 comment "ns/svc-3:p" : `,
+		"dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 3 map @endpoints",
+		"dnat ip6 to ip6 daddr . meta l4proto . th dport . numgen random mod 3 map @endpoints",
+		"goto pick-3", "goto external-local",
+	} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the ruleset lacks %q", want)
+		}
+	}
+	if t.Failed() {
+		t.Logf("%s", out)
+	}
+}
+
+func contextWithTimeout() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), 10*time.Second)
+}
