@@ -19,6 +19,7 @@ const (
 
 // compiled is a Service turned into frontends, before anyone else's claims are considered.
 type compiled struct {
+	meta    *model.Meta // of the Service that it was made from
 	entries []entry
 	events  []model.Event
 	health  Health
@@ -53,7 +54,7 @@ func proxied(s *model.Service) (bool, string) {
 
 // compile decides for one Service. eps are its EndpointSlices.
 func compile(s *model.Service, eps []*model.EndpointSlice, n *Node) compiled {
-	var out compiled
+	out := compiled{meta: &s.Meta}
 	if ok, _ := proxied(s); !ok {
 		return out
 	}

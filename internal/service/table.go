@@ -168,23 +168,46 @@ func (t *Table) claim(f Frontend, st *known, old *Rule) []model.Event {
 		if !old.Equal(rule) {
 			t.change(f, old, rule)
 		}
+		// Its claim may have become the worse one: what was a cluster IP may now be an external IP.
+		if best := t.best(f); best != nil && better(f, best, st) {
+			return t.contest(f, best, st)
+		}
 		return nil
+	case better(f, st, owner):
+		return t.contest(f, st, owner)
 	}
-	winner, loser := owner, st
-	if better(f, st, owner) {
-		winner, loser = st, owner
-		t.owners[f] = st
-		t.losers[f] = slices.DeleteFunc(t.losers[f], func(x *known) bool { return x == st })
-		t.change(f, owner.rule(f), rule)
-	}
+	return t.lose(f, st, owner)
+}
+
+// contest gives a frontend to the winner and takes it from the loser.
+func (t *Table) contest(f Frontend, winner, loser *known) []model.Event {
+	t.owners[f] = winner
+	t.losers[f] = slices.DeleteFunc(t.losers[f], func(x *known) bool { return x == winner })
+	t.change(f, loser.rule(f), winner.rule(f))
+	return t.lose(f, loser, winner)
+}
+
+// lose files a claim that another keeps out, and says so once.
+func (t *Table) lose(f Frontend, loser, winner *known) []model.Event {
 	if slices.Contains(t.losers[f], loser) {
 		return nil
 	}
 	t.losers[f] = append(t.losers[f], loser)
-	return []model.Event{{APIVersion: "v1", Kind: "Service", Name: loser.service.Name, UID: loser.service.UID, Warning: true,
-		Reason: "FrontendConflict", Message: fmt.Sprintf("%s %s is served by Service %s, which has the older claim; this "+
+	return []model.Event{{APIVersion: "v1", Kind: "Service", Name: loser.meta.Name, UID: loser.meta.UID, Warning: true,
+		Reason: "FrontendConflict", Message: fmt.Sprintf("%s %s is served by Service %s, which has the better claim; this "+
 			"Service's endpoints do not get its traffic: give one of the two another address or port",
-			loser.rule(f).Kind, f, winner.service.Name)}}
+			loser.rule(f).Kind, f, winner.meta.Name)}}
+}
+
+// best is the best of the claims that lost, nil if there is none.
+func (t *Table) best(f Frontend) *known {
+	var best *known
+	for _, l := range t.losers[f] {
+		if best == nil || better(f, l, best) {
+			best = l
+		}
+	}
+	return best
 }
 
 // better tells whether a's claim to a frontend goes before b's: a cluster IP, which the API server allocates, before
@@ -192,8 +215,8 @@ func (t *Table) claim(f Frontend, st *known, old *Rule) []model.Event {
 func better(f Frontend, a, b *known) bool {
 	return cmp.Or(
 		cmp.Compare(b2i(a.rule(f).Kind.External()), b2i(b.rule(f).Kind.External())),
-		cmp.Compare(a.service.Created, b.service.Created),
-		a.service.Name.Compare(b.service.Name)) < 0
+		cmp.Compare(a.meta.Created, b.meta.Created),
+		a.meta.Name.Compare(b.meta.Name)) < 0
 }
 
 func b2i(b bool) int {
@@ -205,22 +228,25 @@ func b2i(b bool) int {
 
 // release takes a frontend away from the Service, whose rule for it was old, and gives it to the next best claim.
 func (t *Table) release(f Frontend, st *known, old *Rule) {
-	rest := slices.DeleteFunc(t.losers[f], func(x *known) bool { return x == st })
-	if t.owners[f] == st {
-		delete(t.owners, f)
-		var rule *Rule
-		if len(rest) > 0 {
-			best := slices.MinFunc(rest, func(a, b *known) int { return b2i(better(f, b, a)) - b2i(better(f, a, b)) })
-			t.owners[f], rule = best, best.rule(f)
-			rest = slices.DeleteFunc(rest, func(x *known) bool { return x == best })
+	drop := func(x *known) {
+		t.losers[f] = slices.DeleteFunc(t.losers[f], func(y *known) bool { return y == x })
+		if len(t.losers[f]) == 0 {
+			delete(t.losers, f)
 		}
-		t.change(f, old, rule)
 	}
-	if len(rest) == 0 {
-		delete(t.losers, f)
-	} else {
-		t.losers[f] = rest
+	if t.owners[f] != st {
+		drop(st)
+		return
 	}
+	next := t.best(f)
+	if next == nil {
+		delete(t.owners, f)
+		t.change(f, old, nil)
+		return
+	}
+	t.owners[f] = next
+	drop(next)
+	t.change(f, old, next.rule(f))
 }
 
 func (t *Table) change(f Frontend, old, new *Rule) {
