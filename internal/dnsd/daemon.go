@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
@@ -67,6 +68,7 @@ type daemon struct {
 	source atomic.Pointer[opened]
 	reg    *prometheus.Registry
 
+	cores    int // that the server may use
 	ready    atomic.Bool
 	draining atomic.Bool
 	lag      *prometheus.HistogramVec
@@ -106,6 +108,10 @@ func newDaemon(o Options, open func(kube.Kinds, prometheus.Registerer) (source, 
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(40)
 	}
+	// The server's readers wait in the kernel. With one processor more than there are cores the runtime sees one
+	// idle, and does not take a reader's away from it each time that it waits, to give it back a moment later.
+	d.cores = runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(d.cores + 1)
 	return d, nil
 }
 
@@ -376,7 +382,7 @@ func (d *daemon) listen(ctx context.Context) (out []*dnsserver.Listener, err err
 				return err
 			}
 			for i, ap := range aps {
-				l, err := s.Listen(ctx, ap)
+				l, err := s.Listen(ctx, ap, d.cores)
 				if err != nil {
 					if i > 0 && len(aps) > 1 {
 						d.log.Warn("not listening on IPv6", "err", err) // a machine without

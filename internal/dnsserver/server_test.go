@@ -130,7 +130,7 @@ func start(t testing.TB, u *fakeUpstream, yaml string) *harness {
 	if err := s.Apply(cfg, zone); err != nil {
 		t.Fatal(err)
 	}
-	l, err := s.Listen(context.Background(), netip.MustParseAddrPort("127.0.0.1:0"))
+	l, err := s.Listen(context.Background(), netip.MustParseAddrPort("127.0.0.1:0"), 2)
 	if err != nil {
 		t.Fatal(err)
 	}

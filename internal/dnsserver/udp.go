@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -109,42 +108,6 @@ func (u *udpSocket) close() {
 	})
 }
 
-// mmsghdr is struct mmsghdr of recvmmsg(2).
-type mmsghdr struct {
-	hdr unix.Msghdr
-	n   uint32
-	_   [4]byte
-}
-
-// burst is the memory that a socket's reader hands to the kernel.
-type burst struct {
-	in, out   [batch]mmsghdr
-	inIov     [batch]unix.Iovec
-	outIov    [batch]unix.Iovec
-	names     [batch]unix.RawSockaddrInet6
-	ctl       [batch][ctlSize]byte
-	ask       [batch][maxAsk]byte
-	answer    [batch][maxUDP]byte
-	nameLen   uint32
-	needsInfo bool
-}
-
-func newBurst(anyAddr bool) *burst {
-	b := &burst{needsInfo: anyAddr, nameLen: uint32(unsafe.Sizeof(unix.RawSockaddrInet6{}))}
-	for i := range batch {
-		b.inIov[i].Base = &b.ask[i][0]
-		b.inIov[i].SetLen(maxAsk)
-		h := &b.in[i].hdr
-		h.Name = (*byte)(unsafe.Pointer(&b.names[i]))
-		h.Iov = &b.inIov[i]
-		h.SetIovlen(1)
-		if anyAddr {
-			h.Control = &b.ctl[i][0]
-		}
-	}
-	return b
-}
-
 // serveUDP answers what comes to a socket until it is stopped. It keeps a thread to itself: it waits in the kernel,
 // not in the runtime, which saves a system call for each burst.
 func (s *Server) serveUDP(u *udpSocket, addr netip.AddrPort) error {
@@ -187,92 +150,8 @@ func (s *Server) serveUDP(u *udpSocket, addr netip.AddrPort) error {
 		if stopped {
 			return nil
 		}
-		b.send(u.fd, k)
-	}
-}
-
-// receive waits for packets and takes as many as there are.
-func (b *burst) receive(fd int) (int, error) {
-	for i := range b.in {
-		h := &b.in[i].hdr
-		h.Namelen = b.nameLen
-		h.Flags = 0
-		if b.needsInfo {
-			h.SetControllen(ctlSize)
-		}
-	}
-	for {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.in[0])), batch, unix.MSG_WAITFORONE, 0, 0)
-		switch errno {
-		case 0:
-			return int(n), nil
-		case syscall.EINTR, syscall.EAGAIN, syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENOMEM, syscall.ENOBUFS:
-			// Of no consequence for the next packet.
-		default:
-			return 0, fmt.Errorf("receive: %w", errno)
-		}
-	}
-}
-
-func (b *burst) client(i int) clientAddr {
-	sa := &b.names[i]
-	switch sa.Family {
-	case unix.AF_INET:
-		return clientAddr{netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(sa)).Addr)}
-	case unix.AF_INET6:
-		return clientAddr{netip.AddrFrom16(sa.Addr)}
-	}
-	return clientAddr{}
-}
-
-// reply puts the answer to the i-th packet into the k-th place of what is to be sent.
-func (b *burst) reply(k, i int, answer []byte) {
-	b.outIov[k].Base = &answer[0]
-	b.outIov[k].SetLen(len(answer))
-	in, out := &b.in[i].hdr, &b.out[k].hdr
-	out.Name, out.Namelen = in.Name, in.Namelen
-	out.Iov = &b.outIov[k]
-	out.SetIovlen(1)
-	out.Control, out.Controllen = nil, 0
-	if b.needsInfo {
-		if n := fromDestination(b.ctl[i][:in.Controllen]); n > 0 {
-			out.Control = in.Control
-			out.SetControllen(n)
-		}
-	}
-}
-
-// fromDestination turns the control message that says where a packet went to into one that has the answer come from
-// there, in place. The interface is left to routing, but for link-local addresses.
-func fromDestination(ctl []byte) int {
-	if len(ctl) < unix.SizeofCmsghdr {
-		return 0
-	}
-	h := (*unix.Cmsghdr)(unsafe.Pointer(&ctl[0]))
-	body := ctl[unix.CmsgLen(0):]
-	switch {
-	case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(body) >= unix.SizeofInet4Pktinfo:
-		clear(body[:4])
-		return unix.CmsgSpace(unix.SizeofInet4Pktinfo)
-	case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(body) >= unix.SizeofInet6Pktinfo:
-		if !netip.AddrFrom16([16]byte(body[:16])).IsLinkLocalUnicast() {
-			clear(body[16:20])
-		}
-		return unix.CmsgSpace(unix.SizeofInet6Pktinfo)
-	}
-	return 0
-}
-
-// send sends k answers. One that the kernel won't take is lost, as any packet can be.
-func (b *burst) send(fd, k int) {
-	for at := 0; at < k; {
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.out[at])), uintptr(k-at), 0, 0, 0)
-		switch {
-		case errno == syscall.EINTR:
-		case errno != 0:
-			at++
-		default:
-			at += int(n)
+		if k > 0 {
+			b.send(u.fd, k)
 		}
 	}
 }
@@ -321,11 +200,11 @@ type Listener struct {
 	tcp  *tcpListener
 }
 
-// Listen opens sockets on an address and port (0: any one), one for UDP for each core. An address must be of one
-// family: for both, listen on 0.0.0.0 and on [::].
-func (s *Server) Listen(ctx context.Context, addr netip.AddrPort) (*Listener, error) {
+// Listen opens sockets on an address and port (0: any one), for UDP as many as there are to be readers: one for each
+// core. An address must be of one family: for both, listen on 0.0.0.0 and on [::].
+func (s *Server) Listen(ctx context.Context, addr netip.AddrPort, readers int) (*Listener, error) {
 	l := &Listener{s: s, addr: addr}
-	for range runtime.GOMAXPROCS(0) {
+	for range readers {
 		u, bound, err := listenUDP(l.addr)
 		if err != nil {
 			l.Close()

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+type options struct {
+	weft, coredns    string
+	services, big    int
+	seconds, changes int
+	rate             int
+	only             string
+	out              string
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.weft, "weft", "", "weft's binary")
+	flag.StringVar(&o.coredns, "coredns", "", "CoreDNS's binary (./coredns)")
+	flag.IntVar(&o.services, "services", 10000, "Services for speed")
+	flag.IntVar(&o.big, "big", 100000, "Services for memory and changes; 0 is none")
+	flag.IntVar(&o.seconds, "seconds", 8, "seconds of full load")
+	flag.IntVar(&o.changes, "changes", 200, "changes to time")
+	flag.IntVar(&o.rate, "rate", 5000, "queries a second for latency")
+	flag.StringVar(&o.only, "only", "weft,coredns,knot", "servers")
+	flag.StringVar(&o.out, "out", "", "folder for dns.json and dns.md; empty is standard output only")
+	flag.Parse()
+	if err := run(o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench-dns:", err)
+		os.Exit(1)
+	}
+}
+
+// The core that servers have, and the one that the load has.
+const coreServer, coreLoad = 0, 1
+
+const outsideNames = 5000
+
+func run(o options) error {
+	for _, tool := range []string{"dnsperf", "knotd", "taskset"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return fmt.Errorf("%s is not installed: apt-get install knot dnsperf util-linux", tool)
+		}
+	}
+	dir, err := os.MkdirTemp("", "bench-dns")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	rep := &report{Services: o.services, Seconds: o.seconds}
+	c := newCluster(o.services)
+	api, err := c.serve()
+	if err != nil {
+		return err
+	}
+	inside, outside := filepath.Join(dir, "inside"), filepath.Join(dir, "outside-names")
+	if err := queryFile(c, inside); err != nil {
+		return err
+	}
+	if err := outsideFile(outsideNames, outside); err != nil {
+		return err
+	}
+	away, err := outsideServer(outsideNames, dir)
+	if err != nil {
+		return err
+	}
+	defer away.stop()
+	if err := away.start(coreLoad, "host-0.example", "192.0.2.1", 10*time.Second); err != nil {
+		return err
+	}
+	for _, name := range []string{"weft", "coredns", "knot"} {
+		if !slices.Contains(strings.Split(o.only, ","), name) {
+			continue
+		}
+		if err := speed(o, rep, name, c, api, dir, inside, outside); err != nil {
+			return err
+		}
+	}
+	if o.big > 0 {
+		if err := scale(o, rep, dir); err != nil {
+			return err
+		}
+	}
+	return rep.write(o.out)
+}
+
+func newServer(o options, name string, c *cluster, api, dir string) (*server, error) {
+	switch name {
+	case "weft":
+		return weftServer(o.weft, api, dir)
+	case "coredns":
+		return coreDNSServer(o.coredns, api, dir)
+	}
+	return knotServer(c, dir)
+}
+
+func speed(o options, rep *report, name string, c *cluster, api, dir, inside, outside string) error {
+	s, err := newServer(o, name, c, api, dir)
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	first := c.services[0]
+	if err := s.start(coreServer, fqdn(first), first.Spec.ClusterIP, time.Minute); err != nil {
+		return err
+	}
+	loads := []struct{ load, mode, file string }{{"cluster names, UDP", "udp", inside}, {"cluster names, TCP", "tcp", inside}}
+	if name == "knot" {
+		// Knot forwards nothing: for it the names outside are a zone of its own, which is the best that it can do.
+		loads = append(loads, struct{ load, mode, file string }{"cached names, UDP", "udp", ""})
+	} else {
+		loads = append(loads, struct{ load, mode, file string }{"cached names, UDP", "udp", outside})
+	}
+	for _, l := range loads {
+		fmt.Fprintf(os.Stderr, "%s: %s...\n", name, l.load)
+		target, file := s, l.file
+		if file == "" {
+			s.stop()
+			if target, err = outsideOnServerCore(dir); err != nil {
+				return err
+			}
+			defer target.stop()
+			file = outside
+		}
+		res, err := load(target, coreLoad, l.mode, file, o.seconds, o.rate)
+		if err != nil {
+			return fmt.Errorf("%s: %s: %w", name, l.load, err)
+		}
+		rep.add(l.load, name, res)
+	}
+	return nil
+}
+
+func outsideOnServerCore(dir string) (*server, error) {
+	zone, err := os.ReadFile(filepath.Join(dir, "outside", "zone"))
+	if err != nil {
+		return nil, err
+	}
+	s, err := knot("knot-outside", portKnot, "example", string(zone), dir)
+	if err != nil {
+		return nil, err
+	}
+	return s, s.start(coreServer, "host-0.example", "192.0.2.1", 10*time.Second)
+}
+
+// scale measures memory, the first picture and single changes on a big cluster.
+func scale(o options, rep *report, dir string) error {
+	fmt.Fprintf(os.Stderr, "a cluster of %d Services and %d endpoints...\n", o.big, o.big*5/2)
+	c := newCluster(o.big)
+	api, err := c.serve()
+	if err != nil {
+		return err
+	}
+	rep.Big = o.big
+	last := c.services[0]
+	for _, name := range []string{"weft", "coredns"} {
+		if !slices.Contains(strings.Split(o.only, ","), name) {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "%s...\n", name)
+		s, err := newServer(o, name, c, api, dir)
+		if err != nil {
+			return err
+		}
+		sc, err := scaleOne(o, s, c, last)
+		s.stop()
+		if err != nil {
+			return err
+		}
+		rep.addScale(name, sc)
+	}
+	return nil
+}
+
+func scaleOne(o options, s *server, c *cluster, probe *corev1.Service) (scaled, error) {
+	var out scaled
+	begin := time.Now()
+	if err := s.start(coreServer, fqdn(probe), c.services[0].Spec.ClusterIP, 3*time.Minute); err != nil {
+		return out, err
+	}
+	out.FirstSeconds = time.Since(begin).Seconds()
+	for deadline := time.Now().Add(time.Minute); c.watching("services") == 0; {
+		if time.Now().After(deadline) {
+			return out, fmt.Errorf("%s does not watch Services", s.name)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	conn, err := net.Dial("udp", fmt.Sprintf("127.0.0.1:%d", s.port))
+	if err != nil {
+		return out, err
+	}
+	defer conn.Close()
+	var took, pauses []float64
+	for i := range o.changes {
+		k := 1 + i*7%len(c.services)
+		if c.services[k].Spec.ClusterIP == corev1.ClusterIPNone {
+			k++
+		}
+		ip := fmt.Sprintf("172.31.%d.%d", i/250, i%250+1)
+		begin := time.Now()
+		c.change(k, ip)
+		for {
+			asked := time.Now()
+			got, err := ask(conn, fqdn(c.services[k]))
+			if err != nil {
+				return out, fmt.Errorf("%s: %w", s.name, err)
+			}
+			pauses = append(pauses, time.Since(asked).Seconds()*1e3)
+			if got == ip {
+				break
+			}
+			if time.Since(begin) > time.Minute {
+				return out, fmt.Errorf("%s does not show a change after a minute", s.name)
+			}
+		}
+		took = append(took, time.Since(begin).Seconds()*1e3)
+	}
+	slices.Sort(took)
+	slices.Sort(pauses)
+	out.ChangeMedianMillis, out.ChangeP99Millis = took[len(took)/2], took[len(took)*99/100]
+	out.SlowestQueryMillis = pauses[len(pauses)-1]
+	// Give the garbage collectors a while to be done with the start.
+	time.Sleep(5 * time.Second)
+	out.MemoryBytes, out.PeakBytes, err = s.memory()
+	return out, err
+}
+
+func fqdn(s *corev1.Service) string { return s.Name + "." + s.Namespace + ".svc.cluster.local" }
