@@ -24,6 +24,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// internet is the name of the server beyond the cluster, among the components.
+const internet = "internet"
+
 // lab is the running lab.
 type lab struct {
 	cfg   Config
@@ -225,6 +228,11 @@ func (l *lab) startControlPlane() error {
 			Spec:  func() procs.Spec { return l.controlSpec(c) },
 		}))
 	}
+	l.services = append(l.services, l.table.Service(&procs.Service{
+		Name: internet,
+		Log:  procs.NewLog(l.files.log(internet), logSize),
+		Spec: l.internetSpec,
+	}))
 	l.progress("starting etcd and the API server")
 	for _, s := range l.services[:2] {
 		if err := s.Start(); err != nil {
@@ -254,6 +262,18 @@ func (l *lab) controlSpec(c components.Component) procs.Spec {
 	}
 }
 
+// internetSpec is the server that answers on the internet's addresses, and on those of `outside`.
+func (l *lab) internetSpec() procs.Spec {
+	return procs.Spec{
+		Path:   l.files.program("echo"),
+		Args:   []string{"echo", "serve"},
+		Env:    []string{"HTTP_PORT=80", "HTTPS_PORT=443", "POD_NAME=internet", "NODE_NAME=" + Outside, "DRAIN=0s", "GOGC=50"},
+		Dir:    "/",
+		Attr:   &syscall.SysProcAttr{Setsid: true},
+		Inside: l.outside.Do,
+	}
+}
+
 // withLog adds the end of a component's log to an error, since the lab and its logs are about to vanish.
 func (l *lab) withLog(err error, component string) error {
 	tail := procs.Tail(l.files.log(component), 2000)
@@ -270,5 +290,5 @@ func (l *lab) service(name string) (*procs.Service, error) {
 			return s, nil
 		}
 	}
-	return nil, errors.New("unknown component " + name + ": want etcd, apiserver, controller-manager or scheduler; or kubelet or cri, with --node")
+	return nil, errors.New("unknown component " + name + ": want etcd, apiserver, controller-manager, scheduler or internet; or kubelet or cri, with --node")
 }
