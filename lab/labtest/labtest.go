@@ -250,11 +250,19 @@ func (l *Lab) Background(t testing.TB, args ...string) *Traffic {
 func (tr *Traffic) Stop() (string, error) {
 	tr.t.Helper()
 	tr.cmd.Process.Signal(os.Interrupt)
+	return tr.Wait()
+}
+
+// Wait waits for the command's end, which the test has brought about, and gives what it printed and how it ended.
+func (tr *Traffic) Wait() (string, error) {
+	tr.t.Helper()
 	select {
 	case err := <-tr.done:
 		return tr.out.String(), err
 	case <-time.After(15 * time.Second):
-		return tr.out.String(), errors.New("it did not end on SIGINT")
+		tr.cmd.Process.Kill()
+		<-tr.done
+		return tr.out.String(), errors.New("it did not end within 15 s")
 	}
 }
 
