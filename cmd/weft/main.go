@@ -76,5 +76,14 @@ func newRoot() *cobra.Command {
 	root.AddCommand(newChartCommand())
 	root.AddCommand(newControllerCommand())
 	root.AddCommand(newAddressesCommand())
+	root.AddCommand(newServiceCommand())
+	root.AddCommand(newStatusCommand())
+	root.AddCommand(newWhyCommand())
+	root.AddCommand(newFlowsCommand())
+	root.AddCommand(newMatrixCommand())
+	root.AddCommand(newDiffCommand())
+	root.AddCommand(newLintCommand())
+	root.AddCommand(newPolicyCommand())
+	root.AddCommand(newPodCommand())
 	return root
 }

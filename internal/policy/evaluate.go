@@ -5,6 +5,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/weft-net/weft/internal/model"
@@ -357,7 +358,21 @@ func describe(e Endpoint) string {
 	if len(e.Pod.Labels) == 0 {
 		return e.String() + " (no labels)"
 	}
-	return fmt.Sprintf("%s (%s)", e, model.MatchLabels(e.Pod.Labels))
+	return fmt.Sprintf("%s (%s)", e, labelText(e.Pod.Labels))
+}
+
+// labelText are the labels that a person would select by.
+func labelText(labels map[string]string) string {
+	shown := map[string]string{}
+	for k, v := range labels {
+		if !slices.Contains(fleeting, k) {
+			shown[k] = v
+		}
+	}
+	if len(shown) == 0 {
+		return "no labels to select by"
+	}
+	return model.MatchLabels(shown).String()
 }
 
 func portsText(ports []model.PolicyPort) string {

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/remotecommand"
+
+	"github.com/weft-net/weft/internal/flowlog"
+)
+
+// agents selects the pods of weft's node agents, as the Helm chart labels them.
+const agents = "app.kubernetes.io/name=weft,app.kubernetes.io/component=node"
+
+// flowFlags are what "weft flows" can be told.
+type flowFlags struct {
+	worldFlags
+	all, follow, local bool
+	node, pod, verdict string
+	output, socket     string
+}
+
+func newFlowsCommand() *cobra.Command {
+	var f flowFlags
+	cmd := &cobra.Command{
+		Use:   "flows",
+		Short: "Which flows policies dropped, and why",
+		Long: `Which flows policies dropped, and why: those that the nodes' agents still remember, and with --follow those to come.
+It asks each agent by way of "exec", so that whoever may exec into weft's pods, and nobody else, sees flows.
+
+Of what is dropped a few packets a second are reported for each chain of policies; the metric
+weft_policy_dropped_packets_total counts all. Admitted connections are reported where the agents run with
+--log-admitted.`,
+		Example: `  weft flows -n shop --follow
+  weft flows -A --verdict dropped -o json`,
+		GroupID: "person",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), cmd.OutOrStdout()) },
+	}
+	fs := cmd.Flags()
+	f.addCluster(fs)
+	fs.BoolVarP(&f.all, "all-namespaces", "A", false, "flows from and to pods of all namespaces")
+	fs.BoolVarP(&f.follow, "follow", "w", false, "go on with those to come")
+	fs.StringVar(&f.pod, "pod", "", "flows from and to this `pod` only")
+	fs.StringVar(&f.node, "node", "", "ask the agent of this `node` only")
+	fs.StringVar(&f.verdict, "verdict", "", "dropped or admitted (default: both)")
+	fs.BoolVar(&f.local, "local", false, "ask the agent of this machine by its socket, not the cluster")
+	fs.StringVar(&f.socket, "socket", flowlog.DefaultSocket, "`path` of that socket")
+	outputFlag(cmd, &f.output, "text", "wide", "json")
+	return cmd
+}
+
+func (f *flowFlags) run(ctx context.Context, out io.Writer) error {
+	filter := flowlog.Filter{Pod: f.pod, Verdict: flowlog.Verdict(f.verdict)}
+	if f.verdict != "" && filter.Verdict != flowlog.Dropped && filter.Verdict != flowlog.Admitted {
+		return fmt.Errorf("--verdict=%s: want dropped or admitted", f.verdict)
+	}
+	if !f.all && (f.namespace != "" || !f.local) {
+		filter.Namespace = f.ns()
+	}
+	p := &flowPrinter{out: out, format: f.output}
+	if f.local {
+		return flowlog.Query(ctx, f.socket, filter, f.follow, p.print)
+	}
+	cfg, err := f.access.Config()
+	if err != nil {
+		return err
+	}
+	pods, err := f.agentPods(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return f.ask(ctx, cfg, pods, filter, p)
+}
+
+// agentPods are the agents to ask.
+func (f *flowFlags) agentPods(ctx context.Context, cfg *rest.Config) ([]corev1.Pod, error) {
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	list, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{LabelSelector: agents})
+	if err != nil {
+		return nil, fmt.Errorf("find weft's agents: %w", err)
+	}
+	pods := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool {
+		return p.Status.Phase != corev1.PodRunning || f.node != "" && p.Spec.NodeName != f.node
+	})
+	if len(pods) == 0 {
+		return nil, fmt.Errorf("no running pod with labels %s: is weft installed in this cluster?", agents)
+	}
+	return pods, nil
+}
+
+// ask asks all agents at once. Without --follow the events of all come sorted by time.
+func (f *flowFlags) ask(ctx context.Context, cfg *rest.Config, pods []corev1.Pod, filter flowlog.Filter, p *flowPrinter) error {
+	var mu sync.Mutex
+	var kept []flowlog.Event
+	each := func(e *flowlog.Event) error {
+		if f.follow {
+			return p.print(e)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		kept = append(kept, *e)
+		return nil
+	}
+	errs := make([]error, len(pods))
+	var wg sync.WaitGroup
+	for i := range pods {
+		wg.Go(func() {
+			if err := f.askOne(ctx, cfg, &pods[i], filter, each); err != nil && ctx.Err() == nil {
+				errs[i] = fmt.Errorf("node %s: %w", pods[i].Spec.NodeName, err)
+				fmt.Fprintln(os.Stderr, "weft:", errs[i])
+			}
+		})
+	}
+	wg.Wait()
+	slices.SortStableFunc(kept, func(a, b flowlog.Event) int { return a.Time.Compare(b.Time) })
+	for i := range kept {
+		if err := p.print(&kept[i]); err != nil {
+			return err
+		}
+	}
+	if !slices.Contains(errs, nil) {
+		return errors.New("no agent answered")
+	}
+	return nil
+}
+
+func (f *flowFlags) askOne(ctx context.Context, cfg *rest.Config, pod *corev1.Pod, filter flowlog.Filter, each func(*flowlog.Event) error) error {
+	args := []string{"weft", "flows", "--local", "-o", "json", "--verdict", string(filter.Verdict), "--pod", filter.Pod, "-n", filter.Namespace}
+	if filter.Namespace == "" {
+		args = append(args[:len(args)-2], "-A")
+	}
+	if f.follow {
+		args = append(args, "--follow")
+	}
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	url := client.CoreV1().RESTClient().Post().Resource("pods").Namespace(pod.Namespace).Name(pod.Name).SubResource("exec").
+		VersionedParams(&corev1.PodExecOptions{Container: pod.Spec.Containers[0].Name, Command: args, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
+	spdy, err := remotecommand.NewSPDYExecutor(cfg, http.MethodPost, url)
+	if err != nil {
+		return err
+	}
+	ws, err := remotecommand.NewWebSocketExecutor(cfg, http.MethodGet, url.String())
+	if err != nil {
+		return err
+	}
+	exec, err := remotecommand.NewFallbackExecutor(ws, spdy, func(error) bool { return true })
+	if err != nil {
+		return err
+	}
+	r, w := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := exec.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: w, Stderr: os.Stderr})
+		w.CloseWithError(err)
+		done <- err
+	}()
+	if err := flowlog.Decode(bufio.NewReader(r), each); err != nil {
+		r.CloseWithError(err)
+		return err
+	}
+	return <-done
+}
+
+// flowPrinter writes events one at a time.
+type flowPrinter struct {
+	mu     sync.Mutex
+	out    io.Writer
+	format string
+	begun  bool
+}
+
+func (p *flowPrinter) print(e *flowlog.Event) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.format == "json" {
+		return json.NewEncoder(p.out).Encode(e)
+	}
+	if !p.begun {
+		p.begun = true
+		flowlog.Header(p.out, p.format == "wide")
+	}
+	flowlog.Print(p.out, e, p.format == "wide")
+	return nil
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/weft-net/weft/internal/explain"
+	"github.com/weft-net/weft/internal/kube"
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/offline"
+)
+
+// worldFlags say what a question is about: a cluster, or manifest files.
+type worldFlags struct {
+	access    kube.Access
+	namespace string
+	files     []string
+	podCIDRs  []string
+}
+
+func (f *worldFlags) add(fs *pflag.FlagSet) {
+	f.addCluster(fs)
+	fs.StringArrayVarP(&f.files, "filename", "f", nil, "manifest `file` or folder to ask about instead of a cluster, \"-\" for stdin (can be given several times)")
+	fs.StringArrayVar(&f.podCIDRs, "pod-cidr", nil, "`range` that pods of manifests are assumed to have their addresses from (default 10.244.0.0/16; one a family)")
+}
+
+func (f *worldFlags) addCluster(fs *pflag.FlagSet) {
+	f.access.AddFlags(fs)
+	fs.StringVarP(&f.namespace, "namespace", "n", "", "`namespace` of names that say none (default: the kubeconfig context's, or \"default\")")
+}
+
+// ns is the namespace of names that say none.
+func (f *worldFlags) ns() string {
+	switch {
+	case f.namespace != "":
+		return f.namespace
+	case len(f.files) > 0:
+		return "default"
+	}
+	return f.access.Namespace()
+}
+
+// snapshotPatience is how long the first full picture of a cluster may take.
+const snapshotPatience = 30 * time.Second
+
+// load reads the files, or the cluster.
+func (f *worldFlags) load(ctx context.Context) (*explain.World, error) {
+	if len(f.files) > 0 {
+		return f.loadFiles(f.files...)
+	}
+	d, workloads, err := f.snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w, err := explain.NewWorld(d)
+	if err != nil {
+		return nil, err
+	}
+	w.Workloads = workloads
+	return w, nil
+}
+
+// manifests reads files into what a cluster would make of them.
+func (f *worldFlags) manifests(files ...string) (*offline.Cluster, error) {
+	o := offline.Options{Namespace: f.ns()}
+	for _, s := range f.podCIDRs {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, fmt.Errorf("--pod-cidr: %w", err)
+		}
+		o.PodCIDRs = append(o.PodCIDRs, p)
+	}
+	c, err := offline.Load(o, files...)
+	if c != nil && err != nil {
+		fmt.Fprintln(os.Stderr, "weft: left out:", err)
+		err = nil
+	}
+	return c, err
+}
+
+func (f *worldFlags) loadFiles(files ...string) (*explain.World, error) {
+	c, err := f.manifests(files...)
+	if err != nil {
+		return nil, err
+	}
+	w, err := explain.NewWorld(c.Delta)
+	if err != nil {
+		return nil, err
+	}
+	for k, pods := range c.Workloads {
+		w.Workloads[explain.Workload(k)] = pods
+	}
+	return w, nil
+}
+
+// snapshot reads everything from the cluster once.
+func (f *worldFlags) snapshot(ctx context.Context) (*model.Delta, map[explain.Workload][]model.Name, error) {
+	cfg, err := f.access.Config()
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, snapshotPatience)
+	defer cancel()
+	watcher, err := kube.NewWatcher(cfg, kube.Options{Kinds: kube.ForNode, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	if err != nil {
+		return nil, nil, err
+	}
+	go watcher.Run(ctx)
+	d, err := watcher.Next(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the API server at %s did not tell everything within %s (pods, Services, EndpointSlices, nodes, namespaces and policies must be readable): %w", cfg.Host, snapshotPatience, err)
+	}
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	workloads, err := workloadsOf(ctx, client, d)
+	return d, workloads, err
+}
+
+// workloadsOf finds the pods of each workload by its selector.
+func workloadsOf(ctx context.Context, c kubernetes.Interface, d *model.Delta) (map[explain.Workload][]model.Name, error) {
+	out := map[explain.Workload][]model.Name{}
+	add := func(kind string, m *metav1.ObjectMeta, s *metav1.LabelSelector) {
+		sel, err := metav1.LabelSelectorAsMap(s)
+		if err != nil || len(sel) == 0 {
+			return
+		}
+		w := explain.Workload{Kind: kind, Name: model.Name{Namespace: m.Namespace, Name: m.Name}}
+		match := model.MatchLabels(sel)
+		for n, p := range d.Pods {
+			if n.Namespace == m.Namespace && !p.Finished && match.Matches(p.Labels) {
+				out[w] = append(out[w], n)
+			}
+		}
+	}
+	deployments, err1 := c.AppsV1().Deployments("").List(ctx, metav1.ListOptions{})
+	sets, err2 := c.AppsV1().StatefulSets("").List(ctx, metav1.ListOptions{})
+	daemons, err3 := c.AppsV1().DaemonSets("").List(ctx, metav1.ListOptions{})
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return nil, fmt.Errorf("list workloads: %w", err)
+	}
+	for i := range deployments.Items {
+		add("deployment", &deployments.Items[i].ObjectMeta, deployments.Items[i].Spec.Selector)
+	}
+	for i := range sets.Items {
+		add("statefulset", &sets.Items[i].ObjectMeta, sets.Items[i].Spec.Selector)
+	}
+	for i := range daemons.Items {
+		add("daemonset", &daemons.Items[i].ObjectMeta, daemons.Items[i].Spec.Selector)
+	}
+	return out, nil
+}
+
+// writeJSON writes a value as people and programs can read it.
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// outputFlag registers -o with its values, the first of which is the default.
+func outputFlag(cmd *cobra.Command, to *string, values ...string) {
+	usage := "output: "
+	for i, v := range values {
+		if i > 0 {
+			usage += ", "
+		}
+		usage += v
+	}
+	cmd.Flags().StringVarP(to, "output", "o", values[0], usage)
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		for _, v := range values {
+			if *to == v {
+				return nil
+			}
+		}
+		return fmt.Errorf("--output=%s: want one of %v", *to, values)
+	}
+}

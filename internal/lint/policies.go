@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lint
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	networkingv1 "k8s.io/api/networking/v1"
+
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/policy"
+)
+
+func (c *checker) policies() {
+	for i := range c.objects["NetworkPolicy"] {
+		o := &c.objects["NetworkPolicy"][i]
+		np := c.d.NetworkPolicies[o.name]
+		raw, ok := o.Object.(*networkingv1.NetworkPolicy)
+		if np == nil || !ok {
+			continue
+		}
+		pods := c.selected(np.Namespace, np.PodSelector, true)
+		switch {
+		case len(pods) == 0 && (c.Whole || len(c.d.Pods) > 0):
+			c.report("policy-selects-nothing", o, "make spec.podSelector match the pods' labels", "spec.podSelector %s matches no pod in namespace %s%s",
+				np.PodSelector, np.Namespace, c.wherePods(np.Namespace, np.PodSelector))
+		case slices.ContainsFunc(pods, func(p *model.Pod) bool { return p.HostNetwork }):
+			c.report("policy-host-network", o, "guard those pods at the node, or take them off the host's network",
+				"it selects pods on the host's network, such as %s", pods[slices.IndexFunc(pods, func(p *model.Pod) bool { return p.HostNetwork })].Name)
+		}
+		if !np.Ingress && len(raw.Spec.Ingress) > 0 {
+			c.report("policy-rules-ignored", o, "add Ingress to spec.policyTypes", "spec.ingress has rules, but spec.policyTypes has no Ingress")
+		}
+		if !np.Egress && len(raw.Spec.Egress) > 0 {
+			c.report("policy-rules-ignored", o, "add Egress to spec.policyTypes", "spec.egress has rules, but spec.policyTypes has no Egress")
+		}
+		for j := range np.IngressFrom {
+			c.policyRule(o, np, policy.Ingress, j, &np.IngressFrom[j], pods)
+		}
+		for j := range np.EgressTo {
+			c.policyRule(o, np, policy.Egress, j, &np.EgressTo[j], pods)
+		}
+		c.dns(o, np, pods)
+		c.exposed(o, np, pods)
+	}
+}
+
+// wherePods says in which other namespace a selector would match.
+func (c *checker) wherePods(namespace string, sel model.Selector) string {
+	if len(sel) == 0 {
+		return ""
+	}
+	for _, ns := range c.world.Policy.Namespaces() {
+		if ns != namespace && len(c.selected(ns, sel, true)) > 0 {
+			return fmt.Sprintf(" (it would in namespace %s)", ns)
+		}
+	}
+	return ""
+}
+
+func (c *checker) policyRule(o *object, np *model.NetworkPolicy, d policy.Direction, i int, r *model.PolicyRule, pods []*model.Pod) {
+	side := "from"
+	if d == policy.Egress {
+		side = "to"
+	}
+	at := func(j int) string { return fmt.Sprintf("spec.%s[%d].%s[%d]", d, i, side, j) }
+	for j := range r.Peers {
+		c.peer(o, np, d, at(j), &r.Peers[j])
+		if j > 0 && andOr(&r.Peers[j-1], &r.Peers[j]) {
+			c.report("policy-and-or", o, "put podSelector under the same list item as namespaceSelector (drop its \"-\"), if both must hold; if not, say so with an ignore comment",
+				"%s selects namespaces and %s pods of namespace %s: either is let %s", at(j-1), at(j), np.Namespace, map[policy.Direction]string{policy.Ingress: "in", policy.Egress: "be reached"}[d])
+		}
+	}
+	for j, p := range r.Ports {
+		if p.Name == "" {
+			continue
+		}
+		candidates := pods
+		if d == policy.Egress {
+			candidates = values(c.d.Pods)
+		}
+		if len(candidates) > 0 && !slices.ContainsFunc(candidates, func(pod *model.Pod) bool {
+			return slices.ContainsFunc(pod.Ports, func(cp model.ContainerPort) bool { return cp.Name == p.Name && cp.Protocol == p.Protocol })
+		}) {
+			c.report("policy-port-name", o, "name a container port so, or give the number", "spec.%s[%d].ports[%d]: no pod that it is about has a %s port named %q", d, i, j, p.Protocol, p.Name)
+		}
+	}
+}
+
+// andOr tells whether two peers look like one that was torn apart.
+func andOr(a, b *model.PolicyPeer) bool {
+	return a.NamespaceSelector != nil && a.PodSelector == nil && len(*a.NamespaceSelector) > 0 &&
+		b.PodSelector != nil && b.NamespaceSelector == nil && len(*b.PodSelector) > 0
+}
+
+func (c *checker) peer(o *object, np *model.NetworkPolicy, d policy.Direction, field string, p *model.PolicyPeer) {
+	if p.Block.IsValid() {
+		c.block(o, d, field, p)
+		return
+	}
+	if d == policy.Ingress && p.NamespaceSelector != nil && len(*p.NamespaceSelector) == 0 && (p.PodSelector == nil || len(*p.PodSelector) == 0) {
+		c.report("policy-any-namespace", o, "select namespaces by label, for example kubernetes.io/metadata.name", "%s means every pod of every namespace", field)
+		return
+	}
+	matched, spaces := false, 0
+	for _, ns := range c.world.Policy.Namespaces() {
+		if p.NamespaceSelector == nil && ns != np.Namespace || p.NamespaceSelector != nil && !p.NamespaceSelector.Matches(c.labelsOf(ns)) {
+			continue
+		}
+		spaces++
+		var sel model.Selector
+		if p.PodSelector != nil {
+			sel = *p.PodSelector
+		}
+		matched = matched || len(c.selected(ns, sel, true)) > 0
+	}
+	if matched || !c.Whole && len(c.d.Pods) == 0 {
+		return
+	}
+	switch {
+	case p.NamespaceSelector != nil && spaces == 0:
+		cure := "label the namespace so, or select by kubernetes.io/metadata.name, which every namespace has"
+		c.report("policy-peer-matches-nothing", o, cure, "%s: no namespace has %s", field, *p.NamespaceSelector)
+	case p.PodSelector != nil:
+		hint := ""
+		if p.NamespaceSelector == nil {
+			hint = c.wherePods(np.Namespace, *p.PodSelector)
+		}
+		c.report("policy-peer-matches-nothing", o, "make the selector match the pods' labels; for pods of another namespace add a namespaceSelector to the same peer",
+			"%s: no pod with %s there%s", field, *p.PodSelector, hint)
+	}
+}
+
+func (c *checker) labelsOf(ns string) map[string]string {
+	const self = "kubernetes.io/metadata.name"
+	out := map[string]string{self: ns}
+	if n := c.d.Namespaces[ns]; n != nil {
+		for k, v := range n.Labels {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+func (c *checker) block(o *object, d policy.Direction, field string, p *model.PolicyPeer) {
+	inside := func(a netip.Addr) bool {
+		return p.Block.Contains(a) && !slices.ContainsFunc(p.Except, func(e netip.Prefix) bool { return e.Contains(a) })
+	}
+	narrow := p.Block.Bits() >= p.Block.Addr().BitLen()-16
+	for _, s := range c.d.Services {
+		for _, a := range s.ClusterIPs {
+			if d == policy.Egress && inside(a) && narrow && !c.Cluster.Assumed[a] {
+				c.report("policy-service-ip", o, "select the Service's pods instead, at their targetPort", "%s: %s holds the address of Service %s (%s)", field, p.Block, s.Name, a)
+				return
+			}
+		}
+	}
+	for _, pod := range c.d.Pods {
+		for _, a := range pod.IPs {
+			if inside(a) && narrow && !pod.HostNetwork && !c.Cluster.Assumed[a] {
+				c.report("policy-block-of-pods", o, "select pods by label", "%s: %s holds the address of pod %s (%s)", field, p.Block, pod.Name, a)
+				return
+			}
+		}
+	}
+}
+
+// dns looks for pods that are let out to somewhere, but not to the resolver.
+func (c *checker) dns(o *object, np *model.NetworkPolicy, pods []*model.Pod) {
+	if !np.Egress || len(np.EgressTo) == 0 || len(pods) == 0 {
+		return
+	}
+	resolver := policy.Endpoint{Pod: &model.Pod{
+		Meta: model.Meta{Name: model.Name{Namespace: "kube-system", Name: "kube-dns"}, Labels: map[string]string{"k8s-app": "kube-dns"}},
+	}}
+	if s := c.world.ClusterDNS(); s != nil {
+		if backends := c.selected(s.Namespace, model.MatchLabels(s.Selector), len(s.Selector) > 0); len(backends) > 0 {
+			resolver = policy.Endpoint{Pod: backends[0], Addr: first(backends[0].IPs)}
+		}
+	}
+	f := &policy.Flow{Src: policy.Endpoint{Pod: pods[0], Addr: first(pods[0].IPs)}, Dst: resolver, Protocol: model.UDP, Port: 53}
+	if v := c.world.Policy.Evaluate(f); !v.Egress.Allowed {
+		c.report("policy-dns-blocked", o,
+			"add to spec.egress: {to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}, podSelector: {matchLabels: {k8s-app: kube-dns}}}], ports: [{protocol: UDP, port: 53}, {protocol: TCP, port: 53}]}",
+			"pod %s may talk to others but not to the cluster's DNS (UDP 53): %s", pods[0].Name, v.Egress.Why)
+	}
+}
+
+// exposed looks for pods that a Service offers to the outside while their policies admit pods only.
+func (c *checker) exposed(o *object, np *model.NetworkPolicy, pods []*model.Pod) {
+	if !np.Ingress || len(np.IngressFrom) == 0 || len(pods) == 0 {
+		return
+	}
+	for _, s := range c.d.Services {
+		if s.Namespace != np.Namespace || s.Type != model.LoadBalancer && s.Type != model.NodePort || len(s.Selector) == 0 ||
+			!model.MatchLabels(s.Selector).Matches(pods[0].Labels) || len(s.Ports) == 0 {
+			continue
+		}
+		f := &policy.Flow{Src: policy.Endpoint{Addr: netip.MustParseAddr("203.0.113.77")}, Dst: policy.Endpoint{Pod: pods[0], Addr: first(pods[0].IPs)},
+			Protocol: s.Ports[0].Protocol, Port: s.Ports[0].Port}
+		if sel := model.MatchLabels(s.Selector); sel.Matches(pods[0].Labels) && !c.world.Policy.Allows(f) {
+			c.report("policy-local-only", o, "admit the clients with an ipBlock (and, without externalTrafficPolicy: Local, the nodes' addresses, which masquerade)",
+				"Service %s (%s) offers pod %s to the outside, and no policy admits clients from there", s.Name, s.Type, pods[0].Name)
+			return
+		}
+	}
+}
+
+func (c *checker) namespaces() {
+	for i := range c.objects["Namespace"] {
+		o := &c.objects["Namespace"][i]
+		ns := o.name.Name
+		if strings.HasPrefix(ns, "kube-") {
+			continue
+		}
+		var open []string
+		for _, p := range c.selected(ns, nil, true) {
+			isolated := p.HostNetwork || slices.ContainsFunc(c.world.Policy.NetworkPolicies(ns), func(np *model.NetworkPolicy) bool {
+				return np.Ingress && np.PodSelector.Matches(p.Labels)
+			})
+			if !isolated {
+				open = append(open, p.Name.Name)
+			}
+		}
+		if len(open) > 0 {
+			c.report("policy-no-default-deny", o, "add a NetworkPolicy with podSelector: {} and policyTypes: [Ingress], then allow what is needed",
+				"no policy isolates %s for ingress", some(open))
+		}
+	}
+}
+
+func some(names []string) string {
+	if len(names) > 3 {
+		return fmt.Sprintf("%s and %d more pods", strings.Join(names[:3], ", "), len(names)-3)
+	}
+	return strings.Join(names, ", ")
+}
+
+// foreign are kinds of policy that other programs enforce, by API group.
+var foreign = map[string]string{
+	"cilium.io": "Cilium", "crd.projectcalico.org": "Calico", "projectcalico.org": "Calico", "crd.antrea.io": "Antrea",
+	"security.istio.io": "Istio", "policy.linkerd.io": "Linkerd",
+}
+
+func (c *checker) foreignPolicies() {
+	for kind, list := range c.objects {
+		for i := range list {
+			o := &list[i]
+			gvk := o.Object.GetObjectKind().GroupVersionKind()
+			who, isForeign := foreign[gvk.Group]
+			switch {
+			case isForeign && strings.Contains(kind, "Policy"):
+				c.report("policy-foreign", o, "say it with NetworkPolicy or ClusterNetworkPolicy, or run "+who+" beside weft", "%s is enforced by %s only", kind, who)
+			case gvk.Group == "policy.networking.k8s.io" && strings.HasSuffix(kind, "AdminNetworkPolicy"):
+				c.report("policy-foreign", o, "use ClusterNetworkPolicy (v1alpha2), which replaced it", "%s (%s) is no longer part of the API", kind, gvk.Version)
+			}
+		}
+	}
+}
+
+func first(addrs []netip.Addr) netip.Addr {
+	if len(addrs) == 0 {
+		return netip.Addr{}
+	}
+	return addrs[0]
+}
+
+func values[K comparable, T any](m map[K]T) []T {
+	out := make([]T, 0, len(m))
+	for _, v := range m {
+		out = append(out, v)
+	}
+	return out
+}

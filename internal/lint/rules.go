@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lint
+
+import "slices"
+
+// rules are all that is looked for, by ID.
+var rules = map[string]Rule{}
+
+// Rules lists what is looked for, by ID.
+func Rules() []Rule {
+	out := make([]Rule, 0, len(rules))
+	for _, r := range rules {
+		out = append(out, r)
+	}
+	slices.SortFunc(out, func(a, b Rule) int {
+		if a.ID < b.ID {
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+func init() {
+	for _, r := range []Rule{
+		{"service-no-endpoints", Error, "a Service that no pod serves", "connections to it are refused"},
+		{"service-target-port", Error, "a targetPort by a name that a selected pod does not have", "that pod is not among the Service's endpoints for this port"},
+		{"service-node-port", Info, "a Service of type NodePort", "it opens a port on every node, past whatever guards the cluster's edge"},
+		{"service-node-port-taken", Error, "two Services with the same nodePort", "the API server refuses the second"},
+		{"service-local-spread", Warning, "traffic policy Local with all endpoints on one node", "clients that reach another node get no answer"},
+		{"service-affinity", Info, "sessionAffinity: ClientIP", "clients behind one address all land on one pod, which skews the load"},
+		{"statefulset-headless", Warning, "a StatefulSet whose serviceName is not a headless Service", "its pods get no stable DNS names"},
+
+		{"ingress-class", Warning, "an Ingress without ingressClassName", "which controller serves it depends on the cluster's default, or none does"},
+		{"ingress-backend", Error, "an Ingress backend that does not exist", "requests to it are answered 503"},
+		{"ingress-tls", Info, "an Ingress host without TLS", "requests and their cookies can be read on the way"},
+		{"ingress-shadowed", Warning, "a host and path that an older or earlier rule has already", "the later rule is never reached"},
+		{"tls-secret-missing", Error, "a TLS Secret that does not exist", "the host is served with a default certificate, or not at all"},
+		{"tls-secret-invalid", Error, "a TLS Secret that can't be used", "the host is served with a default certificate, or not at all"},
+		{"tls-secret-expired", Error, "a certificate that has expired or is about to", "clients refuse it"},
+		{"tls-host-mismatch", Warning, "a certificate that is not for the host it serves", "clients refuse it"},
+
+		{"gateway-class", Error, "a Gateway without a class, or with one that does not exist", "no controller provisions it"},
+		{"gateway-tls-namespace", Error, "a Gateway that takes its certificate from another namespace without a ReferenceGrant", "the listener has no certificate"},
+		{"route-parent", Error, "a route to a Gateway or listener that does not exist or does not admit it", "the route is not attached: nothing reaches it"},
+		{"route-backend", Error, "a route's backend that does not exist", "requests to it are answered 500"},
+		{"route-reference", Error, "a route to a Service of another namespace without a ReferenceGrant", "requests to it are answered 500"},
+		{"route-hostname", Warning, "a route none of whose hostnames any listener serves", "the route is not attached: nothing reaches it"},
+		{"route-weight", Warning, "a rule all of whose backends have weight 0", "requests to it are answered 500"},
+		{"route-shadowed", Warning, "a match that an earlier rule has already", "the later rule is never reached"},
+
+		{"policy-selects-nothing", Warning, "a policy that selects no pod", "it protects nothing"},
+		{"policy-peer-matches-nothing", Warning, "a peer that matches no pod", "the rule allows nothing by it"},
+		{"policy-and-or", Warning, "namespaceSelector and podSelector as two peers, where one was probably meant", "two peers mean either of them; more is allowed than it looks like"},
+		{"policy-port-name", Warning, "a port by a name that no pod has", "the rule allows nothing by it"},
+		{"policy-rules-ignored", Warning, "rules of a direction that policyTypes leaves out", "the API server keeps them, and nothing applies them"},
+		{"policy-dns-blocked", Warning, "pods that may talk to others but not to the cluster's DNS", "they can't resolve the names of those they may talk to"},
+		{"policy-service-ip", Warning, "an ipBlock for a Service's address", "policies see the pod behind a Service, never the Service's address: the rule matches nothing"},
+		{"policy-block-of-pods", Info, "an ipBlock for addresses of pods", "pods' addresses change and are reused by others"},
+		{"policy-any-namespace", Info, "a peer that means the pods of every namespace", "whoever can start a pod anywhere is let in"},
+		{"policy-host-network", Info, "a policy that selects pods on the host's network", "policies don't apply to them"},
+		{"policy-local-only", Info, "a pod that a LoadBalancer or NodePort Service exposes, and whose policy admits pods only", "clients from outside are dropped"},
+		{"policy-no-default-deny", Info, "a namespace with pods that no policy isolates", "every pod of the cluster reaches them"},
+		{"policy-foreign", Warning, "a policy of a kind that weft does not enforce", "it has no effect"},
+	} {
+		rules[r.ID] = r
+	}
+}
