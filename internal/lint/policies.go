@@ -4,6 +4,7 @@ package lint
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 
 	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/offline"
 	"github.com/weft-net/weft/internal/policy"
 )
 
@@ -80,7 +82,7 @@ func (c *checker) policyRule(o *object, np *model.NetworkPolicy, d policy.Direct
 		}
 		candidates := pods
 		if d == policy.Egress {
-			candidates = values(c.d.Pods)
+			candidates = sortedValues(c.d.Pods)
 		}
 		if len(candidates) > 0 && !slices.ContainsFunc(candidates, func(pod *model.Pod) bool {
 			return slices.ContainsFunc(pod.Ports, func(cp model.ContainerPort) bool { return cp.Name == p.Name && cp.Protocol == p.Protocol })
@@ -150,7 +152,7 @@ func (c *checker) block(o *object, d policy.Direction, field string, p *model.Po
 		return p.Block.Contains(a) && !slices.ContainsFunc(p.Except, func(e netip.Prefix) bool { return e.Contains(a) })
 	}
 	narrow := p.Block.Bits() >= p.Block.Addr().BitLen()-16
-	for _, s := range c.d.Services {
+	for _, s := range sortedValues(c.d.Services) {
 		for _, a := range s.ClusterIPs {
 			if d == policy.Egress && inside(a) && narrow && !c.Cluster.Assumed[a] {
 				c.report("policy-service-ip", o, "select the Service's pods instead, at their targetPort", "%s: %s holds the address of Service %s (%s)", field, p.Block, s.Name, a)
@@ -158,7 +160,7 @@ func (c *checker) block(o *object, d policy.Direction, field string, p *model.Po
 			}
 		}
 	}
-	for _, pod := range c.d.Pods {
+	for _, pod := range sortedValues(c.d.Pods) {
 		for _, a := range pod.IPs {
 			if inside(a) && narrow && !pod.HostNetwork && !c.Cluster.Assumed[a] {
 				c.report("policy-block-of-pods", o, "select pods by label", "%s: %s holds the address of pod %s (%s)", field, p.Block, pod.Name, a)
@@ -194,14 +196,14 @@ func (c *checker) exposed(o *object, np *model.NetworkPolicy, pods []*model.Pod)
 	if !np.Ingress || len(np.IngressFrom) == 0 || len(pods) == 0 {
 		return
 	}
-	for _, s := range c.d.Services {
+	for _, s := range sortedValues(c.d.Services) {
 		if s.Namespace != np.Namespace || s.Type != model.LoadBalancer && s.Type != model.NodePort || len(s.Selector) == 0 ||
 			!model.MatchLabels(s.Selector).Matches(pods[0].Labels) || len(s.Ports) == 0 {
 			continue
 		}
 		f := &policy.Flow{Src: policy.Endpoint{Addr: netip.MustParseAddr("203.0.113.77")}, Dst: policy.Endpoint{Pod: pods[0], Addr: first(pods[0].IPs)},
-			Protocol: s.Ports[0].Protocol, Port: s.Ports[0].Port}
-		if sel := model.MatchLabels(s.Selector); sel.Matches(pods[0].Labels) && !c.world.Policy.Allows(f) {
+			Protocol: s.Ports[0].Protocol, Port: offline.TargetPort(&s.Ports[0], pods[0])}
+		if !c.world.Policy.Allows(f) {
 			c.report("policy-local-only", o, "admit the clients with an ipBlock (and, without externalTrafficPolicy: Local, the nodes' addresses, which masquerade)",
 				"Service %s (%s) offers pod %s to the outside, and no policy admits clients from there", s.Name, s.Type, pods[0].Name)
 			return
@@ -268,10 +270,12 @@ func first(addrs []netip.Addr) netip.Addr {
 	return addrs[0]
 }
 
-func values[K comparable, T any](m map[K]T) []T {
-	out := make([]T, 0, len(m))
-	for _, v := range m {
-		out = append(out, v)
+// sortedValues are a map's values in the order of their names, so that the same finding is made each time.
+func sortedValues[T any](m map[model.Name]T) []T {
+	names := slices.SortedFunc(maps.Keys(m), model.Name.Compare)
+	out := make([]T, len(names))
+	for i, n := range names {
+		out[i] = m[n]
 	}
 	return out
 }

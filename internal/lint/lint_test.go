@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lint
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"flag"
+	"fmt"
+	"math/big"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weft-net/weft/internal/kube"
+	"github.com/weft-net/weft/internal/offline"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func run(t *testing.T, whole bool, manifests string) []Finding {
+	t.Helper()
+	ms, err := kube.ParseManifests("in.yaml", []byte(manifests))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := offline.FromManifests(offline.Options{}, ms)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := Run(Input{Cluster: c, Whole: whole, Now: now, Text: func(string) []byte { return []byte(manifests) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+var now = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func TestBadManifests(t *testing.T) {
+	c, err := offline.Load(offline.Options{}, "testdata/bad.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	findings, err := Run(Input{Cluster: c, Now: now, Text: func(f string) []byte { b, _ := os.ReadFile(f); return b }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	WriteText(&b, findings)
+	if *update {
+		if err := os.WriteFile("testdata/bad.txt", b.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile("testdata/bad.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.String() != string(want) {
+		t.Errorf("got\n%s\nwant\n%s", &b, want)
+	}
+	for _, f := range findings {
+		if strings.Contains(f.Object, "excused") {
+			t.Errorf("excused, but reported: %+v", f)
+		}
+	}
+}
+
+const good = `
+apiVersion: v1
+kind: Namespace
+metadata: {name: kube-system}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: dns, namespace: kube-system, labels: {k8s-app: kube-dns}}
+spec: {containers: [{name: c, image: x}]}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: c, image: x, ports: [{containerPort: 80, name: http}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: http}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Ingress, Egress]
+  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: http}]}]
+  egress:
+  - {to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}, podSelector: {matchLabels: {k8s-app: kube-dns}}}], ports: [{port: 53, protocol: UDP}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: weft}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: gw, namespace: shop}
+spec:
+  gatewayClassName: weft
+  listeners: [{name: http, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {kubernetes.io/metadata.name: shop}}}}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec:
+  hostnames: [a.example.com]
+  parentRefs: [{name: gw, sectionName: http}]
+  rules:
+  - {matches: [{path: {value: /a}}], backendRefs: [{name: web, port: 80}]}
+  - {matches: [{path: {value: /b}}], backendRefs: [{name: web, port: 80, weight: 3}]}
+`
+
+func TestGoodManifestsAreLeftAlone(t *testing.T) {
+	for _, whole := range []bool{false, true} {
+		if f := run(t, whole, good); len(f) > 0 {
+			t.Errorf("whole %v: %+v", whole, f)
+		}
+	}
+}
+
+// What files don't hold may be elsewhere; what a cluster doesn't hold does not exist.
+func TestAbsence(t *testing.T) {
+	const ingress = `
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: a, namespace: shop}
+spec:
+  ingressClassName: weft
+  tls: [{hosts: [a.example.com], secretName: cert}]
+  rules: [{host: a.example.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]
+`
+	if f := run(t, false, ingress); len(f) > 0 {
+		t.Errorf("in files: %+v", f)
+	}
+	got := ids(run(t, true, ingress))
+	if want := []string{"ingress-backend", "tls-secret-missing"}; !slices.Equal(got, want) {
+		t.Errorf("in a cluster: %v, want %v", got, want)
+	}
+}
+
+func ids(f []Finding) []string {
+	var out []string
+	for _, x := range f {
+		out = append(out, x.Rule)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func certificate(t *testing.T, host string, until time.Time) (cert, key string) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host}, NotBefore: now.AddDate(-1, 0, 0), NotAfter: until}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &k.PublicKey, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kb, err := x509.MarshalECPrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: kb}))
+}
+
+func TestCertificates(t *testing.T) {
+	for _, tc := range []struct {
+		what, host string
+		until      time.Time
+		broken     bool
+		want       []string
+	}{
+		{"a good one", "a.example.com", now.AddDate(1, 0, 0), false, nil},
+		{"expired", "a.example.com", now.AddDate(0, 0, -1), false, []string{"tls-secret-expired"}},
+		{"soon", "a.example.com", now.AddDate(0, 0, 3), false, []string{"tls-secret-expired"}},
+		{"another host's", "b.example.com", now.AddDate(1, 0, 0), false, []string{"tls-host-mismatch"}},
+		{"a wildcard", "*.example.com", now.AddDate(1, 0, 0), false, nil},
+		{"no certificate", "a.example.com", now.AddDate(1, 0, 0), true, []string{"tls-secret-invalid"}},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			cert, key := certificate(t, tc.host, tc.until)
+			if tc.broken {
+				cert = "nonsense"
+			}
+			secret, err := json.Marshal(map[string]any{"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+				"metadata": map[string]string{"name": "cert", "namespace": "shop"}, "stringData": map[string]string{"tls.crt": cert, "tls.key": key}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := run(t, false, fmt.Sprintf(`
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: a, namespace: shop}
+spec: {ingressClassName: weft, tls: [{hosts: [a.example.com], secretName: cert}]}
+---
+%s
+`, secret))
+			if got := ids(f); !slices.Equal(got, tc.want) {
+				t.Errorf("got %v, want %v", f, tc.want)
+			}
+		})
+	}
+}
+
+func TestSARIF(t *testing.T) {
+	var b bytes.Buffer
+	if err := WriteSARIF(&b, run(t, true, "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {selector: {a: b}, ports: [{port: 1}]}"), "v1"); err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		Version string
+		Runs    []struct {
+			Tool struct {
+				Driver struct{ Rules []struct{ ID string } }
+			}
+			Results []struct {
+				RuleID, Level string
+				Locations     []struct {
+					PhysicalLocation struct {
+						ArtifactLocation struct{ URI string }
+						Region           struct{ StartLine int }
+					}
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal(b.Bytes(), &doc); err != nil {
+		t.Fatal(err)
+	}
+	r := doc.Runs[0].Results
+	if doc.Version != "2.1.0" || len(r) != 1 || r[0].RuleID != "service-no-endpoints" || r[0].Level != "error" ||
+		r[0].Locations[0].PhysicalLocation.ArtifactLocation.URI != "in.yaml" || r[0].Locations[0].PhysicalLocation.Region.StartLine != 1 {
+		t.Errorf("%s", &b)
+	}
+	if len(doc.Runs[0].Tool.Driver.Rules) != len(rules) {
+		t.Error("not every rule is described")
+	}
+}
