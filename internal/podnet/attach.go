@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/podnet/plugin"
@@ -152,9 +153,19 @@ func (n *Network) wire(ctx context.Context, a *attachment, pod *netNS) error {
 	n.mu.Lock()
 	a.index = l.Attrs().Index
 	n.mu.Unlock()
-	if err := pod.do(func() error { return configurePod(r) }); err != nil {
+	var inside *netlink.Handle
+	if err := pod.do(func() (err error) {
+		if inside, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+			return err
+		}
+		return configurePod(inside, r)
+	}); err != nil {
+		if inside != nil {
+			inside.Close()
+		}
 		return fmt.Errorf("%s: %w", r.who(), err)
 	}
+	defer inside.Close()
 	step("pod configured")
 	if n.cfg.Protect != nil {
 		if err := n.cfg.Protect(ctx, r.localPod(a.index)); err != nil {
@@ -164,6 +175,9 @@ func (n *Network) wire(ctx context.Context, a *attachment, pod *netNS) error {
 	step("protected")
 	if err := n.openLink(r); err != nil {
 		return err
+	}
+	if err := awaitPod(ctx, inside, r); err != nil {
+		return fmt.Errorf("%s: %w", r.who(), err)
 	}
 	step("link open")
 	if err := n.table.setHostPorts(portElements(r), nil); err != nil {

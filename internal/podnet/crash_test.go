@@ -154,11 +154,15 @@ func TestKillDuringRemake(t *testing.T) {
 			}
 			a.start()
 			a.tell(a, b)
-			eventually(t, "the pod is whole", func() error { return a.n.Check(p.req, p.ips, p.netNS) })
 			p.echo(80)
-			for _, f := range both {
-				a.sees("tcp", p.ip(f), 80, a.ip(f))
-			}
+			eventually(t, "the pod is whole and works", func() error {
+				for _, f := range both {
+					if _, err := a.ask("tcp", p.ip(f), 80); err != nil {
+						return err
+					}
+				}
+				return a.n.Check(p.req, p.ips, p.netNS)
+			})
 		})
 	}
 }

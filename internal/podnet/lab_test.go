@@ -117,6 +117,24 @@ func (s *space) plug(link string, sw *space, bridge string, addrs ...string) {
 		}
 		return netlink.LinkSetUp(l)
 	})
+	s.awaitUp(link)
+	sw.awaitUp(port)
+	sw.awaitUp(bridge)
+}
+
+// awaitUp returns when a link can send, which is a moment after both its ends were set up.
+func (s *space) awaitUp(link string) {
+	s.t.Helper()
+	eventually(s.t, s.name+": carrier of "+link, func() (err error) {
+		s.run(func() error {
+			l, lerr := netlink.LinkByName(link)
+			if lerr == nil && l.Attrs().OperState != netlink.OperUp {
+				err = fmt.Errorf("its state is %s", l.Attrs().OperState)
+			}
+			return lerr
+		})
+		return err
+	})
 }
 
 func configure(link string, addrs ...string) error {
@@ -268,6 +286,8 @@ type node struct {
 	cfg  Config
 	obj  *model.Node
 	stop func()
+
+	plugin string // the binary to run as the CNI plugin; "" is this one
 }
 
 // newNode makes a node's space and Node object; start starts its agent.

@@ -3,6 +3,7 @@
 package podnet
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -115,13 +117,8 @@ func isNoLink(err error) bool {
 	return errors.As(err, &gone) || errors.Is(err, unix.ENODEV)
 }
 
-// configurePod sets up the pod's end; it runs inside the pod's namespace, and may run again.
-func configurePod(r *record) error {
-	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return err
-	}
-	defer nl.Close()
+// configurePod sets up the pod's end; it runs inside the pod's namespace. nl is of there.
+func configurePod(nl *netlink.Handle, r *record) error {
 	lo, err := nl.LinkByName("lo")
 	if err == nil {
 		err = nl.LinkSetUp(lo)
@@ -158,6 +155,47 @@ func configurePod(r *record) error {
 		}
 	}
 	return nil
+}
+
+// awaitPod returns when the pod can send and receive. The kernel finishes both in its own time: it notices that the
+// pod's end has a carrier, and drops what the pod sends until then, and it makes an IPv6 address the pod's own, even
+// without duplicate address detection. A first SYN that is lost to either is repeated a whole second later.
+func awaitPod(ctx context.Context, nl *netlink.Handle, r *record) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for {
+		waits, err := podWaits(nl, r)
+		if err != nil || waits == "" {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the pod's %s does not get ready: %s", r.IfName, waits)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// podWaits says what is still missing, "" if nothing is.
+func podWaits(nl *netlink.Handle, r *record) (string, error) {
+	// From Linux 6.9 on, to ask for a link makes the kernel look for its carrier at once.
+	l, err := nl.LinkByName(r.IfName)
+	if err != nil {
+		return "", fmt.Errorf("the pod's %s: %w", r.IfName, err)
+	}
+	if l.Attrs().OperState != netlink.OperUp {
+		return "it has no carrier, its state is " + l.Attrs().OperState.String(), nil
+	}
+	for _, a := range r.IPs {
+		way, err := nl.RouteGet(a.AsSlice())
+		if err != nil {
+			return "", fmt.Errorf("the pod's way to its own address %s: %w", a, err)
+		}
+		if len(way) == 0 || way[0].Type != unix.RTN_LOCAL {
+			return "address " + a.String() + " is not its own yet", nil
+		}
+	}
+	return "", nil
 }
 
 func podSysctls(r *record) []sysctl {

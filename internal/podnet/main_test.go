@@ -3,6 +3,7 @@
 package podnet
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -130,7 +131,7 @@ func (nd *node) cni(command, version string, req Request, more map[string]any) (
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("/proc/self/exe")
+	cmd := exec.Command(cmp.Or(nd.plugin, "/proc/self/exe"))
 	cmd.Env = []string{"CNI_COMMAND=" + command}
 	if command != "STATUS" && command != "GC" && command != "VERSION" {
 		cmd.Env = append(cmd.Env, "CNI_CONTAINERID="+req.ContainerID, "CNI_IFNAME="+req.IfName, "CNI_NETNS="+req.NetNS, "CNI_ARGS="+req.Args, "CNI_PATH=/opt/cni/bin")

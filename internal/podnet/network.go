@@ -148,7 +148,7 @@ func (n *Network) open() (err error) {
 	}); err != nil {
 		return err
 	}
-	n.table = newTable(n.ns.fd())
+	n.table = newTable(n.ns)
 	n.router = newRouter(n.nl, n.ns, n.cfg)
 	if n.store, err = openStore(n.cfg.StateDir); err != nil {
 		return err

@@ -5,6 +5,7 @@ package podnet
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -60,7 +61,7 @@ func mergePrefixes(ps []netip.Prefix) []addrRange {
 // table to be brought in order by the next call.
 type table struct {
 	mu    sync.Mutex
-	netns int
+	ns    *netNS
 	live  bool                         // want is whole: the cluster's addresses are known
 	held  bool                         // the kernel is known to hold the layout and have
 	rules map[string][]uint64          // chain -> handles of its rules, as layout left them
@@ -68,21 +69,33 @@ type table struct {
 	have  map[string]map[string][]byte
 }
 
-func newTable(netns int) *table {
-	t := &table{netns: netns, want: make(map[string]map[string][]byte)}
+func newTable(ns *netNS) *table {
+	t := &table{ns: ns, want: make(map[string]map[string][]byte)}
 	for _, s := range tableSets(nil) {
 		t.want[s.Name] = make(map[string][]byte)
 	}
 	return t
 }
 
-func (t *table) conn() (*nftables.Conn, error) {
-	return nftables.New(nftables.WithNetNSFd(t.netns), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		// Best effort: chunks fit without it.
-		_ = c.SetReadBuffer(1 << 20)
-		_ = c.SetWriteBuffer(1 << 20)
-		return nil
-	}))
+// with runs fn with a connection of its own: after an error, one may be left with answers that nobody reads.
+func (t *table) with(fn func(*nftables.Conn) error) error {
+	var c *nftables.Conn
+	err := t.ns.do(func() (err error) {
+		c, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+			// Best effort: chunks fit without it.
+			_ = c.SetReadBuffer(1 << 20)
+			_ = c.SetWriteBuffer(1 << 20)
+			return nil
+		}))
+		return err
+	})
+	if err == nil {
+		err = errors.Join(fn(c), c.CloseLasting())
+	}
+	if err != nil {
+		return fmt.Errorf("table %s: %w", TableName, err)
+	}
+	return nil
 }
 
 // expect adds what pods of before have, without a look at the kernel.
@@ -144,20 +157,21 @@ func (t *table) repair() (bool, error) {
 	if !t.live {
 		return false, nil
 	}
-	c, err := t.conn()
-	if err != nil {
-		return false, fmt.Errorf("table %s: %w", TableName, err)
-	}
 	if t.held {
-		rules, err := readRules(c, t.object())
-		if err == nil && maps.EqualFunc(rules, t.rules, slices.Equal) {
-			var have map[string]map[string][]byte
-			if have, err = readSets(c, t.object()); err == nil && sameSets(have, t.have) {
-				return false, nil
+		same := false
+		if err := t.with(func(c *nftables.Conn) error {
+			rules, err := readRules(c, t.object())
+			if err != nil {
+				return err
 			}
+			have, err := readSets(c, t.object())
+			same = err == nil && maps.EqualFunc(rules, t.rules, slices.Equal) && sameSets(have, t.have)
+			return err
+		}); err != nil {
+			return false, err
 		}
-		if err != nil {
-			return false, fmt.Errorf("table %s: %w", TableName, err)
+		if same {
+			return false, nil
 		}
 	}
 	t.held = false
@@ -175,12 +189,11 @@ func (t *table) holds(es []portElement) (bool, error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c, err := t.conn()
-	if err != nil {
-		return false, err
-	}
-	have, err := readSets(c, t.object())
-	if err != nil {
+	var have map[string]map[string][]byte
+	if err := t.with(func(c *nftables.Conn) (err error) {
+		have, err = readSets(c, t.object())
+		return err
+	}); err != nil {
 		return false, err
 	}
 	for _, e := range es {
@@ -200,21 +213,19 @@ func (t *table) sync() error {
 	if !t.live {
 		return nil // setCluster does it all
 	}
-	c, err := t.conn()
-	if err != nil {
-		return fmt.Errorf("table %s: %w", TableName, err)
-	}
-	if !t.held {
-		if err := t.layout(c); err != nil {
-			return fmt.Errorf("table %s: %w", TableName, err)
+	return t.with(func(c *nftables.Conn) error {
+		if !t.held {
+			if err := t.layout(c); err != nil {
+				return err
+			}
+		}
+		t.held = false
+		if err := t.elements(c); err != nil {
+			return err
 		}
 		t.held = true
-	}
-	if err := t.elements(c); err != nil {
-		t.held = false
-		return fmt.Errorf("table %s: %w", TableName, err)
-	}
-	return nil
+		return nil
+	})
 }
 
 // layout makes sure of the sets and replaces the rules, in one transaction that no packet can tell from nothing
@@ -403,14 +414,9 @@ func readRules(c *nftables.Conn, tab *nftables.Table) (map[string][]uint64, erro
 func (t *table) erase() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c, err := t.conn()
-	if err != nil {
-		return err
-	}
 	t.held = false
-	c.DelTable(c.AddTable(t.object()))
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("remove table %s: %w", TableName, err)
-	}
-	return nil
+	return t.with(func(c *nftables.Conn) error {
+		c.DelTable(c.AddTable(t.object()))
+		return c.Flush()
+	})
 }

@@ -129,9 +129,8 @@ func transfer(from, to *space, ip netip.Addr, bytes int64) error {
 			return err
 		}
 		go func() {
-			defer l.Close()
 			c, err := l.Accept()
-			if err != nil {
+			if err = errors.Join(err, l.Close()); err != nil {
 				got <- err
 				return
 			}

@@ -70,17 +70,21 @@ func (p *pending) take() news {
 // node's own addresses and links. It acts on the kernel's word alone and never polls.
 func (n *Network) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	routes, err := mnl.Dial(unix.NETLINK_ROUTE, &mnl.Config{NetNS: n.ns.fd(), Groups: unix.RTMGRP_LINK | unix.RTMGRP_NEIGH |
-		unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_IPV6_ROUTE})
-	if err != nil {
-		return fmt.Errorf("pod network: follow the kernel's routes: %w", err)
-	}
-	tables, err := mnl.Dial(unix.NETLINK_NETFILTER, &mnl.Config{NetNS: n.ns.fd()})
-	if err == nil {
-		err = tables.JoinGroup(unix.NFNLGRP_NFTABLES)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("pod network: follow the kernel's tables: %w", err), routes.Close())
+	var routes, tables *mnl.Conn
+	if err := n.ns.do(func() (err error) {
+		if routes, err = mnl.Dial(unix.NETLINK_ROUTE, &mnl.Config{Groups: unix.RTMGRP_LINK | unix.RTMGRP_NEIGH |
+			unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_IPV6_ROUTE}); err != nil {
+			return err
+		}
+		if tables, err = mnl.Dial(unix.NETLINK_NETFILTER, nil); err != nil {
+			return errors.Join(err, routes.Close())
+		}
+		if err := tables.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
+			return errors.Join(err, routes.Close(), tables.Close())
+		}
+		return nil
+	}); err != nil {
+		return fmt.Errorf("pod network: follow the kernel: %w", err)
 	}
 	g.Go(func() error {
 		<-ctx.Done()
