@@ -329,7 +329,7 @@ func (q *question) service(s *model.Service) error {
 			continue
 		}
 		found = true
-		step := Step{Station: "service", Object: object, Mark: OK, Details: q.left(s, port, rule, pool)}
+		step := Step{Station: "service", Object: object, Mark: OK, Details: q.left(s, port, node, f)}
 		switch pool.Action {
 		case service.Reject:
 			step.Mark, step.Text = Blocked, fmt.Sprintf("%s %s has no endpoint: connections to it are refused", rule.Kind, f)
@@ -372,8 +372,10 @@ func (q *question) service(s *model.Service) error {
 	}
 	if !found {
 		why := "has no address that anybody outside the cluster could use (its type is " + s.Type.String() + ")"
-		if !q.from.Outside {
-			why = "has no cluster IP in force"
+		if e, ok := q.w.table(q.node()).Explain(s.Name); ok && e.NotServed != "" {
+			why = "is not served: " + e.NotServed
+		} else if !q.from.Outside {
+			why = "has its address taken by another Service"
 		}
 		q.add(Step{Station: "service", Mark: Blocked, Object: object, Text: why})
 	}
@@ -466,25 +468,27 @@ func (q *question) frontends(s *model.Service, p *model.ServicePort) []service.F
 }
 
 // left says why endpoints of the Service don't serve the frontend, and why there may be none.
-func (q *question) left(s *model.Service, port *model.ServicePort, rule *service.Rule, pool service.Pool) []string {
+func (q *question) left(s *model.Service, port *model.ServicePort, node string, f service.Frontend) []string {
+	e, _ := q.w.table(node).Explain(s.Name)
 	var out []string
-	for _, b := range rule.Backends {
-		if slices.Contains(pool.Endpoints, b.AddrPort) {
+	for _, r := range e.Frontends {
+		if r.Frontend != f {
 			continue
 		}
-		why := "it is not ready"
-		if b.Serving {
-			why = "another is nearer (topology hints), or it is terminating"
-			if !b.Local && (s.InternalLocal && rule.Kind == service.ClusterIP || s.ExternalLocal && rule.Kind != service.ClusterIP) {
-				why = "it is on another node, and the traffic policy is Local"
+		if len(r.Endpoints) == 0 {
+			return q.w.NoEndpoints(s, port)
+		}
+		for _, ep := range r.Endpoints {
+			why := ep.Why
+			if r.Rule.Inside != nil && q.node() != "" {
+				why = ep.WhyInside
+			}
+			if why != "" {
+				out = append(out, fmt.Sprintf("%s (pod %s) does not serve: %s", ep.Addr, cmp.Or(ep.Pod, "unknown"), why))
 			}
 		}
-		out = append(out, fmt.Sprintf("%s does not serve: %s", b.AddrPort, why))
 	}
-	if len(rule.Backends) > 0 {
-		return out
-	}
-	return append(out, q.w.NoEndpoints(s, port)...)
+	return out
 }
 
 // NoEndpoints says why a Service port has no endpoint at all.
