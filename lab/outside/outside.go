@@ -9,6 +9,7 @@ package outside
 
 import (
 	"context"
+	"crypto/subtle"
 	"fmt"
 	"io"
 	"log/slog"
@@ -98,11 +99,22 @@ func (z Zone) find(name string) ([]netip.Addr, bool) {
 	return nil, false
 }
 
+// Host is the name by which the proxy reaches this machine's own loopback. Registries of that suffix are spoken to
+// without TLS, as those on a loopback are.
+const Host = "host.localhost"
+
 // ServeProxy is an HTTP proxy on the listener (CONNECT, and plain requests in absolute form), reaching the world with
-// dial. It serves until the listener is closed.
-func ServeProxy(l net.Listener, dial forward.Dialer) {
-	p := &proxy{dial: dial, transport: &http.Transport{
-		DialContext:           dial,
+// dial. Clients must give the password: who can reach the listener may be anybody in the lab. It serves until the
+// listener is closed.
+func ServeProxy(l net.Listener, dial forward.Dialer, password string) {
+	toHost := func(ctx context.Context, network, address string) (net.Conn, error) {
+		if name, port, err := net.SplitHostPort(address); err == nil && name == Host {
+			address = net.JoinHostPort("127.0.0.1", port)
+		}
+		return dial(ctx, network, address)
+	}
+	p := &proxy{dial: toHost, password: password, transport: &http.Transport{
+		DialContext:           toHost,
 		ResponseHeaderTimeout: time.Minute,
 		IdleConnTimeout:       30 * time.Second,
 	}}
@@ -114,10 +126,16 @@ func ServeProxy(l net.Listener, dial forward.Dialer) {
 
 type proxy struct {
 	dial      forward.Dialer
+	password  string
 	transport *http.Transport
 }
 
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !p.allowed(r.Header.Get("Proxy-Authorization")) {
+		w.Header().Set("Proxy-Authenticate", `Basic realm="image pulls"`)
+		http.Error(w, "this proxy is for the lab's image pulls", http.StatusProxyAuthRequired)
+		return
+	}
 	var err error
 	switch {
 	case r.Method == http.MethodConnect:
@@ -130,6 +148,13 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadGateway)
 	}
+}
+
+// allowed checks a Proxy-Authorization header (RFC 9110, section 11.7.2; RFC 7617).
+func (p *proxy) allowed(header string) bool {
+	r := http.Request{Header: http.Header{"Authorization": {header}}}
+	_, password, ok := r.BasicAuth()
+	return ok && subtle.ConstantTimeCompare([]byte(password), []byte(p.password)) == 1
 }
 
 func (p *proxy) tunnel(w http.ResponseWriter, r *http.Request) error {
@@ -164,6 +189,7 @@ func (p *proxy) fetch(w http.ResponseWriter, r *http.Request) error {
 	out := r.Clone(r.Context())
 	out.RequestURI = ""
 	out.Header.Del("Proxy-Connection")
+	out.Header.Del("Proxy-Authorization")
 	resp, err := p.transport.RoundTrip(out)
 	if err != nil {
 		return err

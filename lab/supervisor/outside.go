@@ -32,7 +32,7 @@ func (l *lab) serveOutside() error {
 		if err != nil {
 			return err
 		}
-		go outside.ServeProxy(listener, (&net.Dialer{}).DialContext)
+		go outside.ServeProxy(listener, (&net.Dialer{}).DialContext, l.pullPassword)
 		return nil
 	})
 	if err != nil {
@@ -43,7 +43,7 @@ func (l *lab) serveOutside() error {
 
 // criEnv sends the CRI servers' image pulls through the proxy on `outside`: nodes have no other way out of the lab.
 func (l *lab) criEnv() []string {
-	proxy := fmt.Sprintf("http://%s", netip.AddrPortFrom(l.plan.Outside()[0].Addr(), pullPort))
+	proxy := fmt.Sprintf("http://pull:%s@%s", l.pullPassword, netip.AddrPortFrom(l.plan.Outside()[0].Addr(), pullPort))
 	var direct []string
 	for segment := range l.plan.Segments {
 		for _, p := range l.plan.Router(segment) {

@@ -3,6 +3,7 @@
 package supervisor
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,6 +41,7 @@ type lab struct {
 	api              *apiClient
 	server           string // the API server's URL on the host
 	started          time.Time
+	pullPassword     string // of the proxy that images are pulled through
 
 	linkMu sync.Mutex // events are written by many
 	link   *net.UnixConn
@@ -73,10 +75,11 @@ func Main(unmapped bool) error {
 		return err
 	}
 	l := &lab{
-		cfg:     cfg,
-		plan:    topology.Plan{Families: cfg.Families, Segments: cfg.Segments},
-		link:    conn.(*net.UnixConn),
-		started: time.Now(),
+		cfg:          cfg,
+		plan:         topology.Plan{Families: cfg.Families, Segments: cfg.Segments},
+		link:         conn.(*net.UnixConn),
+		started:      time.Now(),
+		pullPassword: rand.Text(),
 	}
 	go func() {
 		if err := l.up(); err != nil {
