@@ -103,11 +103,6 @@ func newDaemon(o Options, open func(kube.Kinds, prometheus.Registerer) (source, 
 		return nil, err
 	}
 	d.register()
-	// A change of the cluster leaves little garbage and much that lives: collect early rather than hold twice the
-	// live heap, unless the operator says otherwise.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(40)
-	}
 	// The server's readers wait in the kernel. With one processor more than there are cores the runtime sees one
 	// idle, and does not take a reader's away from it each time that it waits, to give it back a moment later.
 	d.cores = runtime.GOMAXPROCS(0)
@@ -298,6 +293,7 @@ func (d *daemon) follow(ctx context.Context, deltas chan *model.Delta, configs <
 			d.updated.Observe(time.Since(start).Seconds())
 			d.observeLag(delta)
 			if !d.ready.Swap(true) {
+				settle()
 				d.log.Info("first picture of the cluster complete", "services", d.zone.Services(), "addresses", d.zone.Addresses(),
 					"took", time.Since(start))
 			}
@@ -323,6 +319,15 @@ func (d *daemon) follow(ctx context.Context, deltas chan *model.Delta, configs <
 			return
 		}
 	}
+}
+
+// settle gives back what the first picture took to paint. From then on a change leaves little garbage and much that
+// lives: collect early rather than hold twice the live heap, unless the operator says otherwise.
+func settle() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(40)
+	}
+	go debug.FreeOSMemory()
 }
 
 // renew builds zones from a whole state for the configuration at hand.

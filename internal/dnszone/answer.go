@@ -616,11 +616,8 @@ func (z *Zone) self() []netip.Addr {
 			if s == nil || s.kind != clusterIP {
 				continue
 			}
-			for i := 0; i < len(s.a); i += recordA {
-				vips = appendNew(vips, addr4(s.a[i+12:i+recordA]))
-			}
-			for i := 0; i < len(s.aaaa); i += recordAAAA {
-				vips = appendNew(vips, addr16(s.aaaa[i+12:i+recordAAAA]))
+			for _, v := range s.vips() {
+				vips = appendNew(vips, v)
 			}
 		}
 	}

@@ -47,6 +47,7 @@ type External struct {
 	below    map[string]int                     // how many names there are at or below each
 	services map[model.Name]*model.Service      // those with annotations
 	slices   map[model.Name]*model.EndpointSlice
+	slicesOf map[model.Name]map[model.Name]*model.EndpointSlice // by Service
 	nodes    map[string]*model.Node
 }
 
@@ -84,7 +85,8 @@ func NewExternal(o ExternalOptions) (*External, error) {
 		o: o, names: newTable[externalName](), sources: make(map[string]*declaration),
 		byName: make(map[string]map[string]*declaration), below: make(map[string]int),
 		services: make(map[model.Name]*model.Service), slices: make(map[model.Name]*model.EndpointSlice),
-		nodes: make(map[string]*model.Node),
+		slicesOf: make(map[model.Name]map[model.Name]*model.EndpointSlice),
+		nodes:    make(map[string]*model.Node),
 	}
 	for _, name := range o.Zones {
 		apex, err := packLower(name)
@@ -131,15 +133,22 @@ func (x *External) Update(d *model.Delta) {
 		again[name] = true
 	}
 	for name, s := range d.EndpointSlices {
-		for _, v := range []*model.EndpointSlice{x.slices[name], s} {
-			if v != nil {
-				again[model.Name{Namespace: name.Namespace, Name: v.Service}] = true
+		if old := x.slices[name]; old != nil {
+			of := model.Name{Namespace: name.Namespace, Name: old.Service}
+			delete(x.slicesOf[of], name)
+			if len(x.slicesOf[of]) == 0 {
+				delete(x.slicesOf, of)
 			}
-		}
-		if s == nil {
 			delete(x.slices, name)
-		} else {
-			x.slices[name] = s
+			again[of] = true
+		}
+		if s != nil {
+			of := model.Name{Namespace: name.Namespace, Name: s.Service}
+			if x.slicesOf[of] == nil {
+				x.slicesOf[of] = make(map[model.Name]*model.EndpointSlice, 1)
+			}
+			x.slicesOf[of][name], x.slices[name] = s, s
+			again[of] = true
 		}
 	}
 	if len(d.Nodes) > 0 {
@@ -228,10 +237,7 @@ func (x *External) fromService(object string, s *model.Service) *declaration {
 }
 
 func (x *External) endpoints(s *model.Service) (out []model.Endpoint) {
-	for _, sl := range x.slices {
-		if sl.Meta.Namespace != s.Meta.Namespace || sl.Service != s.Meta.Name.Name {
-			continue
-		}
+	for _, sl := range x.slicesOf[s.Meta.Name] {
 		for _, e := range sl.Endpoints {
 			if e.Ready || s.PublishNotReadyAddresses {
 				out = append(out, e)

@@ -197,13 +197,13 @@ func newNamed(v4, v6 string, of4, of6 []string) *named {
 		}
 	}
 	for i, l := range of4 {
-		if h, ok := n.find(l); ok {
+		if h, ok := n.find([]byte(l)); ok {
 			n.hosts[h].v4 += v4[4*i : 4*i+4]
 			n.of4[i] = uint32(h) + 1
 		}
 	}
 	for i, l := range of6 {
-		if h, ok := n.find(l); ok {
+		if h, ok := n.find([]byte(l)); ok {
 			n.hosts[h].v6 += v6[16*i : 16*i+16]
 			n.of6[i] = uint32(h) + 1
 		}
@@ -211,8 +211,20 @@ func newNamed(v4, v6 string, of4, of6 []string) *named {
 	return n
 }
 
-func (n *named) find(label string) (int, bool) {
-	return sort.Find(len(n.hosts), func(i int) int { return strings.Compare(label, n.hosts[i].label) })
+func (n *named) find(label []byte) (int, bool) {
+	lo, hi := 0, len(n.hosts)
+	for lo < hi {
+		mid := int(uint(lo+hi) / 2)
+		switch h := n.hosts[mid].label; {
+		case h == string(label):
+			return mid, true
+		case h < string(label):
+			lo = mid + 1
+		default:
+			hi = mid
+		}
+	}
+	return 0, false
 }
 
 // addSlicePorts fills in ports from the slices: pods may serve one named port under different numbers.
@@ -327,6 +339,41 @@ func (s *service) endpoint(ord uint32, buf []byte) (label []byte, v4, v6 string,
 	return appendDashed(buf, addr16(v6)), "", v6, true
 }
 
+// addresses are all that have a reverse name, in order: ready endpoints' and ClusterIPs.
+func (s *service) addresses() []netip.Addr {
+	if s == nil || s.kind == external {
+		return nil
+	}
+	out := make([]netip.Addr, 0, len(s.v4)/4+len(s.v6)/16+2)
+	for i := 0; i < len(s.v4); i += 4 {
+		out = append(out, addr4(s.v4[i:i+4]))
+	}
+	for i := 0; i < len(s.v6); i += 16 {
+		out = append(out, addr16(s.v6[i:i+16]))
+	}
+	if s.kind == clusterIP {
+		out = append(out, s.vips()...)
+		slices.SortFunc(out, netip.Addr.Compare)
+		out = slices.Compact(out)
+	}
+	return out
+}
+
+// vips are the ClusterIPs.
+func (s *service) vips() (out []netip.Addr) {
+	for i := 0; i < len(s.a); i += recordA {
+		out = append(out, addr4(s.a[i+12:i+recordA]))
+	}
+	for i := 0; i < len(s.aaaa); i += recordAAAA {
+		out = append(out, addr16(s.aaaa[i+12:i+recordAAAA]))
+	}
+	return out
+}
+
+func (s *service) isVIP(a netip.Addr) bool {
+	return s.kind == clusterIP && slices.Contains(s.vips(), a)
+}
+
 // search finds a ready address.
 func (s *service) search(a netip.Addr) (int, bool) {
 	all, size := s.v4, 4
@@ -341,7 +388,7 @@ func (s *service) search(a netip.Addr) (int, bool) {
 // lookup finds the addresses of an endpoint's name.
 func (s *service) lookup(label []byte) (v4, v6 string, ok bool) {
 	if s.named != nil {
-		if h, ok := s.named.find(string(label)); ok {
+		if h, ok := s.named.find(label); ok {
 			return s.named.hosts[h].v4, s.named.hosts[h].v6, true
 		}
 	}

@@ -94,10 +94,9 @@ type Zone struct {
 
 // origin is where a Service's names come from.
 type origin struct {
-	svc       *model.Service // nil: slices without their Service
-	slices    []*model.EndpointSlice
-	node      *node[service]
-	addresses []netip.Addr // that this Service is entered under in Zone.addresses, in order
+	svc    *model.Service // nil: slices without their Service
+	slices []*model.EndpointSlice
+	node   *node[service]
 }
 
 // space counts what makes a namespace exist.
@@ -281,14 +280,16 @@ func (z *Zone) publish(name model.Name) {
 	if or.svc != nil && z.exposed(name.Namespace) {
 		svc = compile(key, or.svc, or.slices, &z.o)
 	}
-	if old := or.node; old != nil && old.value.Load() != nil {
-		key = old.key // the key that is there already, so that its copy can go
-		if svc != nil {
-			svc.name = key
-		}
+	var old *service
+	if or.node != nil {
+		old = or.node.value.Load()
+		key = or.node.key // so that the new copy of it can go
+	}
+	if svc != nil {
+		svc.name = key
 	}
 	node := z.services.set(key, svc)
-	z.enter(or, node, svc)
+	z.enter(or.node, node, old, svc)
 	or.node = node
 	if or.svc == nil && len(or.slices) == 0 {
 		delete(z.origins, name)
@@ -296,39 +297,21 @@ func (z *Zone) publish(name model.Name) {
 }
 
 // enter brings the reverse names of a Service up to date: only those of addresses that came or went are touched.
-func (z *Zone) enter(or *origin, node *node[service], svc *service) {
-	var now []netip.Addr
-	vips := 0
-	if svc != nil && svc.kind != external {
-		now = make([]netip.Addr, 0, len(svc.v4)/4+len(svc.v6)/16+len(or.svc.ClusterIPs))
-		now = append(now, or.svc.ClusterIPs...)
-		vips = len(now)
-		for i := 0; i < len(svc.v4); i += 4 {
-			now = append(now, addr4(svc.v4[i:i+4]))
-		}
-		for i := 0; i < len(svc.v6); i += 16 {
-			now = append(now, addr16(svc.v6[i:i+16]))
-		}
-	}
-	isVIP := func(a netip.Addr) bool { return slices.Contains(now[:vips], a) }
-	sorted := slices.Clone(now)
-	slices.SortFunc(sorted, netip.Addr.Compare)
-	sorted = slices.Compact(sorted)
-	was := or.addresses
-	for i, j := 0, 0; i < len(was) || j < len(sorted); {
+func (z *Zone) enter(oldNode, node *node[service], old, svc *service) {
+	was, now := old.addresses(), svc.addresses()
+	for i, j := 0, 0; i < len(was) || j < len(now); {
 		switch {
-		case j == len(sorted) || i < len(was) && was[i].Less(sorted[j]):
-			z.disown(was[i], or.node)
+		case j == len(now) || i < len(was) && was[i].Less(now[j]):
+			z.disown(was[i], oldNode)
 			i++
-		case i == len(was) || sorted[j].Less(was[i]):
-			z.own(sorted[j], node, isVIP(sorted[j]))
+		case i == len(was) || now[j].Less(was[i]):
+			z.own(now[j], node, svc.isVIP(now[j]))
 			j++
 		default:
 			i++
 			j++
 		}
 	}
-	or.addresses = sorted
 }
 
 // own enters a Service as owner of an address. The list of owners is in order of their keys, and new: readers may

@@ -60,7 +60,7 @@ func externalSvc(name, target string) *model.Service {
 func ep(s string) model.Endpoint {
 	s, notReady := strings.CutPrefix(s, "!")
 	a, host, _ := strings.Cut(s, "=")
-	return model.Endpoint{Addresses: addrs(a), Hostname: host, Ready: !notReady, Serving: !notReady, Pod: "pod-" + a}
+	return model.Endpoint{Addresses: addrs(a), Hostname: host, Ready: !notReady, Serving: !notReady, Pod: "pod-" + strings.NewReplacer(".", "-", ":", "-").Replace(a)}
 }
 
 func slice(name, of string, ps []string, eps ...string) *model.EndpointSlice {

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dnszone
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/miekg/dns"
+
+	"github.com/weft-net/weft/internal/model"
+)
+
+// lb is a LoadBalancer Service with an external-dns hostname.
+func lb(name, hostname string, ips ...string) *model.Service {
+	s := svc(name, addrs("10.96.0.1"))
+	s.Type = model.LoadBalancer
+	s.Annotations = map[string]string{annotationHostname: hostname}
+	for _, ip := range ips {
+		s.Ingress = append(s.Ingress, model.LoadBalancerIngress{IP: addrs(ip)[0]})
+	}
+	return s
+}
+
+func with(s *model.Service, annotations ...string) *model.Service {
+	if s.Annotations == nil {
+		s.Annotations = map[string]string{}
+	}
+	for i := 0; i < len(annotations); i += 2 {
+		s.Annotations[annotations[i]] = annotations[i+1]
+	}
+	return s
+}
+
+func externalFixture(t testing.TB) *External {
+	x, err := NewExternal(ExternalOptions{Zones: []string{"example.com", "example.org"}, Service: nm("weft/dns")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	np := with(svc("shop/np", addrs("10.96.0.2")), annotationHostname, "np.example.com")
+	np.Type = model.NodePort
+	local := with(svc("shop/local", addrs("10.96.0.3")), annotationHostname, "local.example.com")
+	local.Type, local.ExternalLocal = model.NodePort, true
+	hostnameOnly := lb("shop/cloud", "cloud.example.com")
+	hostnameOnly.Ingress = []model.LoadBalancerIngress{{Hostname: "lb-1.cloud.example.net"}}
+	own := svc("weft/dns", addrs("10.96.0.53"))
+	own.Type = model.LoadBalancer
+	own.Ingress = []model.LoadBalancerIngress{{IP: addrs("192.0.2.53")[0]}}
+	second := lb("evil/web", "www.example.com", "203.0.113.66")
+	second.Created = 200
+	first := lb("shop/web", "www.example.com, example.org.,elsewhere.test", "192.0.2.1", "2001:db8::1")
+	first.Created = 100
+	d := delta(first, second,
+		with(lb("shop/ttl", "ttl.example.com", "192.0.2.2"), annotationTTL, "60"),
+		with(lb("shop/target", "target.example.com", "192.0.2.3"), annotationTarget, "198.51.100.9"),
+		with(lb("shop/alias", "alias.example.com", "192.0.2.3"), annotationTarget, "www.example.com"),
+		with(svc("shop/inner", addrs("10.96.0.9")), annotationInternal, "inner.example.com"),
+		lb("shop/wild", "*.wild.example.com", "192.0.2.7"), lb("shop/deep", "a.b.wild.example.com", "192.0.2.8"),
+		lb("shop/pending", "pending.example.com"),
+		np, local, hostnameOnly, own,
+		slice("shop/local-1", "local", nil, "10.1.0.1"))
+	d.EndpointSlices[nm("shop/local-1")].Endpoints[0].Node = "node-2"
+	d.Nodes = map[string]*model.Node{
+		"node-1": {Meta: model.Meta{Name: model.Name{Name: "node-1"}}, Ready: true, InternalIPs: addrs("10.0.0.1"), ExternalIPs: addrs("198.51.100.1")},
+		"node-2": {Meta: model.Meta{Name: model.Name{Name: "node-2"}}, Ready: true, InternalIPs: addrs("10.0.0.2")},
+		"node-3": {Meta: model.Meta{Name: model.Name{Name: "node-3"}}, InternalIPs: addrs("10.0.0.3"), ExternalIPs: addrs("198.51.100.3")},
+	}
+	x.Update(d)
+	return x
+}
+
+func askExternal(t *testing.T, x *External, name, typ string) []string {
+	t.Helper()
+	req := new(dns.Msg)
+	req.SetQuestion(dns.Fqdn(name), dns.StringToType[typ])
+	wire, err := req.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var q Question
+	q.Read(wire[12:])
+	q.Type = req.Question[0].Qtype
+	msg, res := x.Append(wire, &q, 65535, 0)
+	msg[3] = res.Rcode
+	for i, n := range []uint16{res.Answer, res.Authority, res.Additional} {
+		msg[6+2*i], msg[7+2*i] = byte(n>>8), byte(n)
+	}
+	m := new(dns.Msg)
+	if err := m.Unpack(msg); err != nil {
+		t.Fatalf("%s %s: %v", name, typ, err)
+	}
+	return show(m, res)
+}
+
+func TestExternal(t *testing.T) {
+	x := externalFixture(t)
+	soa := "ns: example.com. 60 IN SOA ns.example.com. hostmaster.example.com. 1700000000 7200 1800 86400 60"
+	for _, c := range []struct {
+		why, name, typ string
+		want           []string
+	}{
+		{"LoadBalancer", "www.example.com", "A", []string{"NOERROR", "www.example.com. 300 IN A 192.0.2.1"}},
+		{"LoadBalancer", "WWW.example.com", "AAAA", []string{"NOERROR", "WWW.example.com. 300 IN AAAA 2001:db8::1"}},
+		{"a list of names; the zone itself", "example.org", "A", []string{"NOERROR", "example.org. 300 IN A 192.0.2.1"}},
+		{"not in a zone", "elsewhere.test", "A", []string{"NOTMINE"}},
+		{"ttl", "ttl.example.com", "A", []string{"NOERROR", "ttl.example.com. 60 IN A 192.0.2.2"}},
+		{"no such type", "ttl.example.com", "AAAA", []string{"NOERROR", soa}},
+		{"target", "target.example.com", "A", []string{"NOERROR", "target.example.com. 300 IN A 198.51.100.9"}},
+		{"target that is a name", "alias.example.com", "A", []string{"NOERROR", "alias.example.com. 300 IN CNAME www.example.com.", "www.example.com. 300 IN A 192.0.2.1"}},
+		{"a load balancer's name", "cloud.example.com", "A", []string{"NOERROR", "cloud.example.com. 300 IN CNAME lb-1.cloud.example.net."}},
+		{"internal-hostname", "inner.example.com", "A", []string{"NOERROR", "inner.example.com. 300 IN A 10.96.0.9"}},
+		{"NodePort: ready nodes' outer addresses", "np.example.com", "A", []string{"NOERROR", "np.example.com. 300 IN A 198.51.100.1"}},
+		{"NodePort, Local: nodes with an endpoint", "local.example.com", "A", []string{"NOERROR", "local.example.com. 300 IN A 10.0.0.2"}},
+		{"no address yet", "pending.example.com", "A", []string{"NXDOMAIN", soa}},
+		{"wildcard", "x.wild.example.com", "A", []string{"NOERROR", "x.wild.example.com. 300 IN A 192.0.2.7"}},
+		{"wildcard, deeper", "x.y.wild.example.com", "A", []string{"NOERROR", "x.y.wild.example.com. 300 IN A 192.0.2.7"}},
+		{"RFC 4592: b.wild exists, so the wildcard does not match below it", "x.b.wild.example.com", "A", []string{"NXDOMAIN", soa}},
+		{"empty non-terminal", "b.wild.example.com", "A", []string{"NOERROR", soa}},
+		{"empty non-terminal", "wild.example.com", "A", []string{"NOERROR", soa}},
+		{"missing", "none.example.com", "A", []string{"NXDOMAIN", soa}},
+		{"apex", "example.com", "SOA", []string{"NOERROR", soa[4:]}},
+		{"apex", "example.com", "NS", []string{"NOERROR", "example.com. 300 IN NS ns.example.com."}},
+		{"apex", "example.com", "A", []string{"NOERROR", soa}},
+		{"the name server", "ns.example.com", "A", []string{"NOERROR", "ns.example.com. 300 IN A 192.0.2.53"}},
+	} {
+		if diff := cmp.Diff(c.want, askExternal(t, x, c.name, c.typ)); diff != "" {
+			t.Errorf("%s: %s %s (-want +got):\n%s", c.why, c.name, c.typ, diff)
+		}
+	}
+	var q Question
+	_ = q.SetName("www.example.com")
+	from, inVain, err := x.Sources(&q)
+	if err != nil || !slices.Equal(from, []string{"Service shop/web"}) || !slices.Equal(inVain, []string{"Service evil/web"}) {
+		t.Errorf("sources: %v, %v, %v", from, inVain, err)
+	}
+	// All goes when its objects go, and the other Service comes into its own.
+	x.Update(&model.Delta{Since: time.Unix(1700000000, 0), Services: map[model.Name]*model.Service{nm("shop/web"): nil, nm("shop/deep"): nil}})
+	if got := askExternal(t, x, "www.example.com", "A"); !slices.Contains(got, "www.example.com. 300 IN A 203.0.113.66") {
+		t.Errorf("after the first owner left: %q", got)
+	}
+	if got := askExternal(t, x, "x.b.wild.example.com", "A"); !strings.Contains(got[1], "192.0.2.7") {
+		t.Errorf("after b.wild left: %q", got)
+	}
+}
