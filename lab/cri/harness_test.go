@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -111,6 +112,7 @@ func prepare() error {
 			return nil
 		},
 		func() error { return unix.Sethostname([]byte("test-node")) },
+		loopbackUp,
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -118,6 +120,21 @@ func prepare() error {
 		}
 	}
 	return nil
+}
+
+// loopbackUp sets lo up, over which the streams of exec, attach and port-forward go.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	ifr, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
 }
 
 func serve() int {
@@ -303,13 +320,16 @@ func (n *node) runPod(config *runtimeapi.PodSandboxConfig) string {
 	return r.PodSandboxId
 }
 
+// logNames counts the log files.
+var logNames atomic.Int64
+
 // ctr is the configuration of a container.
 func ctr(image string, args ...string) *runtimeapi.ContainerConfig {
 	return &runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: "main"},
 		Image:    &runtimeapi.ImageSpec{Image: image},
 		Args:     args,
-		LogPath:  "main/0.log",
+		LogPath:  fmt.Sprintf("main/%d.log", logNames.Add(1)),
 		Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{
 			NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER},
 			MaskedPaths:      []string{"/proc/kcore", "/proc/scsi"},

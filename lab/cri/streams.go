@@ -89,8 +89,9 @@ func (s *server) running(id string) (*container, error) {
 	return c, nil
 }
 
-// outputLimit is the most that ExecSync returns of each stream, in bytes; the rest is dropped, as the CRI demands.
-const outputLimit = 16 << 20
+// outputLimit is the most that ExecSync returns of both streams together, in bytes, so that the answer stays within a
+// gRPC message; the rest is dropped, as the CRI demands.
+const outputLimit = maxMessage - 64<<10
 
 // ExecSync runs a command in a container and returns its output. With a timeout (seconds; 0 for none) that passes,
 // the command is killed and the call fails with DeadlineExceeded, by which kubelet knows it.
@@ -100,40 +101,49 @@ func (s *server) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) 
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(req.Timeout)*time.Second)
 		defer cancel()
 	}
-	out, errOut := &limitedBuffer{}, &limitedBuffer{}
-	code, err := s.exec(ctx, req.ContainerId, req.Cmd, nil, nopCloser{out}, nopCloser{errOut}, false, nil)
+	var output execOutput
+	code, err := s.exec(ctx, req.ContainerId, req.Cmd, nil, output.stream(0), output.stream(1), false, nil)
 	if ctx.Err() == context.DeadlineExceeded {
 		return nil, status.Errorf(codes.DeadlineExceeded, "command %q timed out after %ds", req.Cmd, req.Timeout)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &runtimeapi.ExecSyncResponse{Stdout: out.bytes(), Stderr: errOut.bytes(), ExitCode: int32(code)}, nil
+	return &runtimeapi.ExecSyncResponse{Stdout: output.bytes(0), Stderr: output.bytes(1), ExitCode: int32(code)}, nil
 }
 
-// limitedBuffer keeps the first outputLimit bytes and drops the rest.
-type limitedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
+// execOutput keeps the first outputLimit bytes of a command's two streams.
+type execOutput struct {
+	mu   sync.Mutex
+	bufs [2]bytes.Buffer
 }
 
-func (b *limitedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.buf.Write(p[:min(len(p), outputLimit-b.buf.Len())])
+func (o *execOutput) stream(i int) io.WriteCloser { return execStream{o, i} }
+
+// bytes returns what has been written so far: a process that outlives the command may still write.
+func (o *execOutput) bytes(i int) []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return bytes.Clone(o.bufs[i].Bytes())
+}
+
+// execStream is one of the two streams.
+type execStream struct {
+	output *execOutput
+	i      int
+}
+
+// Write takes everything and keeps what still fits.
+func (s execStream) Write(p []byte) (int, error) {
+	o := s.output
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.bufs[s.i].Write(p[:min(len(p), outputLimit-o.bufs[0].Len()-o.bufs[1].Len())])
 	return len(p), nil
 }
 
-// bytes returns what has been written so far: a process that outlives the command may still write.
-func (b *limitedBuffer) bytes() []byte {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return bytes.Clone(b.buf.Bytes())
-}
-
-type nopCloser struct{ io.Writer }
-
-func (nopCloser) Close() error { return nil }
+// Close does nothing.
+func (execStream) Close() error { return nil }
 
 // streamRuntime is what the streaming server runs.
 type streamRuntime struct{ s *server }
@@ -217,8 +227,12 @@ func (s *server) exec(ctx context.Context, id string, cmd []string, in io.Reader
 		if len(files) != 1 {
 			return 0, errors.New("exec: the shim sent no terminal")
 		}
-		ours = append(ours, files[0])
-		copyTerminal(files[0], in, out, copies)
+		master, err := wire.Stream(files[0])
+		if err != nil {
+			return 0, err
+		}
+		ours = append(ours, master)
+		copyTerminal(master, in, out, copies)
 	}
 	stopResize := forwardResize(resize, func(cols, rows uint16) {
 		_ = conn.Send(wire.Request{Op: wire.OpResize, Cols: cols, Rows: rows})

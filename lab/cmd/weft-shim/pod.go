@@ -362,6 +362,12 @@ func (p *pod) attach(c wire.Conn, req wire.Request, files []*os.File) {
 		_ = c.Send(wire.Reply{Error: err.Error()})
 		return
 	}
+	for i := range files {
+		if files[i], err = wire.Stream(files[i]); err != nil {
+			_ = c.Send(wire.Reply{Error: err.Error()})
+			return
+		}
+	}
 	detach := ctr.attach(req.Streams, files)
 	defer detach()
 	if c.Send(wire.Reply{}) != nil {

@@ -151,7 +151,11 @@ func (s *spawner) start(l launch, ended func(unix.WaitStatus)) (child, error) {
 			}
 			return child{}, &setupError{report.Error}
 		case len(files) == 1:
-			c.master = files[0]
+			if c.master, err = wire.Stream(files[0]); err != nil {
+				unix.Kill(pid, unix.SIGKILL)
+				ended = nil
+				return child{}, err
+			}
 		}
 	}
 }

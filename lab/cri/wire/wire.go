@@ -255,12 +255,27 @@ func received(oob []byte) ([]*os.File, error) {
 		}
 		for _, fd := range fds {
 			syscall.CloseOnExec(fd)
-			// Non-blocking, so that a read ends when the file is closed and a write can have a deadline.
-			_ = syscall.SetNonblock(fd, true)
 			files = append(files, os.NewFile(uintptr(fd), "passed"))
 		}
 	}
 	return files, nil
+}
+
+// Stream takes over a received file that this process itself will read or write: a read then ends when the file is
+// closed, and a write can have a deadline. A file that a child inherits must not be made so, since the mode is shared
+// with all who have the file open.
+func Stream(f *os.File) (*os.File, error) {
+	defer f.Close()
+	fd, err := syscall.Dup(int(f.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	syscall.CloseOnExec(fd)
+	if err := syscall.SetNonblock(fd, true); err != nil {
+		syscall.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // Close closes the connection.
