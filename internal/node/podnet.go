@@ -34,13 +34,11 @@ func (*PodNetwork) Name() string { return "podnet" }
 
 // Update is of Part.
 func (p *PodNetwork) Update(ctx context.Context, d *model.Delta) error {
-	if err := p.Network.Update(ctx, d); err != nil {
-		return err
+	err := p.Network.Update(ctx, d)
+	if p.Status() == nil { // which it may be though some other node can't be reached
+		err = errors.Join(err, p.install.InstallConfig()) // finds the file in place, but for the first time
 	}
-	if p.Status() != nil {
-		return nil
-	}
-	return p.install.InstallConfig() // reads the file and finds it in place, but for the first time
+	return err
 }
 
 // Run is of Part.

@@ -94,8 +94,9 @@ type Network struct {
 	routing  sync.Mutex // guards what follows, and the kernel's routes between nodes
 	topo     *topology
 	router   *router
-	complete bool // a complete Delta has come
-	synced   bool // the kernel holds what topo says, as far as we know
+	complete bool              // a complete Delta has come
+	synced   bool              // the kernel holds what topo says, as far as we know
+	reported map[string]string // topo.errs as logged last
 }
 
 // attachment is a pod that has, or is getting, its link.
@@ -130,7 +131,7 @@ func Open(cfg Config) (*Network, error) {
 		cfg: cfg, log: cfg.Log, now: time.Now,
 		pods: make(map[string]*attachment), pool: newPool(), sources: make(map[model.Family]netip.Addr),
 		notice: fmt.Errorf("node %s: its Node object has not been seen yet", cfg.NodeName),
-		news:   newPending(), ready: make(chan struct{}), topo: newTopology(cfg.NoMasquerade),
+		news:   newPending(), ready: make(chan struct{}), topo: newTopology(cfg.NoMasquerade), reported: make(map[string]string),
 	}
 	if err := n.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("pod network: %w", err), n.Close())

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/nftables"
@@ -219,6 +220,49 @@ func TestForeign(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestOlderTable starts on a node whose table has another layout, as of an older weft.
+func TestOlderTable(t *testing.T) {
+	a, b, outside := sharedLink(t)
+	a.run(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		tab := c.AddTable(&nftables.Table{Name: TableName, Family: nftables.TableFamilyINet})
+		c.AddChain(&nftables.Chain{Table: tab, Name: "outbound"})
+		if err := c.AddSet(&nftables.Set{Table: tab, Name: "cluster4", KeyType: nftables.TypeInetService}, nil); err != nil {
+			return err
+		}
+		return c.Flush()
+	})
+	a.start()
+	a.tell(a, b)
+	p := a.pod("p", plugin.PortMapping{HostPort: 7000, ContainerPort: 80})
+	for _, f := range both {
+		p.sees("tcp", firstOf(world, f), 80, a.ip(f))
+		outside.sees("tcp", a.ip(f), 7000, firstOf(addrs("192.0.2.9", "2001:db8::9"), f))
+	}
+}
+
+// TestOneBadNode has a node in the cluster that no route can lead to: the others are served, and so are pods.
+func TestOneBadNode(t *testing.T) {
+	a, b, _ := sharedLink(t)
+	a.start()
+	bad := nodeObject("bad", addrs("192.0.2.255"), prefixes("10.244.9.0/24")) // the link's broadcast address
+	none := nodeObject("none", nil, prefixes("10.244.10.0/24"))
+	err := a.n.Update(t.Context(), &model.Delta{Complete: true, Nodes: map[string]*model.Node{"n1": a.obj, "n2": b.obj, "bad": bad, "none": none}})
+	if err == nil || !strings.Contains(err.Error(), "10.244.9.0/24") {
+		t.Errorf("error %v, want one about the bad node's route", err)
+	}
+	if err := a.n.Status(); err != nil {
+		t.Errorf("not ready: %v", err)
+	}
+	if via := a.routes()["10.244.2.0/24"]; via != "192.0.2.2 eth0" {
+		t.Errorf("route to the good node: %q", via)
+	}
+	a.pod("p")
 }
 
 // TestNodeSysctls sees that becoming a router does not cost a node the default route that it is told of.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // TableName is the nftables table of the pod network, of family inet.
@@ -229,8 +230,8 @@ func (t *table) sync() error {
 }
 
 // layout makes sure of the sets and replaces the rules, in one transaction that no packet can tell from nothing
-// happening. A table whose sets have another layout, of an older weft, is replaced whole; its elements follow at
-// once.
+// happening. A table whose sets have another layout, of an older weft, is replaced whole, with its elements, but for sets that
+// are too large for one transaction: those follow at once.
 func (t *table) layout(c *nftables.Conn) error {
 	have, err := readSets(c, t.object())
 	if err != nil {
@@ -241,20 +242,27 @@ func (t *table) layout(c *nftables.Conn) error {
 		if fresh {
 			c.DelTable(tab)
 			tab = c.AddTable(t.object())
+			have = make(map[string]map[string][]byte)
 		}
 		for _, s := range tableSets(tab) {
-			if err := c.AddSet(s, nil); err != nil {
+			var es []nftables.SetElement
+			if fresh && len(t.want[s.Name]) <= chunk {
+				es = difference(s, t.want[s.Name], nil)
+				have[s.Name] = maps.Clone(t.want[s.Name])
+			}
+			if err := c.AddSet(s, es); err != nil {
 				return err
 			}
 		}
 		addChains(c, tab)
 		return c.Flush()
 	}
-	if err := write(false); err != nil {
-		if err := write(true); err != nil {
-			return err
-		}
-		have = make(map[string]map[string][]byte)
+	err = write(false)
+	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EOPNOTSUPP) {
+		err = write(true)
+	}
+	if err != nil {
+		return err
 	}
 	t.have = have
 	t.rules, err = readRules(c, t.object())
@@ -275,27 +283,10 @@ func (t *table) elements(c *nftables.Conn) error {
 			have = make(map[string][]byte)
 			t.have[s.Name] = have
 		}
-		var del, add []nftables.SetElement
-		for k, v := range have {
-			if w, ok := want[k]; !ok || !bytes.Equal(v, w) {
-				del = append(del, element(s, k, v))
-			}
-		}
-		for k, w := range want {
-			if v, ok := have[k]; !ok || !bytes.Equal(v, w) {
-				add = append(add, element(s, k, w))
-			}
-		}
-		if s.Interval {
-			// The kernel wants both ends of an interval in one batch, and a new interval may overlap an old one:
-			// the change is one transaction, and there are few of them, merged as they are.
-			sortIntervals(del)
-			sortIntervals(add)
-		}
 		for _, batch := range []struct {
 			es []nftables.SetElement
 			do func(*nftables.Set, []nftables.SetElement) error
-		}{{del, c.SetDeleteElements}, {add, c.SetAddElements}} {
+		}{{difference(s, have, want), c.SetDeleteElements}, {difference(s, want, have), c.SetAddElements}} {
 			for es := range slices.Chunk(batch.es, chunk) {
 				if err := batch.do(s, es); err != nil {
 					return err
@@ -317,17 +308,28 @@ func (t *table) elements(c *nftables.Conn) error {
 	return nil
 }
 
-func sortIntervals(es []nftables.SetElement) {
-	slices.SortFunc(es, func(a, b nftables.SetElement) int {
-		c := bytes.Compare(a.Key, b.Key)
-		if c == 0 && a.IntervalEnd != b.IntervalEnd {
-			if a.IntervalEnd {
-				return -1
-			}
-			return 1
+// difference lists the elements of a that b lacks or has with another value. Those of intervals are in order, so that
+// a chunk holds both ends of one.
+func difference(s *nftables.Set, a, b map[string][]byte) []nftables.SetElement {
+	var es []nftables.SetElement
+	for k, v := range a {
+		if w, ok := b[k]; !ok || !bytes.Equal(v, w) {
+			es = append(es, element(s, k, v))
 		}
-		return c
-	})
+	}
+	if s.Interval {
+		slices.SortFunc(es, func(x, y nftables.SetElement) int {
+			c := bytes.Compare(x.Key, y.Key)
+			if c == 0 && x.IntervalEnd != y.IntervalEnd {
+				if x.IntervalEnd {
+					return -1
+				}
+				return 1
+			}
+			return c
+		})
+	}
+	return es
 }
 
 func element(s *nftables.Set, key string, value []byte) nftables.SetElement {

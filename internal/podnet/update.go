@@ -56,9 +56,14 @@ func (n *Network) Update(_ context.Context, d *model.Delta) error {
 	if len(touched) == 0 && !changed {
 		return nil
 	}
-	if err := n.applyTopology(touched, changed); err != nil {
+	var err error
+	if changed {
+		// First: what becomes reachable under a pod's own address is known before anyone can send to it.
+		err = n.table.setCluster(n.topo.clusterRanges())
+	}
+	if err = errors.Join(err, n.applyRoutes(touched)); err != nil {
 		n.synced = false // the next call looks at everything
-		return err
+		return fmt.Errorf("pod network: %w", err)
 	}
 	n.reportUnserved()
 	return nil
@@ -129,10 +134,14 @@ func (n *Network) resync(pods bool) error {
 	for d := range n.router.have {
 		touched = append(touched, d)
 	}
-	if err := n.applyTopology(touched, true); err != nil {
-		return err
+	if err := n.table.setCluster(n.topo.clusterRanges()); err != nil {
+		return fmt.Errorf("pod network: %w", err)
 	}
-	n.synced = true
+	// A node that can't be reached is no reason to take no pods here.
+	err := n.applyRoutes(touched)
+	if n.synced = err == nil; err != nil {
+		err = fmt.Errorf("pod network: %w", err)
+	}
 	if pods || moved {
 		// Not here: it may have to wait for a policy, which comes with a later Delta.
 		n.news.add(news{links: links})
@@ -142,17 +151,11 @@ func (n *Network) resync(pods bool) error {
 	n.mu.Unlock()
 	n.readyOnce.Do(func() { close(n.ready) })
 	n.reportUnserved()
-	return nil
+	return err
 }
 
-// applyTopology puts tunnels up, then routes, then takes tunnels down; masquerading follows the same order of care:
-// what becomes reachable under a pod's own address is known before anyone can send to it.
-func (n *Network) applyTopology(touched []netip.Prefix, clusterChanged bool) error {
-	if clusterChanged {
-		if err := n.table.setCluster(n.topo.clusterRanges()); err != nil {
-			return fmt.Errorf("pod network: %w", err)
-		}
-	}
+// applyRoutes puts tunnels up, then routes, then takes tunnels down.
+func (n *Network) applyRoutes(touched []netip.Prefix) error {
 	n.mu.Lock()
 	mtu := n.mtu
 	n.mu.Unlock()
@@ -167,15 +170,18 @@ func (n *Network) applyTopology(touched []netip.Prefix, clusterChanged bool) err
 			errs = append(errs, n.router.dropPeers(f, tunnels[f]))
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("pod network: %w", err)
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
-// reportUnserved logs the nodes whose pods can't be reached, which no repetition would change.
+// reportUnserved logs, once, the nodes whose pods can't be reached, which no repetition would change.
 func (n *Network) reportUnserved() {
-	for _, err := range n.topo.errs {
-		n.log.Error("podnet: a node's pods can't be reached", "err", err)
+	for name, err := range n.topo.errs {
+		if n.reported[name] != err.Error() {
+			n.log.Error("podnet: a node's pods can't be reached", "err", err)
+		}
+	}
+	clear(n.reported)
+	for name, err := range n.topo.errs {
+		n.reported[name] = err.Error()
 	}
 }
