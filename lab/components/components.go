@@ -187,7 +187,7 @@ func (c *Cluster) Control() []Component {
 	}
 	return []Component{
 		{Name: Etcd, Env: goMemory(60, "100MiB"), Args: []string{"--data-dir=" + f("etcd")}},
-		{Name: APIServer, Env: goMemory(50, "400MiB"), Args: []string{
+		{Name: APIServer, Env: goMemory(100, "400MiB"), Args: []string{
 			"--etcd-servers=http://127.0.0.1:2379",
 			"--advertise-address=" + c.Plan.Control()[0].Addr().String(),
 			"--secure-port=" + fmt.Sprint(APIPort),
