@@ -34,11 +34,7 @@ type Config struct {
 	// StreamAddress is where exec, attach and port-forward are served to this node's kubelet; default
 	// 127.0.0.1:0, any free port of the node.
 	StreamAddress string
-	// PullNetNS is a network namespace (a path such as /proc/PID/ns/net) in which registries are reached, and
-	// PullResolvConf the resolv.conf that goes with it. Both empty: the node's own.
-	PullNetNS, PullResolvConf string
-
-	Log *slog.Logger // default slog.Default()
+	Log           *slog.Logger // default slog.Default()
 }
 
 func (c *Config) setDefaults() error {

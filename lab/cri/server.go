@@ -98,7 +98,7 @@ func newServer(cfg Config) (*server, error) {
 		net:        newNetwork(&cfg),
 		events:     newBroadcaster(),
 		usage:      newUsageTracker(),
-		pulls:      images.NewPuller(store, cfg.PullNetNS, cfg.PullResolvConf),
+		pulls:      images.NewPuller(store),
 		sandboxes:  map[string]*sandbox{},
 		containers: map[string]*container{},
 	}

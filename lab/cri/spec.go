@@ -53,8 +53,8 @@ func (s *server) buildSpec(sb *sandbox, c *container) (*wire.Container, error) {
 		// kubelet sends the default lists for privileged containers too; every runtime drops them there.
 		spec.MaskedPaths, spec.ReadonlyPaths = nil, nil
 	}
-	if img.HostRoot {
-		spec.HostBinds = images.HostBinds()
+	if img.HostPrograms {
+		spec.HostDirs = images.HostDirs()
 	}
 	p := &spec.Process
 	if p.Args = commandLine(config, img.Config); len(p.Args) == 0 {
@@ -259,7 +259,7 @@ func (s *server) imageVolume(ref, sub string) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("image %q is not on this node", ref)
 	}
-	if len(e.Image.Lowers) != 1 {
+	if e.Image.HostPrograms || len(e.Image.Lowers) != 1 {
 		return "", fmt.Errorf("image %q can't be a volume: it shows the host's own files", ref)
 	}
 	dir := e.Image.Lowers[0]

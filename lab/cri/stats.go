@@ -147,6 +147,7 @@ func (s *server) containerStats(c *container, uses map[uint64]use, now time.Time
 	limit := c.rec.Resources.GetMemoryLimitInBytes()
 	c.mu.Unlock()
 	size, inodes := treeUse(filepath.Join(c.dir, "upper"))
+	hostSize, hostInodes := treeUse(filepath.Join(c.dir, "host"))
 	return &runtimeapi.ContainerStats{
 		Attributes: &runtimeapi.ContainerAttributes{
 			Id: c.rec.ID, Metadata: c.rec.Config.Metadata,
@@ -157,8 +158,8 @@ func (s *server) containerStats(c *container, uses map[uint64]use, now time.Time
 		WritableLayer: &runtimeapi.FilesystemUsage{
 			Timestamp:  now.UnixNano(),
 			FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: s.cfg.containersDir()},
-			UsedBytes:  &runtimeapi.UInt64Value{Value: size},
-			InodesUsed: &runtimeapi.UInt64Value{Value: inodes},
+			UsedBytes:  &runtimeapi.UInt64Value{Value: size + hostSize},
+			InodesUsed: &runtimeapi.UInt64Value{Value: inodes + hostInodes},
 		},
 		Swap: &runtimeapi.SwapUsage{Timestamp: now.UnixNano()},
 	}

@@ -52,8 +52,8 @@ type Image struct {
 	Size    uint64   // bytes of its files
 	Config  Config
 	Created time.Time
-	// HostRoot is set for the tools image, whose lowest directory is the node's own root.
-	HostRoot bool `json:",omitempty"`
+	// HostPrograms is set for the tools image, which also shows the directories that HostDirs lists.
+	HostPrograms bool `json:",omitempty"`
 }
 
 // Entry is a reference that the store knows.

@@ -13,8 +13,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // defaultPath is the PATH of a container whose image says nothing.
@@ -220,22 +218,22 @@ var hostSettings = []string{
 	"protocols", "rpc", "services", "shells", "ssl/cert.pem", "ssl/certs", "ssl/openssl.cnf", "terminfo", "timezone",
 }
 
-// LoadTools registers under ref an image whose files are the host's own programs: the host's root, copy on write,
-// with everything hidden but the directories of programs and a few files of /etc.
+// LoadTools registers under ref an image whose programs are the host's own: its directories of programs, copy on
+// write, and a few files of its /etc. Nothing else of the host's is visible.
 func (s *Store) LoadTools(ref string, origin Origin) (Image, error) {
 	pattern, err := ParsePattern(ref)
 	if err != nil {
 		return Image{}, err
 	}
 	img := Image{
-		HostRoot: true,
-		Created:  time.Now().UTC(),
-		Config:   Config{Cmd: []string{"/bin/sh"}, Env: []string{defaultPath}, WorkingDir: "/"},
+		HostPrograms: true,
+		Created:      time.Now().UTC(),
+		Config:       Config{Cmd: []string{"/bin/sh"}, Env: []string{defaultPath}, WorkingDir: "/"},
 	}
 	img.ID = contentID(img.Config, "the host's own programs")
-	cover, err := s.content(img.ID, coverHost)
+	dir, err := s.content(img.ID, hostFiles)
 	if err == nil {
-		img.Lowers = []string{cover, "/"}
+		img.Lowers, img.Size = []string{dir}, treeSize(dir)
 		err = s.register(pattern, origin, img)
 	}
 	if err != nil {
@@ -244,37 +242,17 @@ func (s *Store) LoadTools(ref string, origin Origin) (Image, error) {
 	return img, nil
 }
 
-// coverHost fills the overlay layer that hides the host's files.
-func coverHost(dir string) error {
+// hostFiles fills the root of the tools image: what is not one of HostDirs.
+func hostFiles(dir string) error {
 	if err := baseFiles(dir); err != nil {
 		return err
 	}
-	keep := map[string]bool{}
 	for _, p := range hostPrograms {
-		keep[p] = true
-	}
-	// baseFiles made a usr, which has to stay transparent.
-	if err := os.RemoveAll(filepath.Join(dir, "usr")); err != nil {
-		return err
-	}
-	top, err := os.ReadDir("/")
-	if err != nil {
-		return err
-	}
-	for _, e := range top {
-		name := filepath.Join(dir, e.Name())
-		if keep[e.Name()] {
-			continue
-		}
-		if _, err := os.Lstat(name); err == nil {
-			if err := makeOpaque(name); err != nil {
+		// On most hosts /bin and its like are links to what is below /usr.
+		if link, err := os.Readlink("/" + p); err == nil {
+			if err := os.Symlink(link, filepath.Join(dir, p)); err != nil {
 				return err
 			}
-			continue
-		}
-		// A character device with number 0 is how overlayfs says that a name is gone.
-		if err := unix.Mknod(name, unix.S_IFCHR, 0); err != nil {
-			return fmt.Errorf("hide /%s: %w", e.Name(), err)
 		}
 	}
 	for _, name := range hostSettings {
@@ -285,16 +263,15 @@ func coverHost(dir string) error {
 	return nil
 }
 
-// makeOpaque makes overlayfs show nothing of the directories below dir.
-func makeOpaque(dir string) error {
-	err := unix.Setxattr(dir, "trusted.overlay.opaque", []byte("y"), 0)
-	if err == unix.EPERM { // in a user namespace, where the overlay is mounted with userxattr
-		err = unix.Setxattr(dir, "user.overlay.opaque", []byte("y"), 0)
+// HostDirs lists the directories of this host that the tools image shows.
+func HostDirs() []string {
+	var dirs []string
+	for _, p := range hostPrograms {
+		if info, err := os.Lstat("/" + p); err == nil && info.IsDir() {
+			dirs = append(dirs, "/"+p)
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("hide what is below %s: %w", dir, err)
-	}
-	return nil
+	return dirs
 }
 
 // copyTree copies a file or directory with its links, as far as it is there and readable.
@@ -337,21 +314,4 @@ func copyTree(from, to string) error {
 		}
 		return nil
 	})
-}
-
-// HostBinds lists the directories of programs that are mounts of their own on this host (a separate /usr), which
-// an overlay over "/" doesn't show.
-func HostBinds() []string {
-	var root, st unix.Stat_t
-	if unix.Stat("/", &root) != nil {
-		return nil
-	}
-	var binds []string
-	for _, p := range hostPrograms {
-		path := "/" + p
-		if unix.Lstat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Dev != root.Dev {
-			binds = append(binds, path)
-		}
-	}
-	return binds
 }

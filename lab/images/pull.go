@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"runtime"
-	"strings"
 	"sync"
 	"time"
 
@@ -17,7 +15,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"golang.org/x/sys/unix"
 )
 
 // Auth is what a registry may ask for; the zero value is an anonymous pull.
@@ -37,19 +34,18 @@ type Puller struct {
 // connectTimeout bounds the connection to a registry, so that a lab without an internet says so quickly.
 const connectTimeout = 8 * time.Second
 
-// NewPuller returns a puller that reaches registries from the network namespace at netNS, with the name servers of
-// resolvConf; "" for both is the caller's own network.
-func NewPuller(s *Store, netNS, resolvConf string) *Puller {
+// NewPuller returns a puller that reaches registries from the network that it runs in, or through the proxy that the
+// environment names (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).
+func NewPuller(s *Store) *Puller {
 	d := &net.Dialer{Timeout: connectTimeout}
-	t := &http.Transport{
-		Proxy: http.ProxyFromEnvironment, DialContext: d.DialContext,
-		TLSHandshakeTimeout: connectTimeout, ResponseHeaderTimeout: 60 * time.Second, ForceAttemptHTTP2: true,
+	return &Puller{
+		store: s,
+		transport: &http.Transport{
+			Proxy: http.ProxyFromEnvironment, DialContext: d.DialContext,
+			TLSHandshakeTimeout: connectTimeout, ResponseHeaderTimeout: 60 * time.Second, ForceAttemptHTTP2: true,
+		},
+		running: map[string]chan struct{}{},
 	}
-	if netNS != "" {
-		in := &namespaceDialer{netNS: netNS, resolvConf: resolvConf}
-		t.DialContext = in.DialContext
-	}
-	return &Puller{store: s, transport: t, running: map[string]chan struct{}{}}
 }
 
 // Pull returns what ref means: what is loaded or shipped, or else what its registry has. The error of an image that
@@ -136,69 +132,4 @@ func (p *Puller) fetch(ctx context.Context, ref string, want Reference, auth Aut
 		got.Digest = want.Digest // of the index, where the reference names one
 	}
 	return got, p.store.register(want.String(), Pulled, got)
-}
-
-// namespaceDialer dials from inside another network namespace: a socket stays in the namespace of the thread that
-// made it.
-type namespaceDialer struct{ netNS, resolvConf string }
-
-func (d *namespaceDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, err
-	}
-	addrs := []string{host}
-	if net.ParseIP(host) == nil {
-		r := &net.Resolver{PreferGo: true, Dial: d.dialNameServer}
-		if addrs, err = r.LookupHost(ctx, host); err != nil {
-			return nil, err
-		}
-	}
-	for _, a := range addrs {
-		var c net.Conn
-		if c, err = d.dial(ctx, network, net.JoinHostPort(a, port)); err == nil {
-			return c, nil
-		}
-	}
-	return nil, err
-}
-
-// dialNameServer ignores the address, which comes from this process's own resolv.conf.
-func (d *namespaceDialer) dialNameServer(ctx context.Context, network, _ string) (net.Conn, error) {
-	text, err := os.ReadFile(d.resolvConf)
-	if err != nil {
-		return nil, err
-	}
-	for _, line := range strings.Split(string(text), "\n") {
-		if f := strings.Fields(line); len(f) == 2 && f[0] == "nameserver" {
-			return d.dial(ctx, network, net.JoinHostPort(f[1], "53"))
-		}
-	}
-	return nil, fmt.Errorf("%s names no name server", d.resolvConf)
-}
-
-// dial connects to an IP address and port.
-func (d *namespaceDialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	done := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		ns, err := os.Open(d.netNS)
-		if err != nil {
-			done <- result{nil, err}
-			return
-		}
-		defer ns.Close()
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- result{nil, fmt.Errorf("join network namespace %s: %w", d.netNS, err)}
-			return
-		}
-		c, err := (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, network, address)
-		done <- result{c, err}
-	}()
-	r := <-done
-	return r.conn, r.err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -35,14 +36,6 @@ func buildRoot(spec *wire.Container, dir string) error {
 		}
 		return nil
 	}
-	var binds []wire.Mount
-	for _, b := range spec.HostBinds {
-		binds = append(binds, wire.Mount{Source: b, Target: b, ReadOnly: true, RecursiveReadOnly: true})
-	}
-	if err := capture(binds); err != nil {
-		return err
-	}
-	early := len(mounts)
 	if err := capture(append(deviceMounts(spec), spec.Devices...)); err != nil {
 		return err
 	}
@@ -61,15 +54,15 @@ func buildRoot(spec *wire.Container, dir string) error {
 		return err
 	}
 	defer root.Close()
-	for _, m := range mounts[:early] {
-		if err := m.attach(root); err != nil {
+	for i, d := range spec.HostDirs {
+		if err := mountHostDir(spec, root, d, filepath.Join(filepath.Dir(dir), "host", strconv.Itoa(i))); err != nil {
 			return err
 		}
 	}
 	if err := kernelMounts(spec, root); err != nil {
 		return err
 	}
-	for _, m := range mounts[early:devices] {
+	for _, m := range mounts[:devices] {
 		if err := m.attach(root); err != nil {
 			return err
 		}
@@ -168,20 +161,56 @@ func inUserNamespace() bool {
 
 func mountOverlay(spec *wire.Container, dir string) error {
 	base := filepath.Dir(dir)
-	upper, work := filepath.Join(base, "upper"), filepath.Join(base, "work")
-	escape := strings.NewReplacer(`\`, `\\`, `:`, `\:`, `,`, `\,`).Replace
-	lowers := make([]string, len(spec.Lowers))
-	for i, l := range spec.Lowers {
-		lowers[i] = escape(l)
-	}
-	opts := "lowerdir=" + strings.Join(lowers, ":") + ",upperdir=" + escape(upper) + ",workdir=" + escape(work)
-	if inUserNamespace() {
-		opts += ",userxattr"
-	}
-	if err := unix.Mount("overlay", dir, "overlay", 0, opts); err != nil {
+	if err := overlay(dir, spec.Lowers, filepath.Join(base, "upper"), filepath.Join(base, "work"), 0); err != nil {
 		return fmt.Errorf("copy-on-write root over %s: overlay: %w", strings.Join(spec.Lowers, ", "), err)
 	}
 	return nil
+}
+
+// overlay mounts lowers, the top one first, with a writable layer over them.
+func overlay(target string, lowers []string, upper, work string, flags uintptr) error {
+	escape := strings.NewReplacer(`\`, `\\`, `:`, `\:`, `,`, `\,`).Replace
+	escaped := make([]string, len(lowers))
+	for i, l := range lowers {
+		escaped[i] = escape(l)
+	}
+	opts := "lowerdir=" + strings.Join(escaped, ":") + ",upperdir=" + escape(upper) + ",workdir=" + escape(work)
+	if inUserNamespace() {
+		opts += ",userxattr"
+	}
+	return unix.Mount("overlay", target, "overlay", flags, opts)
+}
+
+// mountHostDir shows a directory of the node in the container, copy on write with the layer below base, or where
+// the kernel can't do that (file systems of the node are mounted below it) read-only.
+func mountHostDir(spec *wire.Container, root *os.File, dir, base string) error {
+	at, err := inroot.Ensure(root, dir, true)
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	upper, work := filepath.Join(base, "upper"), filepath.Join(base, "work")
+	for _, d := range []string{upper, work} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return fmt.Errorf("copy-on-write %s: %w", dir, err)
+		}
+	}
+	var flags uintptr
+	if spec.ReadOnlyRoot {
+		flags = unix.MS_RDONLY
+	}
+	err = overlay(viaFD(at), []string{dir}, upper, work, flags)
+	if err == nil {
+		return nil
+	}
+	if err != unix.EINVAL {
+		return fmt.Errorf("copy-on-write %s: overlay: %w", dir, err)
+	}
+	m, err := captureMount(wire.Mount{Source: dir, Target: dir, ReadOnly: true, RecursiveReadOnly: true})
+	if err != nil {
+		return err
+	}
+	return m.attach(root)
 }
 
 // kernelMounts mounts /proc, /dev and /sys.

@@ -85,9 +85,8 @@ type Container struct {
 	Process Process
 	// Lowers are the image's directories, top first, over which the container's writable layer lies.
 	Lowers []string
-	// HostBinds are directories of the node's root that the lower "/" can't show since they are mounts of their
-	// own; they are bound read-only at the same path.
-	HostBinds     []string `json:",omitempty"`
+	// HostDirs are directories of the node that the container shows at the same path, copy on write.
+	HostDirs      []string `json:",omitempty"`
 	ReadOnlyRoot  bool
 	Privileged    bool // writable /proc and /sys, a few more devices
 	Mounts        []Mount
