@@ -3,8 +3,6 @@
 package main
 
 import (
-	"log/slog"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,7 +18,7 @@ func newDNSCommand() *cobra.Command {
 		o         dnsd.Options
 		domain    string
 		upstreams []string
-		debug     bool
+		logs      logFlags
 	)
 	cmd := &cobra.Command{
 		Use:     "dns",
@@ -34,11 +32,10 @@ knows the whole cluster, goes on answering while the API server is away, and tak
 changes of its configuration file without losing a query.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			level := slog.LevelInfo
-			if debug {
-				level = slog.LevelDebug
+			var err error
+			if o.Log, err = logs.setup(); err != nil {
+				return err
 			}
-			o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 			cfg, err := access.Config()
 			if err != nil {
 				return err
@@ -63,6 +60,7 @@ changes of its configuration file without losing a query.`,
 	fs.StringVar(&domain, "cluster-domain", "", "the cluster's domain, over what the file has (default cluster.local)")
 	fs.StringSliceVar(&upstreams, "upstream", nil, "`resolver` for all other names, over what the file has (default: those of /etc/resolv.conf)")
 	fs.DurationVar(&o.Lameduck, "lameduck", 5*time.Second, "how long to go on answering after SIGTERM, no longer ready")
-	fs.BoolVar(&debug, "debug", false, "log more")
+	logs.add(fs)
+	cmd.AddCommand(newDNSQueryCommand())
 	return cmd
 }

@@ -71,6 +71,7 @@ func newRoot() *cobra.Command {
 	)
 	root.AddCommand(newNodeCommand())
 	root.AddCommand(newDNSCommand())
+	root.AddCommand(newConvertCommand())
 	root.AddCommand(newCNICommand())
 	root.AddCommand(newLabCommand())
 	root.AddCommand(newChartCommand())

@@ -24,43 +24,43 @@ import (
 // Config is the configuration file of `weft dns`: every field may be left out. docs/dns.md describes it for users.
 type Config struct {
 	// ClusterDomain is the cluster's domain; "cluster.local".
-	ClusterDomain string `yaml:"clusterDomain"`
+	ClusterDomain string `yaml:"clusterDomain,omitempty"`
 
 	// TTL of the cluster's records, and NegativeTTL of the answer that there are none; 5s each.
-	TTL         Duration `yaml:"ttl"`
-	NegativeTTL Duration `yaml:"negativeTTL"`
+	TTL         Duration `yaml:"ttl,omitempty"`
+	NegativeTTL Duration `yaml:"negativeTTL,omitempty"`
 
 	// Pods says which names under pod.<domain> exist: "insecure" (any address in a namespace that exists, as
 	// clusters are set up), "verified" (a pod of that namespace has the address; watches all pods), "disabled".
-	Pods string `yaml:"pods"`
+	Pods string `yaml:"pods,omitempty"`
 
 	// ReverseZones are address ranges whose reverse names are the cluster's alone: an address that nothing in it
 	// has is NXDOMAIN. In other ranges such a question is forwarded.
-	ReverseZones []Prefix `yaml:"reverseZones"`
+	ReverseZones []Prefix `yaml:"reverseZones,omitempty"`
 
-	EndpointPodNames    bool     `yaml:"endpointPodNames"`
-	IgnoreEmptyServices bool     `yaml:"ignoreEmptyServices"`
-	Namespaces          []string `yaml:"namespaces"`
+	EndpointPodNames    bool     `yaml:"endpointPodNames,omitempty"`
+	IgnoreEmptyServices bool     `yaml:"ignoreEmptyServices,omitempty"`
+	Namespaces          []string `yaml:"namespaces,omitempty"`
 
 	// Forward is where all other names are resolved.
-	Forward Forward `yaml:"forward"`
+	Forward Forward `yaml:"forward,omitempty"`
 
 	// StubDomains are zones with upstreams of their own.
-	StubDomains []StubDomain `yaml:"stubDomains"`
+	StubDomains []StubDomain `yaml:"stubDomains,omitempty"`
 
 	// Hosts are names with addresses written down here, and Aliases names that stand for another (a CNAME).
-	Hosts   map[string][]Addr `yaml:"hosts"`
-	Aliases map[string]string `yaml:"aliases"`
+	Hosts   map[string][]Addr `yaml:"hosts,omitempty"`
+	Aliases map[string]string `yaml:"aliases,omitempty"`
 
-	Cache      CacheConfig `yaml:"cache"`
-	SearchPath SearchPath  `yaml:"searchPath"`
-	Limits     Limits      `yaml:"limits"`
-	External   External    `yaml:"external"`
+	Cache      CacheConfig `yaml:"cache,omitempty"`
+	SearchPath SearchPath  `yaml:"searchPath,omitempty"`
+	Limits     Limits      `yaml:"limits,omitempty"`
+	External   External    `yaml:"external,omitempty"`
 
 	// LogQueries writes a line for each query to the log. The same lines are there as a stream, for as long as
 	// somebody reads, at /queries on the metrics port with StreamQueries.
-	LogQueries    bool `yaml:"logQueries"`
-	StreamQueries bool `yaml:"streamQueries"`
+	LogQueries    bool `yaml:"logQueries,omitempty"`
+	StreamQueries bool `yaml:"streamQueries,omitempty"`
 }
 
 // Forward is a set of upstreams.
@@ -68,60 +68,60 @@ type Forward struct {
 	// Upstreams: "192.0.2.1", "192.0.2.1:5353", "tcp://…", "tls://192.0.2.1#dns.example" (DNS over TLS, and the
 	// name that the certificate must be for), or a resolv.conf's path, whose nameservers are meant.
 	// Default for all other names: /etc/resolv.conf.
-	Upstreams []string `yaml:"upstreams"`
-	Policy    Policy   `yaml:"policy"`  // random (default), sequential, round_robin
-	Timeout   Duration `yaml:"timeout"` // for all attempts together; 5s
+	Upstreams []string `yaml:"upstreams,omitempty"`
+	Policy    Policy   `yaml:"policy,omitempty"`  // random (default), sequential, round_robin
+	Timeout   Duration `yaml:"timeout,omitempty"` // for all attempts together; 5s
 }
 
 // StubDomain is the upstreams of some zones.
 type StubDomain struct {
-	Zones   []string `yaml:"zones"`
+	Zones   []string `yaml:"zones,omitempty"`
 	Forward `yaml:",inline"`
 }
 
 // CacheConfig bounds the cache of forwarded answers.
 type CacheConfig struct {
-	Entries     int       `yaml:"entries"`     // 50000; 0 is the default, -1 none
-	MaxBytes    int       `yaml:"maxBytes"`    // 64 MiB
-	MaxTTL      Duration  `yaml:"maxTTL"`      // 1h
-	NegativeTTL Duration  `yaml:"negativeTTL"` // at most; 30m
-	ServFailTTL *Duration `yaml:"servFailTTL"` // 2s; 0s is not at all
+	Entries     int       `yaml:"entries,omitempty"`     // 50000; 0 is the default, -1 none
+	MaxBytes    int       `yaml:"maxBytes,omitempty"`    // 64 MiB
+	MaxTTL      Duration  `yaml:"maxTTL,omitempty"`      // 1h
+	NegativeTTL Duration  `yaml:"negativeTTL,omitempty"` // at most; 30m
+	ServFailTTL *Duration `yaml:"servFailTTL,omitempty"` // 2s; 0s is not at all
 	// ServeStale is for how long after its end an answer may be used when no upstream has a newer one (RFC 8767);
 	// 1h, 0s is not at all.
-	ServeStale *Duration `yaml:"serveStale"`
+	ServeStale *Duration `yaml:"serveStale,omitempty"`
 	// Prefetch asks anew for what is asked often, in the last tenth of its life; true.
-	Prefetch *bool `yaml:"prefetch"`
+	Prefetch *bool `yaml:"prefetch,omitempty"`
 }
 
 // SearchPath has the server complete names that a pod's resolver asks with a search suffix (ndots:5).
 type SearchPath struct {
-	Enabled bool `yaml:"enabled"`
+	Enabled bool `yaml:"enabled,omitempty"`
 	// Domains are the search domains that pods have beyond the cluster's own; default: those of /etc/resolv.conf.
-	Domains []string `yaml:"domains"`
+	Domains []string `yaml:"domains,omitempty"`
 }
 
 // Limits bound the work. 0 is the default.
 type Limits struct {
-	Upstream       int      `yaml:"upstream"`       // questions under way upstream; 2000
-	Waiting        int      `yaml:"waiting"`        // clients that wait for them; 20000
-	Connections    int      `yaml:"connections"`    // TCP connections; 4000
-	PerClient      int      `yaml:"perClient"`      // TCP connections of one address; 256
-	QueriesPerSec  float64  `yaml:"queriesPerSec"`  // over UDP, of one client address; 0 is unbounded
-	UDPSize        int      `yaml:"udpSize"`        // octets of an answer over UDP at most; 1232
-	IdleConnection Duration `yaml:"idleConnection"` // 20s
+	Upstream       int      `yaml:"upstream,omitempty"`       // questions under way upstream; 2000
+	Waiting        int      `yaml:"waiting,omitempty"`        // clients that wait for them; 20000
+	Connections    int      `yaml:"connections,omitempty"`    // TCP connections; 4000
+	PerClient      int      `yaml:"perClient,omitempty"`      // TCP connections of one address; 256
+	QueriesPerSec  float64  `yaml:"queriesPerSec,omitempty"`  // over UDP, of one client address; 0 is unbounded
+	UDPSize        int      `yaml:"udpSize,omitempty"`        // octets of an answer over UDP at most; 1232
+	IdleConnection Duration `yaml:"idleConnection,omitempty"` // 20s
 }
 
 // External has zones served for the world outside, from Services' external-dns annotations.
 type External struct {
-	Zones []string `yaml:"zones"`
+	Zones []string `yaml:"zones,omitempty"`
 	// NameServers are the names under which the zones are delegated to this server; default: ns.<zone>.
-	NameServers []string `yaml:"nameServers"`
-	TTL         Duration `yaml:"ttl"` // of records without the ttl annotation; 5m
+	NameServers []string `yaml:"nameServers,omitempty"`
+	TTL         Duration `yaml:"ttl,omitempty"` // of records without the ttl annotation; 5m
 	// Service, "namespace/name", is the one that the world reaches this server by: its addresses are those of
 	// ns.<zone>.
-	Service string `yaml:"service"`
+	Service string `yaml:"service,omitempty"`
 	// QueriesPerSec bounds the answers over UDP to one client network (/24, /56); 200, -1 is unbounded.
-	QueriesPerSec float64 `yaml:"queriesPerSec"`
+	QueriesPerSec float64 `yaml:"queriesPerSec,omitempty"`
 }
 
 // Duration is a time.Duration written as Go does: "5s", "1m30s".
@@ -140,6 +140,9 @@ func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
+// MarshalYAML implements yaml.Marshaler.
+func (d Duration) MarshalYAML() (any, error) { return time.Duration(d).String(), nil }
+
 // Prefix is a netip.Prefix in a configuration.
 type Prefix struct{ netip.Prefix }
 
@@ -153,6 +156,9 @@ func (p *Prefix) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
+// MarshalYAML implements yaml.Marshaler.
+func (p Prefix) MarshalYAML() (any, error) { return p.String(), nil }
+
 // Addr is a netip.Addr in a configuration.
 type Addr struct{ netip.Addr }
 
@@ -165,6 +171,9 @@ func (a *Addr) UnmarshalYAML(n *yaml.Node) error {
 	a.Addr = v.Unmap()
 	return nil
 }
+
+// MarshalYAML implements yaml.Marshaler.
+func (a Addr) MarshalYAML() (any, error) { return a.String(), nil }
 
 // ParseConfig reads a configuration. An empty one is all defaults. The error names each field that is wrong.
 func ParseConfig(data []byte) (*Config, error) {
