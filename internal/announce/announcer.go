@@ -186,8 +186,11 @@ func (a *Announcer) Run(ctx context.Context) error {
 	}
 }
 
+// catchUp is for what was received and not yet handled while this process did not run.
+const catchUp = 50 * time.Millisecond
+
 // keep does what time asks for and tells when it is to be called again. late is by how much this call missed its
-// time: whoever overslept can't hold it against others that it did not hear them.
+// time: whoever overslept hears what was sent meanwhile before it takes anyone for dead.
 func (a *Announcer) keep(now time.Time, late time.Duration) time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -206,10 +209,8 @@ func (a *Announcer) keep(now time.Time, late time.Duration) time.Time {
 	}
 	sooner(a.retry)
 	for _, l := range a.links {
-		if late > helloEvery {
-			for _, p := range l.seg.peers {
-				p.heard = p.heard.Add(late)
-			}
+		if late > catchUp {
+			l.seg.spare(now, catchUp)
 		}
 		if a.opts.Age != nil {
 			l.seg.age = a.opts.Age()
@@ -279,13 +280,10 @@ func (a *Announcer) greet(now time.Time, l *link) {
 	}
 	l.tick++
 	l.nextHello = now.Add(helloEvery)
-	claims := sorted(l.seg.mine)
 	h := hello{node: a.opts.Node, settled: l.seg.settled, incarnation: a.incarnation, tick: l.tick,
-		parts: uint8(min(255, max(1, (len(claims)+maxClaims-1)/maxClaims))), age: l.seg.age, ifindex: uint32(l.index)}
-	for ; h.part < h.parts; h.part++ {
-		h.claims = claims[:min(len(claims), maxClaims)]
-		claims = claims[len(h.claims):]
-		a.send(l, l.hello, h.frame(l.mac, a.key))
+		age: l.seg.age, ifindex: uint32(l.index), claims: sorted(l.seg.mine), wishes: l.seg.wishes()}
+	for _, part := range h.split() {
+		a.send(l, l.hello, part.frame(l.mac, a.key))
 	}
 }
 

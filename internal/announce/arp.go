@@ -75,10 +75,10 @@ func arpAnswer(request arpPacket, m mac) []byte {
 }
 
 // arpAnnouncements tell all hosts that a is at m: as a request, which RFC 5227 (section 3) recommends, and as a
-// reply, which is all that some equipment heeds.
+// reply, which is all that some equipment heeds; Linux wants it to name the sender twice.
 func arpAnnouncements(a netip.Addr, m mac) [][]byte {
 	return [][]byte{
 		arpPacket{op: arpRequest, senderMAC: m, sender: a, target: a}.frame(broadcast),
-		arpPacket{op: arpReply, senderMAC: m, sender: a, targetMAC: broadcast, target: a}.frame(broadcast),
+		arpPacket{op: arpReply, senderMAC: m, sender: a, targetMAC: m, target: a}.frame(broadcast),
 	}
 }

@@ -19,16 +19,18 @@ const helloType = 0x88b5
 //	4   "weft"
 //	1   version, 1
 //	1   flags: 1 settled
-//	1   part, from 0   } a node with more claims than fit
+//	1   part, from 0   } a node with more to list than fits
 //	1   parts          } sends several frames a tick
 //	8   incarnation: when the agent started, nanoseconds since the Unix epoch
 //	8   tick: counts the hellos of an incarnation
 //	2   age of the agent's picture of the API, seconds
 //	4   index of the sender's interface
 //	1   length of the node's name
-//	1   number of claims
+//	1   number of claims: addresses that it announces on this link
+//	1   number of wishes: addresses that are its to announce and that another announces still
 //	…   the node's name
-//	16… each address that it announces on this link, IPv4 mapped into IPv6
+//	16… each claim, IPv4 mapped into IPv6
+//	16… each wish
 //	16  HMAC-SHA-256, its first half, over all of the above, keyed with the UID of the kube-system namespace
 //
 // The key tells clusters on one link apart and shuts out hosts that can't read the cluster's API. That suffices where
@@ -42,20 +44,21 @@ type hello struct {
 	age         time.Duration // whole seconds, at most maxAge
 	ifindex     uint32
 	claims      []netip.Addr
+	wishes      []netip.Addr
 }
 
 const (
 	helloMagic  = "weft"
-	helloFixed  = 32
+	helloFixed  = 33
 	helloSum    = sha256.Size / 2
-	maxClaims   = 64 // a frame: with the longest name it stays below 1,500 octets
+	maxListed   = 64 // claims and wishes in a frame: with the longest name it stays below 1,500 octets
 	maxAge      = 0xffff * time.Second
 	flagSettled = 1
 )
 
 // frame is the hello as an Ethernet frame.
 func (h *hello) frame(from mac, key []byte) []byte {
-	b := make([]byte, 0, ethernetLen+helloFixed+len(h.node)+16*len(h.claims)+helloSum)
+	b := make([]byte, 0, ethernetLen+helloFixed+len(h.node)+16*(len(h.claims)+len(h.wishes))+helloSum)
 	b = append(b, broadcast[:]...)
 	b = append(b, from[:]...)
 	b = binary.BigEndian.AppendUint16(b, helloType)
@@ -69,11 +72,13 @@ func (h *hello) frame(from mac, key []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, h.tick)
 	b = binary.BigEndian.AppendUint16(b, uint16(min(h.age, maxAge)/time.Second))
 	b = binary.BigEndian.AppendUint32(b, h.ifindex)
-	b = append(b, byte(len(h.node)), byte(len(h.claims)))
+	b = append(b, byte(len(h.node)), byte(len(h.claims)), byte(len(h.wishes)))
 	b = append(b, h.node...)
-	for _, a := range h.claims {
-		x := a.As16()
-		b = append(b, x[:]...)
+	for _, list := range [][]netip.Addr{h.claims, h.wishes} {
+		for _, a := range list {
+			x := a.As16()
+			b = append(b, x[:]...)
+		}
 	}
 	return append(b, helloCode(b[ethernetLen:], key)...)
 }
@@ -91,9 +96,9 @@ func parseHello(frame, key []byte) (h hello, from mac, ok bool) {
 	}
 	from = mac(frame[6:12])
 	b := frame[ethernetLen:]
-	name, claims := int(b[30]), int(b[31])
-	size := helloFixed + name + 16*claims
-	if string(b[:4]) != helloMagic || b[4] != 1 || name == 0 || claims > maxClaims || b[6] >= b[7] || len(b) < size+helloSum {
+	name, claims, wishes := int(b[30]), int(b[31]), int(b[32])
+	size := helloFixed + name + 16*(claims+wishes)
+	if string(b[:4]) != helloMagic || b[4] != 1 || name == 0 || claims+wishes > maxListed || b[6] >= b[7] || len(b) < size+helloSum {
 		return h, from, false
 	}
 	if !hmac.Equal(b[size:size+helloSum], helloCode(b[:size], key)) {
@@ -106,9 +111,33 @@ func parseHello(frame, key []byte) (h hello, from mac, ok bool) {
 		ifindex: binary.BigEndian.Uint32(b[26:]),
 		node:    string(b[helloFixed : helloFixed+name]),
 	}
-	for b = b[helloFixed+name:]; claims > 0; claims-- {
-		h.claims = append(h.claims, netip.AddrFrom16([16]byte(b[:16])).Unmap())
-		b = b[16:]
+	b = b[helloFixed+name:]
+	for i := range claims + wishes {
+		a := netip.AddrFrom16([16]byte(b[16*i:])).Unmap()
+		if i < claims {
+			h.claims = append(h.claims, a)
+		} else {
+			h.wishes = append(h.wishes, a)
+		}
 	}
 	return h, from, true
+}
+
+// split gives the lists to as many hellos as they take; there is always one.
+func (h hello) split() []hello {
+	claims, wishes := h.claims, h.wishes
+	var out []hello
+	for first := true; first || len(claims)+len(wishes) > 0; first = false {
+		h.claims = claims[:min(len(claims), maxListed)]
+		h.wishes = wishes[:min(len(wishes), maxListed-len(h.claims))]
+		claims, wishes = claims[len(h.claims):], wishes[len(h.wishes):]
+		h.part = uint8(len(out))
+		if out = append(out, h); len(out) == 255 {
+			break // 16,320 addresses on one node: the rest can't be told
+		}
+	}
+	for i := range out {
+		out[i].parts = uint8(len(out))
+	}
+	return out
 }

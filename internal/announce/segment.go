@@ -32,12 +32,19 @@ type segment struct {
 type peer struct {
 	mac         mac
 	heard       time.Time
+	spared      bool // see spare
 	incarnation uint64
 	tick        uint64
 	settled     bool
 	age         time.Duration
-	claims      map[netip.Addr]uint64 // address -> tick in which it was last listed
-	parts       map[uint8]bool        // of this tick
+	listed      map[netip.Addr]listing
+	parts       map[uint8]bool // of this tick
+}
+
+// listing is what a peer says of an address: it announces it, or wishes to.
+type listing struct {
+	tick  uint64 // the last that said so
+	claim bool
 }
 
 // claim is an address that this node announces.
@@ -109,7 +116,7 @@ func (s *segment) hear(now time.Time, h *hello, from mac) outcome {
 				s.repeat(now, a)
 			}
 		}
-		p = &peer{incarnation: h.incarnation, claims: make(map[netip.Addr]uint64), parts: make(map[uint8]bool)}
+		p = &peer{incarnation: h.incarnation, listed: make(map[netip.Addr]listing), parts: make(map[uint8]bool)}
 		s.peers[h.node] = p
 	}
 	news := p.heard.IsZero() || p.settled != h.settled
@@ -117,19 +124,23 @@ func (s *segment) hear(now time.Time, h *hello, from mac) outcome {
 		p.tick = h.tick
 		clear(p.parts)
 	}
-	p.mac, p.heard, p.settled, p.age = from, now, h.settled, h.age
+	p.mac, p.heard, p.spared, p.settled, p.age = from, now, false, h.settled, h.age
 	p.parts[h.part] = true
 	var changed []netip.Addr
-	for _, a := range h.claims {
-		if _, ok := p.claims[a]; !ok {
-			changed = append(changed, a)
+	list := func(addrs []netip.Addr, claim bool) {
+		for _, a := range addrs {
+			if old, ok := p.listed[a]; !ok || old.claim != claim {
+				changed = append(changed, a)
+			}
+			p.listed[a] = listing{h.tick, claim}
 		}
-		p.claims[a] = h.tick
 	}
+	list(h.claims, true)
+	list(h.wishes, false)
 	if len(p.parts) == int(h.parts) {
-		for a, tick := range p.claims {
-			if tick != h.tick {
-				delete(p.claims, a)
+		for a, l := range p.listed {
+			if l.tick != h.tick {
+				delete(p.listed, a)
 				changed = append(changed, a)
 			}
 		}
@@ -229,29 +240,50 @@ func (s *segment) decide(now time.Time, a netip.Addr) outcome {
 	return s.claim(now, a)
 }
 
-// ours tells whether the address is for this node to announce, as far as the living go.
+// ours tells whether the address is for this node to announce, as far as the living go. Who has it, and may, keeps it
+// until the one whose it is to be asks for it: that one may not have settled, or not know yet.
 func (s *segment) ours(a netip.Addr, held bool) bool {
 	candidates := s.wanted[a]
 	if !s.settled || len(candidates) == 0 {
 		return false
 	}
 	owner := addresses.Owner(a, candidates, func(n string) bool { return n == s.self || s.peers[n] != nil })
-	if owner == s.self || owner == "" || s.peers[owner].settled || !held {
+	if owner == s.self || owner == "" || !held {
 		return owner == s.self
 	}
-	// The owner is about to claim it. Who has it keeps it until then, unless it is not to have it anyway.
-	return s.self == addresses.Owner(a, candidates, func(n string) bool { return n == s.self || (s.peers[n] != nil && s.peers[n].settled) })
+	_, asked := s.peers[owner].listed[a]
+	return !asked && slices.ContainsFunc(candidates, func(c addresses.Candidate) bool { return c.Node == s.self })
 }
 
 // rivals are the living nodes that announce the address.
 func (s *segment) rivals(a netip.Addr) []string {
 	var out []string
 	for name, p := range s.peers {
-		if _, ok := p.claims[a]; ok {
+		if p.listed[a].claim {
 			out = append(out, name)
 		}
 	}
 	return out
+}
+
+// wishes are the addresses that this node waits for others to let go of.
+func (s *segment) wishes() []netip.Addr {
+	var out []netip.Addr
+	for _, a := range sorted(s.trials) {
+		if s.mine[a] == nil && !s.trials[a].since.IsZero() {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// spare grants peers that would be taken for dead a while longer, once for each silence.
+func (s *segment) spare(now time.Time, d time.Duration) {
+	for _, p := range s.peers {
+		if !p.spared && now.Sub(p.heard) >= deadAfter {
+			p.heard, p.spared = now.Add(d-deadAfter), true
+		}
+	}
 }
 
 // yields tells whether this node, sure that the address is its own, lets go in favour of another that is just as

@@ -95,7 +95,7 @@ func (s *sim) greet(name string) {
 	n := s.nodes[name]
 	n.tick++
 	n.next = s.now.Add(helloEvery)
-	h := hello{node: name, settled: n.seg.settled, incarnation: n.incarnation, tick: n.tick, parts: 1, age: n.seg.age, claims: sorted(n.seg.mine)}
+	h := hello{node: name, settled: n.seg.settled, incarnation: n.incarnation, tick: n.tick, parts: 1, age: n.seg.age, claims: sorted(n.seg.mine), wishes: n.seg.wishes()}
 	s.queue = append(s.queue, frameInFlight{s.now.Add(time.Millisecond), name, h})
 }
 
@@ -299,6 +299,59 @@ func TestHandOver(t *testing.T) {
 	}
 }
 
+// TestKeepsUntilAsked: another is to have the address, but does not know yet. Who has it keeps it until then: at no
+// time are there two, and never is there none for longer than two frames take.
+func TestKeepsUntilAsked(t *testing.T) {
+	for seed := range uint64(30) {
+		s, owners := settled(t, seed)
+		a := s.addrs[int(seed)%len(s.addrs)]
+		var now []addresses.Candidate
+		for _, n := range abc {
+			score := 3
+			if n == owners[a] {
+				score = 1 // its last endpoint is going
+			}
+			now = append(now, addresses.Candidate{Node: n, Score: score})
+		}
+		order := slices.Clone(abc)
+		s.rnd.Shuffle(3, func(i, j int) { order[i], order[j] = order[j], order[i] })
+		none := 0
+		watch := func() {
+			s.noTwo("hand over")()
+			if len(s.announcers(a)) == 0 {
+				none++
+			}
+		}
+		for _, n := range order {
+			s.want(n, a, now...)
+			s.run(time.Duration(s.rnd.IntN(700))*time.Millisecond, watch)
+		}
+		s.run(1200*time.Millisecond, watch)
+		if got := s.oneEach("after")[a]; got == owners[a] {
+			t.Errorf("seed %d: %s is still announced by %s", seed, a, got)
+		}
+		if none > 2 {
+			t.Errorf("seed %d: nobody announced %s for %d ms", seed, a, none)
+		}
+	}
+}
+
+// TestSpare: a node that overslept gives the others time once, not for ever.
+func TestSpare(t *testing.T) {
+	s, _ := settled(t, 1)
+	seg := s.nodes["a"].seg
+	now := s.now.Add(5 * time.Second)
+	seg.spare(now, catchUp)
+	if seg.pass(now); len(seg.peers) != 2 {
+		t.Fatalf("peers left: %d, want both", len(seg.peers))
+	}
+	now = now.Add(2 * catchUp)
+	seg.spare(now, catchUp)
+	if seg.pass(now); len(seg.peers) != 0 {
+		t.Errorf("peers left: %d, want none", len(seg.peers))
+	}
+}
+
 func TestSplitAndHeal(t *testing.T) {
 	for seed := range uint64(10) {
 		s, owners := settled(t, seed)
@@ -423,18 +476,18 @@ func TestHearIgnoresOldHellos(t *testing.T) {
 	s.hear(now.Add(time.Second), &old, mac{1})
 	older := hello{node: "b", incarnation: 4, tick: 99, parts: 1}
 	s.hear(now.Add(time.Second), &older, mac{1})
-	if p := s.peers["b"]; p.tick != 9 || len(p.claims) != 2 || !p.heard.Equal(now) {
+	if p := s.peers["b"]; p.tick != 9 || len(p.listed) != 2 || !p.heard.Equal(now) {
 		t.Errorf("an old hello was believed: %+v", p)
 	}
 	// Claims that take two frames: complete only with both.
 	next := hello{node: "b", incarnation: 5, tick: 10, part: 0, parts: 2, claims: someAddrs(1)}
 	s.hear(now, &next, mac{})
-	if len(s.peers["b"].claims) != 2 {
+	if len(s.peers["b"].listed) != 2 {
 		t.Error("half a hello took a claim away")
 	}
 	next.part, next.claims = 1, nil
 	s.hear(now, &next, mac{})
-	if len(s.peers["b"].claims) != 1 {
+	if len(s.peers["b"].listed) != 1 {
 		t.Error("a whole hello left a claim that it does not list")
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -110,7 +111,7 @@ func TestNDPWire(t *testing.T) {
 func TestHelloWire(t *testing.T) {
 	key := []byte("0f6bdc6a-uid")
 	h := hello{node: strings.Repeat("n", 253), settled: true, incarnation: 1 << 60, tick: 77, part: 1, parts: 3,
-		age: 90 * time.Second, ifindex: 7, claims: someAddrs(maxClaims)}
+		age: 90 * time.Second, ifindex: 7, claims: someAddrs(maxListed)[:60], wishes: someAddrs(4)}
 	frame := h.frame(here, key)
 	if len(frame) > 1514 {
 		t.Errorf("%d octets do not fit an Ethernet frame", len(frame))
@@ -133,6 +134,20 @@ func TestHelloWire(t *testing.T) {
 		if _, _, ok := parseHello(frame[:n], key); ok {
 			t.Fatalf("%d of %d octets were believed", n, len(frame))
 		}
+	}
+	many := hello{node: "n", claims: someAddrs(maxListed + 10), wishes: someAddrs(maxListed)}.split()
+	var claims, wishes []netip.Addr
+	for i, part := range many {
+		if int(part.part) != i || int(part.parts) != len(many) || len(part.claims)+len(part.wishes) > maxListed {
+			t.Errorf("part %d of %d: %+v", i, len(many), part)
+		}
+		claims, wishes = append(claims, part.claims...), append(wishes, part.wishes...)
+	}
+	if len(many) != 3 || !slices.Equal(claims, someAddrs(maxListed+10)) || !slices.Equal(wishes, someAddrs(maxListed)) {
+		t.Errorf("%d parts with %d claims and %d wishes", len(many), len(claims), len(wishes))
+	}
+	if one := (hello{node: "n"}).split(); len(one) != 1 || one[0].parts != 1 {
+		t.Errorf("with nothing to list: %+v", one)
 	}
 	if got, _, _ := parseHello((&hello{node: "n", parts: 1, age: 100 * time.Hour}).frame(here, key), key); got.age != maxAge {
 		t.Errorf("age %s, want the most that fits, %s", got.age, maxAge)
