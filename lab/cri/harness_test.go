@@ -31,6 +31,7 @@ import (
 const (
 	asTests  = "WEFT_CRI_TEST_NAMESPACES" // the tests, inside throw-away namespaces
 	asServer = "WEFT_CRI_TEST_SERVE"      // the CRI server, with this configuration
+	asUser   = "WEFT_CRI_TEST_USER"       // the tests, as an ordinary user that root has become
 )
 
 // base is a tmpfs of this test program's own mount namespace.
@@ -40,6 +41,15 @@ func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv(asServer) != "":
 		os.Exit(serve())
+	case os.Getenv(asUser) != "":
+		// Not root any more: from here it is as if an ordinary user had started the tests.
+		programs := os.Getenv(asUser)
+		os.Unsetenv(asUser)
+		if err := again(programs, os.Args[1:]...).Run(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case os.Getenv(asTests) != "":
 		if err := prepare(); err != nil {
 			fmt.Fprintln(os.Stderr, "prepare namespaces:", err)
@@ -66,19 +76,7 @@ func inNamespaces() int {
 			return 1
 		}
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), asTests+"="+programs)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
-		Pdeathsig:  syscall.SIGKILL,
-	}
-	if os.Getuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
-	}
-	err = cmd.Run()
+	err = again(programs, os.Args[1:]...).Run()
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -93,18 +91,41 @@ func inNamespaces() int {
 	return 0
 }
 
+// again is this test program once more, inside new namespaces; for an ordinary user, also a user namespace.
+func again(programs string, args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), asTests+"="+programs)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	if os.Getuid() != 0 {
+		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+	}
+	return cmd
+}
+
 func prepare() error {
 	programs := os.Getenv(asTests)
 	steps := []func() error{
 		func() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") },
 		func() error { return unix.Mount("proc", "/proc", "proc", 0, "") },
-		func() error { return unix.Mount("tmpfs", base, "tmpfs", 0, "mode=755") },
 		func() error {
+			files := map[string][]byte{}
 			for _, name := range []string{"weft-shim", "probe"} {
 				body, err := os.ReadFile(filepath.Join(programs, name))
 				if err != nil {
 					return err
 				}
+				files[name] = body
+			}
+			if err := unix.Mount("tmpfs", base, "tmpfs", 0, "mode=755"); err != nil {
+				return err
+			}
+			for name, body := range files {
 				if err := os.WriteFile(filepath.Join(base, name), body, 0o755); err != nil {
 					return err
 				}
