@@ -79,18 +79,19 @@ func readCNIConfig(file string) (*libcni.NetworkConfigList, error) {
 	if err != nil {
 		return nil, err
 	}
-	var head struct{ Type string }
-	if err := json.Unmarshal(body, &head); err != nil {
+	var conf map[string]json.RawMessage
+	if err := json.Unmarshal(body, &conf); err != nil {
 		return nil, err
 	}
-	if head.Type == "" {
+	if conf["type"] == nil {
 		return nil, errors.New("has no type: is it a list? Then its name must end in .conflist")
 	}
-	conf, err := libcni.NetworkPluginConfFromBytes(body)
-	if err != nil {
+	// A single plugin is a list of one.
+	list := map[string]any{"cniVersion": conf["cniVersion"], "name": conf["name"], "plugins": []any{conf}}
+	if body, err = json.Marshal(list); err != nil {
 		return nil, err
 	}
-	return libcni.ConfListFromConf(conf)
+	return libcni.ConfListFromBytes(body)
 }
 
 // statusAge is how long an answer of the plugin's STATUS counts; kubelet asks every five seconds at least.

@@ -171,40 +171,24 @@ func (s *Store) Find(ref string) (e Entry, ok bool, err error) {
 	if err != nil {
 		return Entry{}, false, err
 	}
-	match := func(r record) (Image, bool, error) {
-		img, err := s.image(r.ID)
-		return img, err == nil, err
-	}
+	var match func(r record, img Image) bool
 	if id, isID := imageID(ref); isID {
-		match = func(r record) (Image, bool, error) {
-			if !strings.HasPrefix(hexID(r.ID), id) {
-				return Image{}, false, nil
-			}
-			img, err := s.image(r.ID)
-			return img, err == nil, err
-		}
+		match = func(r record, _ Image) bool { return strings.HasPrefix(hexID(r.ID), id) }
 	} else {
 		want, err := Parse(ref)
 		if err != nil {
 			return Entry{}, false, err
 		}
-		match = func(r record) (Image, bool, error) {
-			if !want.matchesName(r.Pattern) {
-				return Image{}, false, nil
-			}
-			img, err := s.image(r.ID)
-			if err != nil {
-				return img, false, err
-			}
-			return img, want.Digest == "" || want.Digest == img.Digest || want.Digest == img.ID, nil
+		match = func(r record, img Image) bool {
+			return want.matchesName(r.Pattern) && (want.Digest == "" || want.Digest == img.Digest || want.Digest == img.ID)
 		}
 	}
 	for _, r := range all {
-		img, ok, err := match(r)
+		img, err := s.image(r.ID)
 		if err != nil {
 			return Entry{}, false, err
 		}
-		if ok {
+		if match(r, img) {
 			return Entry{Pattern: r.Pattern, Origin: r.Origin, Image: img}, true, nil
 		}
 	}

@@ -293,9 +293,7 @@ func (p *pod) exec(c wire.Conn, req wire.Request, files []*os.File) {
 	}
 	l := launch{args: []string{"exec"}, stdio: [3]*os.File{null, null, null}}
 	if !req.Process.TTY {
-		for i := range files {
-			l.stdio[i] = files[i]
-		}
+		copy(l.stdio[:], files)
 	}
 	session := execSession{Process: *req.Process, ContainerPID: ctr.pid()}
 	if session.ContainerPID == 0 {
