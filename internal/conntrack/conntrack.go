@@ -25,10 +25,9 @@ type Flow struct {
 	Source   netip.AddrPort // of its first packet
 	Dest     netip.AddrPort // of its first packet, as the client sent it
 	Peer     netip.AddrPort // who answers: the endpoint, where Dest was a Service
-}
 
-// Translated tells whether the destination was replaced.
-func (f Flow) Translated() bool { return f.Dest != f.Peer }
+	raw conntrack.Flow // what the kernel knows it by
+}
 
 // Table is the connection table of the network namespace of the thread that opened it. It is not safe for
 // concurrent use.
@@ -53,32 +52,37 @@ func Open() (*Table, error) {
 // Close lets go of the kernel.
 func (t *Table) Close() error { return t.conn.Close() }
 
-// Delete ends the TCP, UDP and SCTP connections of a family for which stale is true, and returns how many those
-// were. It reads the whole table once. One that ended by itself meanwhile does not count and is no error.
-func (t *Table) Delete(f model.Family, stale func(Flow) bool) (int, error) {
+// Flows reads the TCP, UDP and SCTP connections of a family. The kernel has one table for all network namespaces and
+// goes through the whole of it: expect milliseconds.
+func (t *Table) Flows(f model.Family) ([]Flow, error) {
 	proto := netfilter.ProtoIPv4
 	if f == model.IPv6 {
 		proto = netfilter.ProtoIPv6
 	}
-	flows, err := t.conn.DumpFilter(conntrack.NewFilter().Family(proto), nil)
+	raw, err := t.conn.DumpFilter(conntrack.NewFilter().Family(proto), nil)
 	if err != nil {
-		return 0, fmt.Errorf("conntrack: read the %s connections: %w", f, err)
+		return nil, fmt.Errorf("conntrack: read the %s connections: %w", f, err)
 	}
+	out := make([]Flow, 0, len(raw))
+	for i := range raw {
+		if flow, ok := flowOf(&raw[i]); ok {
+			out = append(out, flow)
+		}
+	}
+	return out, nil
+}
+
+// Delete ends connections that Flows has read, and returns how many. One that has ended by itself meanwhile, or was
+// replaced by a new one between the same ends, does not count and is no error.
+func (t *Table) Delete(flows []Flow) (int, error) {
 	n := 0
 	var errs []error
-	for i := range flows {
-		flow, ok := flowOf(&flows[i])
-		if !ok || !stale(flow) {
-			continue
-		}
-		err := t.conn.Delete(conntrack.Flow{
-			TupleOrig: flows[i].TupleOrig, TupleReply: flows[i].TupleReply, ID: flows[i].ID, Zone: flows[i].Zone,
-		})
-		switch {
+	for _, f := range flows {
+		switch err := t.conn.Delete(f.raw); {
 		case err == nil:
 			n++
 		case !errors.Is(err, unix.ENOENT):
-			errs = append(errs, fmt.Errorf("conntrack: delete %s %s -> %s: %w", flow.Protocol, flow.Source, flow.Dest, err))
+			errs = append(errs, fmt.Errorf("conntrack: delete %s %s -> %s: %w", f.Protocol, f.Source, f.Dest, err))
 		}
 	}
 	return n, errors.Join(errs...)
@@ -95,5 +99,6 @@ func flowOf(f *conntrack.Flow) (Flow, bool) {
 		Source:   netip.AddrPortFrom(o.IP.SourceAddress.Unmap(), o.Proto.SourcePort),
 		Dest:     netip.AddrPortFrom(o.IP.DestinationAddress.Unmap(), o.Proto.DestinationPort),
 		Peer:     netip.AddrPortFrom(r.IP.SourceAddress.Unmap(), r.Proto.SourcePort),
+		raw:      conntrack.Flow{TupleOrig: o, TupleReply: r, ID: f.ID, Zone: f.Zone},
 	}, true
 }

@@ -60,10 +60,11 @@ type Services struct {
 	triggers triggers
 	ranges   map[string]*model.ServiceCIDR
 
-	// What is still to be done about tracked connections: those that pending changes touch, or, if unsure, all.
-	touched []service.Change
+	// What is still to be done about tracked connections: those that the changes touch, or, if unsure, all.
+	touched map[service.Frontend]service.Change
 	gone    map[service.Frontend]bool
 	unsure  bool
+	sweep   chan struct{} // capacity 1: there is something to be done
 }
 
 // NewServices connects to the kernel in the network namespace of the calling thread. It changes nothing there before
@@ -76,7 +77,7 @@ func NewServices(cfg ServicesConfig) (*Services, error) {
 		cfg.Events = func(model.Event) {}
 	}
 	s := &Services{
-		cfg: cfg, log: cfg.Log, table: service.NewTable(cfg.Node), unsure: true,
+		cfg: cfg, log: cfg.Log, table: service.NewTable(cfg.Node), unsure: true, sweep: make(chan struct{}, 1),
 		ranges: make(map[string]*model.ServiceCIDR),
 		scope:  service.Scope{Pods: cfg.Pods, ClusterIPs: cfg.ClusterIPs, NodePorts: cfg.NodePorts, LoopbackNodePorts: cfg.Loopback},
 	}
@@ -126,7 +127,13 @@ func (s *Services) Update(_ context.Context, d *model.Delta) error {
 	}
 	s.metrics.synced(start, s.table, &s.triggers)
 	s.checks.set(s.table.Health())
-	return s.endFlows()
+	if s.unsure || len(s.touched) > 0 {
+		select {
+		case s.sweep <- struct{}{}:
+		default:
+		}
+	}
+	return nil
 }
 
 // rescope takes in what the kernel must know besides Services: the node's pods and the ranges of cluster IPs.
@@ -186,52 +193,98 @@ func (s *Services) enforce() error {
 
 func (s *Services) applied(changes []service.Change) {
 	for _, c := range changes {
-		if !s.unsure && c.MayLose() {
-			s.touched = append(s.touched, c)
+		was, ok := s.touched[c.Frontend]
+		switch {
+		case s.unsure:
+		case ok: // not looked at yet: what counts is how it was then and how it is now
+			was.New = c.New
+			s.touched[c.Frontend] = was
+		case c.MayLose():
+			if s.touched == nil {
+				s.touched = make(map[service.Frontend]service.Change)
+			}
+			s.touched[c.Frontend] = c
 		}
 	}
 	s.table.Done()
 }
 
-// endFlows ends tracked connections that have lost where they go. Callers hold mu.
+// sweepShare bounds what looking for lost connections costs: so many times as long as it took, it rests. A change
+// after a rest is acted on at once.
+const sweepShare = 9
+
+// sweepFlows ends connections that have lost where they go, whenever something changed that can do that, until ctx is
+// done. It works beside Update, for reading the connections of a busy node takes longer than programming a change.
+func (s *Services) sweepFlows(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.sweep:
+		}
+		start := time.Now()
+		if err := s.endFlows(); err != nil {
+			s.log.Error("can't end all connections that lost where they go; trying again", "err", err)
+			s.mu.Lock()
+			s.unsure = true
+			s.mu.Unlock()
+			select {
+			case s.sweep <- struct{}{}:
+			default:
+			}
+		}
+		rest := time.NewTimer(sweepShare * time.Since(start))
+		select {
+		case <-ctx.Done():
+		case <-rest.C:
+		}
+		rest.Stop()
+	}
+}
+
+// endFlows looks once at the connections that what has changed so far can have touched.
 func (s *Services) endFlows() error {
-	if !s.unsure && len(s.touched) == 0 {
-		return nil
-	}
-	start := time.Now()
-	byPort := make(map[portKey][]*service.Change, len(s.touched))
-	for i := range s.touched {
-		c := &s.touched[i]
-		k := portKey{c.Frontend.Protocol, c.Frontend.Port}
-		byPort[k] = append(byPort[k], c)
-	}
+	s.mu.Lock()
+	touched, gone, unsure := s.touched, s.gone, s.unsure
+	s.touched, s.gone, s.unsure = nil, nil, false
 	node := s.table.Node().Addresses
+	s.mu.Unlock()
+
+	byPort := make(map[portKey][]*service.Change, len(touched))
+	families := make(map[model.Family]bool)
+	for fe, c := range touched {
+		k := portKey{fe.Protocol, fe.Port}
+		byPort[k] = append(byPort[k], &c)
+		families[fe.Family()] = true
+	}
+	lost := func(f service.Flow) bool {
+		return slices.ContainsFunc(byPort[portKey{f.Protocol, f.Dest.Port()}], func(c *service.Change) bool { return c.Loses(f, node) })
+	}
+	if unsure {
+		lost = func(f service.Flow) bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.table.Loses(f, gone)
+		}
+	}
 	var errs []error
 	for _, f := range []model.Family{model.IPv4, model.IPv6} {
-		if !s.unsure && !slices.ContainsFunc(s.touched, func(c service.Change) bool { return c.Frontend.Family() == f }) {
+		if !unsure && !families[f] {
 			continue
 		}
-		n, err := s.flows.Delete(f, func(ct conntrack.Flow) bool {
-			flow := service.Flow{Protocol: ct.Protocol, Dest: ct.Dest, Peer: ct.Peer}
-			if s.unsure {
-				return s.table.Loses(flow, s.gone)
-			}
-			for _, c := range byPort[portKey{flow.Protocol, flow.Dest.Port()}] {
-				if c.Loses(flow, node) {
-					return true
-				}
-			}
-			return false
-		})
+		start := time.Now()
+		flows, err := s.flows.Flows(f)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		n, err := s.flows.Delete(slices.DeleteFunc(flows, func(ct conntrack.Flow) bool {
+			return !lost(service.Flow{Protocol: ct.Protocol, Dest: ct.Dest, Peer: ct.Peer})
+		}))
 		errs = append(errs, err)
 		s.metrics.ended(f, start, n)
 	}
-	if err := errors.Join(errs...); err != nil {
-		s.unsure = true
-		return err
-	}
-	s.unsure, s.touched, s.gone = false, nil, nil
-	return nil
+	return errors.Join(errs...)
 }
 
 type portKey struct {
@@ -249,6 +302,11 @@ func (s *Services) inForce() bool {
 // Run implements Part: it repairs the tables when somebody else has changed them, and serves health checks.
 func (s *Services) Run(ctx context.Context) error {
 	defer s.checks.close()
+	ctx, stop := context.WithCancel(ctx)
+	var sweeping sync.WaitGroup
+	sweeping.Go(func() { s.sweepFlows(ctx) })
+	defer sweeping.Wait()
+	defer stop()
 	for {
 		changed, err := s.kernel.Wait(ctx)
 		if err != nil {

@@ -311,6 +311,13 @@ func (k talker) ask() string {
 	return server
 }
 
+// comesTo asks until the answer is the one wanted: tracked connections are looked at beside Update, milliseconds
+// later.
+func (k talker) comesTo(t *testing.T, what, want string) {
+	t.Helper()
+	eventually(t, what+": "+want, func() bool { return k.ask() == want })
+}
+
 func TestTrackedUDP(t *testing.T) {
 	c := newCluster(t)
 	c.start(t)
@@ -318,6 +325,7 @@ func TestTrackedUDP(t *testing.T) {
 		s := newShop()
 		s.endpoints = []model.Endpoint{endpoint("a1")}
 		for _, target := range []string{"cluster IP", "node port", "LB IP"} {
+			name := fmt.Sprintf("%s %s: ", target, f)
 			from := c.outside
 			if target == "cluster IP" {
 				from = c.pod["b1"]
@@ -325,41 +333,36 @@ func TestTrackedUDP(t *testing.T) {
 			c.update(t, &model.Delta{Services: map[model.Name]*model.Service{s.service.Name: nil}})
 			k := from.talk(t, targets[target][f])
 			if got := k.ask(); got != silent && got != refused {
-				t.Errorf("%s %s: %s answered before there was a Service", target, f, got)
+				t.Errorf("%s%s answered before there was a Service", name, got)
 			}
-			// The flow began before the Service; it must reach it all the same.
 			c.update(t, s.delta())
-			if got := k.ask(); got != "a1" {
-				t.Errorf("%s %s: a flow older than the Service: %s", target, f, got)
-			}
+			k.comesTo(t, name+"a flow older than the Service", "a1")
+
 			// A second endpoint takes nothing away; when the first stops serving, the flow goes on at the second.
 			s.endpoints = []model.Endpoint{endpoint("a1"), endpoint("c2")}
 			c.update(t, s.delta())
 			for range 8 {
 				if got := k.ask(); got != "a1" {
-					t.Errorf("%s %s: an old flow changed to %s though its endpoint serves", target, f, got)
+					t.Errorf("%san old flow changed to %s though its endpoint serves", name, got)
 				}
 			}
 			s.endpoints[0].Ready, s.endpoints[0].Terminating = false, true
 			c.update(t, s.delta())
-			if got := k.ask(); got != "a1" {
-				t.Errorf("%s %s: terminating but serving: %s, want a1 still", target, f, got)
+			for range 8 {
+				if got := k.ask(); got != "a1" {
+					t.Errorf("%sterminating but serving: %s, want a1 still", name, got)
+				}
 			}
 			s.endpoints[0].Serving = false
 			c.update(t, s.delta())
-			if got := k.ask(); got != "c2" {
-				t.Errorf("%s %s: its endpoint no longer serves: %s, want c2", target, f, got)
-			}
+			k.comesTo(t, name+"its endpoint no longer serves", "c2")
 			s.endpoints = nil
 			c.update(t, s.delta())
-			if got := k.ask(); got != refused {
-				t.Errorf("%s %s: no endpoint left: %s, want refused", target, f, got)
-			}
+			k.comesTo(t, name+"no endpoint left", refused)
 			s.endpoints = []model.Endpoint{endpoint("a1")}
 			c.update(t, s.delta())
-			if got := k.ask(); got != "a1" {
-				t.Errorf("%s %s: an endpoint again: %s", target, f, got)
-			}
+			k.comesTo(t, name+"an endpoint again", "a1")
+
 			// The Service goes, endpoints and all (kubernetes#141371).
 			gone := s.delta()
 			gone.Services[s.service.Name] = nil
@@ -367,9 +370,7 @@ func TestTrackedUDP(t *testing.T) {
 				gone.EndpointSlices[n] = nil
 			}
 			c.update(t, gone)
-			if got := k.ask(); got == "a1" {
-				t.Errorf("%s %s: the Service is gone and still answers", target, f)
-			}
+			eventually(t, name+"the Service is gone", func() bool { return k.ask() != "a1" })
 		}
 	}
 }
@@ -383,27 +384,16 @@ func TestTrackedWhileAway(t *testing.T) {
 	c.update(t, s.delta())
 	to := targets["cluster IP"][model.IPv4]
 	k := c.pod["b1"].talk(t, to)
-	if got := k.ask(); got != "a1" {
-		t.Fatal(got)
-	}
-	c.outside.route(t, "10.244.0.0/16", "192.168.1.1", "eth0")
-	bystander := c.outside.talk(t, "10.244.1.3:8080")
-	if got := bystander.ask(); got != "b1" {
-		t.Fatal(got)
-	}
+	k.comesTo(t, "at first", "a1")
 	c.kill()
 	s.endpoints = []model.Endpoint{endpoint("c2")}
 	c.start(t)
 	c.update(t, s.delta())
-	if got := k.ask(); got != "c2" {
-		t.Errorf("after a restart: %s, want c2", got)
-	}
+	k.comesTo(t, "after a restart", "c2")
 	c.kill()
 	c.start(t)
 	c.update(t, &model.Delta{})
-	if got := k.ask(); got == "c2" {
-		t.Error("the Service went while no agent ran, and still answers")
-	}
+	eventually(t, "the Service went while no agent ran", func() bool { return k.ask() != "c2" })
 }
 
 // TestTrackedTCP: established connections stay through everything but the end of their endpoint, and then end fast.
@@ -425,21 +415,25 @@ func TestTrackedTCP(t *testing.T) {
 			server, _ := exchange(conn)
 			byServer[server] = conn
 		}
-		s.endpoints[1].Ready, s.endpoints[1].Serving, s.endpoints[1].Terminating = false, false, true
-		c.update(t, s.delta())
-		for server, conn := range byServer {
-			if got, _ := exchange(conn); got != server {
-				t.Errorf("%s: terminating: %s, want %s still", f, got, server)
+		stays := func(when, server string) {
+			t.Helper()
+			for range 8 {
+				if got, _ := exchange(byServer[server]); got != server {
+					t.Errorf("%s: %s: %s, want %s still", f, when, got, server)
+				}
 			}
 		}
+		s.endpoints[1].Ready, s.endpoints[1].Serving, s.endpoints[1].Terminating = false, false, true
+		c.update(t, s.delta())
+		stays("the other terminates", "a1")
+		stays("it terminates", "c2")
 		s.endpoints = s.endpoints[:1]
 		c.update(t, s.delta())
-		if got, _ := exchange(byServer["a1"]); got != "a1" {
-			t.Errorf("%s: a1 stays, its connection got %s", f, got)
-		}
-		if got, _ := exchange(byServer["c2"]); got != refused {
-			t.Errorf("%s: c2 is gone: %s, want a reset", f, got)
-		}
+		eventually(t, "c2 is gone: its connections are reset", func() bool {
+			got, _ := exchange(byServer["c2"])
+			return got == refused
+		})
+		stays("the other is gone", "a1")
 	}
 }
 

@@ -446,7 +446,7 @@ func (t *Table) addSlot(p *plan, s slotted, slot int, ep netip.AddrPort) {
 // reslot gives each of the endpoints a slot. One that has a slot keeps it, unless there are fewer endpoints than
 // that now: so a change writes as little as can be.
 func reslot(old, want []netip.AddrPort) []netip.AddrPort {
-	if slices.Equal(old, want) {
+	if len(old) == 0 || slices.Equal(old, want) {
 		return want
 	}
 	out := make([]netip.AddrPort, len(want))
