@@ -287,7 +287,7 @@ type node struct {
 	obj  *model.Node
 	stop func()
 
-	plugin string // the binary to run as the CNI plugin; "" is this one
+	plugin string // the binary to run as the CNI plugin; "": none, in this process
 }
 
 // newNode makes a node's space and Node object; start starts its agent.

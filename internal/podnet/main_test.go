@@ -3,7 +3,7 @@
 package podnet
 
 import (
-	"cmp"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -19,11 +19,8 @@ import (
 	"github.com/weft-net/weft/internal/podnet/plugin"
 )
 
-// TestMain lets this binary be the CNI plugin and an agent too, for tests that need processes.
+// TestMain lets this binary be an agent too, for tests that kill one.
 func TestMain(m *testing.M) {
-	if os.Getenv("CNI_COMMAND") != "" {
-		os.Exit(plugin.Main())
-	}
 	if conf := os.Getenv("PODNET_TEST_AGENT"); conf != "" {
 		if err := runAgent(conf); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -118,7 +115,7 @@ func (nd *node) process(dieAt string, nodes ...*node) (cmd *exec.Cmd, wait func(
 	}
 }
 
-// cni runs the plugin in a process of its own, as a container runtime does.
+// cni runs the plugin: in this process, or as a container runtime does if the node names a binary.
 func (nd *node) cni(command, version string, req Request, more map[string]any) (stdout []byte, err error) {
 	conf := map[string]any{"cniVersion": version, "name": "weft", "type": "weft-cni", "socket": nd.cfg.Socket}
 	if len(req.HostPorts) > 0 {
@@ -131,26 +128,26 @@ func (nd *node) cni(command, version string, req Request, more map[string]any) (
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(cmp.Or(nd.plugin, "/proc/self/exe"))
-	cmd.Env = []string{"CNI_COMMAND=" + command}
-	if command != "STATUS" && command != "GC" && command != "VERSION" {
-		cmd.Env = append(cmd.Env, "CNI_CONTAINERID="+req.ContainerID, "CNI_IFNAME="+req.IfName, "CNI_NETNS="+req.NetNS, "CNI_ARGS="+req.Args, "CNI_PATH=/opt/cni/bin")
+	env := map[string]string{"CNI_COMMAND": command, "CNI_CONTAINERID": req.ContainerID, "CNI_IFNAME": req.IfName, "CNI_NETNS": req.NetNS, "CNI_ARGS": req.Args, "CNI_PATH": "/opt/cni/bin"}
+	var out bytes.Buffer
+	if nd.plugin == "" {
+		if status := plugin.Run(func(k string) string { return env[k] }, bytes.NewReader(in), &out); status != 0 {
+			err = fmt.Errorf("exit status %d", status)
+		}
+	} else {
+		cmd := exec.Command(nd.plugin)
+		for k, v := range env {
+			cmd.Env = append(cmd.Env, k+"="+v)
+		}
+		cmd.Stdin, cmd.Stdout = bytes.NewReader(in), &out
+		err = cmd.Run()
 	}
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	go func() {
-		_, _ = stdin.Write(in)
-		stdin.Close()
-	}()
-	out, err := cmd.Output()
 	if err == nil {
-		return out, nil
+		return out.Bytes(), nil
 	}
 	var e plugin.Error
-	if jerr := json.Unmarshal(out, &e); jerr != nil {
-		return nil, fmt.Errorf("%w: output %q: %v", err, out, jerr)
+	if jerr := json.Unmarshal(out.Bytes(), &e); jerr != nil {
+		return nil, fmt.Errorf("%w: output %q: %v", err, out.Bytes(), jerr)
 	}
 	return nil, &e
 }

@@ -30,15 +30,21 @@ import (
 	"github.com/weft-net/weft/internal/podnet/plugin"
 )
 
+// buildPlugin builds cmd/weft-cni.
+func buildPlugin(t testing.TB) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "weft-cni")
+	if out, err := exec.Command("go", "build", "-o", bin, "github.com/weft-net/weft/cmd/weft-cni").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return bin
+}
+
 // runtime is the library that container runtimes call plugins with, set up as the agent installs it.
 func (nd *node) runtime() (*libcni.CNIConfig, *libcni.NetworkConfigList) {
 	nd.t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		nd.t.Fatal(err)
-	}
 	dir := nd.t.TempDir()
-	in := Install{ConfDir: filepath.Join(dir, "net.d"), BinDir: filepath.Join(dir, "bin"), Socket: nd.cfg.Socket, Plugin: self}
+	in := Install{ConfDir: filepath.Join(dir, "net.d"), BinDir: filepath.Join(dir, "bin"), Socket: nd.cfg.Socket, Plugin: buildPlugin(nd.t)}
 	if err := errors.Join(in.InstallPlugin(), in.InstallConfig(), in.InstallPlugin(), in.InstallConfig()); err != nil {
 		nd.t.Fatal(err)
 	}
@@ -478,10 +484,7 @@ func TestParallel(t *testing.T) {
 // BenchmarkADD is what the runtime waits for: the plugin's process, which cmd/weft-cni is built for, and the agent's
 // work beside a hundred pods that are there already.
 func BenchmarkADD(b *testing.B) {
-	bin := filepath.Join(b.TempDir(), "weft-cni")
-	if out, err := exec.Command("go", "build", "-o", bin, "github.com/weft-net/weft/cmd/weft-cni").CombinedOutput(); err != nil {
-		b.Fatalf("%v: %s", err, out)
-	}
+	bin := buildPlugin(b)
 	for _, bench := range []struct {
 		name  string
 		ports []plugin.PortMapping

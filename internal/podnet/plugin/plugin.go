@@ -28,10 +28,13 @@ const (
 // ran; the agent carries it out before it serves.
 func PendingDir(socket string) string { return filepath.Join(filepath.Dir(socket), "deleted") }
 
-// Main is the plugin: it returns the exit status.
-func Main() int {
-	p := runner{getenv: os.Getenv, patience: patience, patienceDel: patienceDel}
-	return p.run(os.Stdin, os.Stdout)
+// Main is the plugin as a process: it returns the exit status.
+func Main() int { return Run(os.Getenv, os.Stdin, os.Stdout) }
+
+// Run is the plugin with an environment, input and output of the caller's.
+func Run(getenv func(string) string, stdin io.Reader, stdout io.Writer) int {
+	p := runner{getenv: getenv, patience: patience, patienceDel: patienceDel}
+	return p.run(stdin, stdout)
 }
 
 // Invoked tells whether this process was started as the CNI plugin: by the name of its binary.
