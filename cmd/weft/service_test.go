@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const shopManifests = `
+apiVersion: v1
+kind: Node
+metadata: {name: n1, labels: {topology.kubernetes.io/zone: east}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n2, labels: {topology.kubernetes.io/zone: west}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec:
+  type: NodePort
+  clusterIP: 10.96.0.80
+  clusterIPs: [10.96.0.80]
+  ipFamilies: [IPv4]
+  externalTrafficPolicy: Local
+  ports: [{name: http, port: 80, targetPort: 8080, nodePort: 30080, protocol: TCP}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: http, port: 8080, protocol: TCP}]
+endpoints:
+- {addresses: [10.244.1.2], nodeName: n1, conditions: {ready: true}}
+- {addresses: [10.244.1.3], nodeName: n1, conditions: {ready: false}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: alias, namespace: shop}
+spec: {type: ExternalName, externalName: example.com}
+`
+
+func run(t *testing.T, args ...string) string {
+	t.Helper()
+	var out bytes.Buffer
+	root := newRoot()
+	root.SetOut(&out)
+	root.SetErr(&out)
+	root.SetArgs(args)
+	if err := root.Execute(); err != nil {
+		out.WriteString("error: " + err.Error())
+	}
+	return out.String()
+}
+
+func TestServiceCommand(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "shop.yaml")
+	if err := os.WriteFile(file, []byte(shopManifests), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args []string
+		want []string
+	}{
+		{[]string{"service", "web", "-n", "shop", "-f", file}, []string{
+			"From node n1:", "From node n2:",
+			"clusterIP 10.96.0.80:80/TCP (http): forwarded to 1 endpoint\n",
+			"nodePort *:30080/TCP (IPv4) (http): forwarded to 1 endpoint of this node; from the node itself and its pods, to 1 endpoint anywhere",
+			"nodePort *:30080/TCP (IPv4) (http): dropped: the traffic policy is Local and no endpoint on this node is ready",
+			"10.244.1.3:8080  -  n1  not used: not ready",
+			"10.244.1.2:8080  -  n1  only from this node and its pods: on node n1, and the traffic policy is Local",
+		}},
+		{[]string{"service", "shop/web", "--node", "n1", "-o", "yaml", "-f", file}, []string{"address: 10.244.1.2:8080", "used: true", "why: not ready"}},
+		{[]string{"service", "alias", "-n", "shop", "-f", file}, []string{"ExternalName is a DNS alias"}},
+		{[]string{"service", "nobody", "-n", "shop", "-f", file}, []string{"error: there is no Service shop/nobody"}},
+		{[]string{"service", "web", "--node", "n9", "-f", file}, []string{`error: there is no node "n9": the nodes are`}},
+		{[]string{"status", "services", "-A", "-f", file}, []string{"1/2", "dropped: the traffic policy is Local", "(on n2)", "ExternalName is a DNS alias"}},
+	} {
+		got := run(t, c.args...)
+		for _, want := range c.want {
+			if !strings.Contains(got, want) {
+				t.Errorf("weft %s:\n%s\nlacks %q", strings.Join(c.args, " "), got, want)
+			}
+		}
+	}
+}
