@@ -5,12 +5,8 @@
 # make build   bin/weft, bin/weft-lab and what they carry along
 # make help    everything else
 
-SHELL       := /bin/bash
-GO          ?= go
-VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-BIN         := $(CURDIR)/bin
-GOBUILD     := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
-export GOFLAGS := $(GOFLAGS) -buildvcs=false
+SHELL := /bin/bash
+BIN   := $(CURDIR)/bin
 
 .DEFAULT_GOAL := build
 .PHONY: help build demo test check unit lab-test clean
@@ -35,7 +31,7 @@ unit: ## unit and kernel tests, with the race detector
 	@build/unit-test
 
 lab-test: build ## whole features on a real Kubernetes
-	cd lab && WEFT_BIN=$(BIN) $(GO) test -timeout 15m ./...
+	@build/lab-test
 
 clean: ## remove what was built
 	rm -rf bin

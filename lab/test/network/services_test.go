@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weft-net/weft/lab/labtest"
+)
+
+func echoBinary(t testing.TB) string {
+	t.Helper()
+	dir, err := labtest.BinDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir + "/echo"
+}
+
+// Every kind of frontend for every kind of client, both families, TCP and UDP.
+func TestFrontendsAndClients(t *testing.T) {
+	ns := lab.Namespace(t)
+	lab.Apply(t, ns, deployment("web", 3, "")+client("c", "node1", "app: c")+service("web", "web", `
+  type: NodePort
+  externalIPs: [198.51.100.7]
+  ports:
+  - {name: http, port: 80, targetPort: http, nodePort: 30180}
+  - {name: raw, port: 9000, targetPort: 9000, protocol: UDP, nodePort: 30190}
+  - {name: raw-tcp, port: 9000, targetPort: 9000, protocol: TCP, nodePort: 30190}`))
+	lab.Rollout(t, ns, "deployment/web")
+	lab.WaitFor(t, ns, "condition=Ready", "pod/c")
+	web := podsOf(t, ns, "web")["node2"][0]
+	within := []place{fromPod(ns, "c"), fromPod(ns, web), fromHost("node1"), fromHost("node3")}
+	everyone := append([]place{fromHost("outside")}, within...)
+	labtest.Eventually(t, 10*time.Second, func() error {
+		if n := len(readyPods(t, ns, "web")); n != 6 { // three pods, two families
+			return fmt.Errorf("%d endpoints", n)
+		}
+		return nil
+	})
+	try := func(places []place, ip string, http, raw int) {
+		t.Helper()
+		for _, p := range places {
+			for _, url := range []string{"http://" + hostport(ip, http) + "/", "udp://" + hostport(ip, raw), "tcp://" + hostport(ip, raw)} {
+				a := p.must(t, "-n", "8", "-q", url)
+				if a.pods[""] > 0 {
+					t.Errorf("from %s to %s: %v", p.name, url, a.pods)
+				}
+			}
+		}
+	}
+	for _, ip := range clusterIPs(t, ns, "web") {
+		try(within, ip, 80, 9000)
+		// A port that the Service does not have is refused, not left to time out.
+		start := time.Now()
+		if a := fromPod(ns, "c").mustNot(t, "http://"+hostport(ip, 81)+"/"); !strings.Contains(a.text, "refused") || time.Since(start) > 3*time.Second {
+			t.Errorf("port 81 of %s: %s", ip, a.text)
+		}
+	}
+	for _, n := range nodes {
+		for _, ip := range nodeIPs(t, n) {
+			try(everyone, ip, 30180, 30190)
+		}
+	}
+	for _, ip := range []string{"127.0.0.1", "::1"} {
+		try([]place{fromHost("node2")}, ip, 30180, 30190)
+	}
+	try(within, "198.51.100.7", 80, 9000)
+}
+
+// A pod that reaches itself through its Service.
+func TestHairpin(t *testing.T) {
+	ns := lab.Namespace(t)
+	lab.Apply(t, ns, deployment("solo", 1, "")+service("solo", "solo", httpPort))
+	lab.Rollout(t, ns, "deployment/solo")
+	pod := strings.Fields(lab.Kubectl(t, "get", "pods", "-n", ns, "-l", "app=solo", "-o", "jsonpath={.items[*].metadata.name}"))[0]
+	for _, ip := range clusterIPs(t, ns, "solo") {
+		labtest.Eventually(t, 10*time.Second, func() error {
+			if a := fromPod(ns, pod).get(t, "-n", "5", "http://"+hostport(ip, 80)+"/"); a.answered != 5 {
+				return fmt.Errorf("%s", a.text)
+			}
+			return nil
+		})
+	}
+}
+
+// externalTrafficPolicy Local keeps the client's address and sends nothing to other nodes; Cluster reaches all.
+func TestExternalTrafficPolicy(t *testing.T) {
+	ns := lab.Namespace(t)
+	lab.Apply(t, ns, deployment("web", 1, "")+service("local", "web", "  type: NodePort\n  externalTrafficPolicy: Local\n"+httpPort))
+	lab.Rollout(t, ns, "deployment/web")
+	var home string
+	for n := range podsOf(t, ns, "web") {
+		home = n
+	}
+	var port int
+	if _, err := fmt.Sscan(lab.Get(t, ns, "service/local", "{.spec.ports[0].nodePort}"), &port); err != nil {
+		t.Fatal(err)
+	}
+	outside := []string{"172.30.0.2", "fd00:30::2"}
+	for _, n := range nodes {
+		for i, ip := range nodeIPs(t, n) {
+			url := "http://" + hostport(ip, port) + "/"
+			if n != home {
+				fromHost("outside").mustNot(t, url)
+				continue
+			}
+			labtest.Eventually(t, 10*time.Second, func() error {
+				if a := fromHost("outside").get(t, url); a.answered != 1 || !slices.Equal(a.clients, outside[i:i+1]) {
+					return fmt.Errorf("want the client %s: %s", outside[i], a.text)
+				}
+				return nil
+			})
+		}
+	}
+	lab.Kubectl(t, "patch", "service", "-n", ns, "local", "-p", `{"spec":{"externalTrafficPolicy":"Cluster"}}`)
+	for _, n := range nodes {
+		for _, ip := range nodeIPs(t, n) {
+			labtest.Eventually(t, 10*time.Second, func() error {
+				if a := fromHost("outside").get(t, "http://"+hostport(ip, port)+"/"); a.answered != 1 {
+					return fmt.Errorf("%s", a.text)
+				}
+				return nil
+			})
+		}
+	}
+}
+
+// Affinity survives an agent's death and other endpoints' changes, and moves when its endpoint goes.
+func TestSessionAffinity(t *testing.T) {
+	ns := lab.Namespace(t)
+	lab.Apply(t, ns, deployment("web", 3, "")+client("c", "node1", "app: c")+service("web", "web", "  sessionAffinity: ClientIP\n"+httpPort))
+	lab.Rollout(t, ns, "deployment/web")
+	lab.WaitFor(t, ns, "condition=Ready", "pod/c")
+	url := "http://" + hostport(clusterIPs(t, ns, "web")[0], 80) + "/"
+	labtest.Eventually(t, 10*time.Second, func() error {
+		if len(readyPods(t, ns, "web")) != 6 {
+			return fmt.Errorf("endpoints: %v", readyPods(t, ns, "web"))
+		}
+		return nil
+	})
+	only := func(n int) string {
+		t.Helper()
+		a := fromPod(ns, "c").must(t, "-n", fmt.Sprint(n), "-q", url)
+		if len(a.pods) != 1 {
+			t.Errorf("answered by %v, want one pod", a.pods)
+		}
+		for p := range a.pods {
+			return p
+		}
+		return ""
+	}
+	first := only(20)
+	killAgent(t, "node1")
+	if got := only(20); got != first {
+		t.Errorf("after the agent's death %s answers, not %s", got, first)
+	}
+	lab.Kubectl(t, "scale", "deployment/web", "-n", ns, "--replicas=5")
+	lab.Rollout(t, ns, "deployment/web")
+	if got := only(20); got != first {
+		t.Errorf("after others came %s answers, not %s", got, first)
+	}
+	lab.Kubectl(t, "delete", "pod", "-n", ns, first)
+	labtest.Eventually(t, 20*time.Second, func() error {
+		if a := fromPod(ns, "c").get(t, "-n", "10", "-q", url); a.failed > 0 || len(a.pods) != 1 || a.pods[first] > 0 {
+			return fmt.Errorf("%s", a.text)
+		}
+		return nil
+	})
+}
+
+// Clients that never stop, through a rolling update, scaling, agents killed at odd moments and an API server that is
+// away: no request fails.
+func TestZeroLoss(t *testing.T) {
+	ns := lab.Namespace(t)
+	lab.Apply(t, ns, deployment("web", 3, "")+client("c", "node1", "app: c")+client("d", "node3", "app: c")+service("web", "web", httpPort))
+	lab.Rollout(t, ns, "deployment/web")
+	lab.WaitFor(t, ns, "condition=Ready", "pod", "-l", "app=c")
+	stop4 := hammer(t, ns, "c", "http://web."+ns+"/")
+	stop6 := hammer(t, ns, "d", "http://"+hostport(clusterIPs(t, ns, "web")[1], 80)+"/")
+
+	lab.Kubectl(t, "rollout", "restart", "deployment/web", "-n", ns)
+	lab.Rollout(t, ns, "deployment/web")
+	lab.Kubectl(t, "scale", "deployment/web", "-n", ns, "--replicas=6")
+	lab.Rollout(t, ns, "deployment/web")
+	for _, n := range nodes {
+		killAgent(t, n)
+	}
+	lab.Kubectl(t, "scale", "deployment/web", "-n", ns, "--replicas=2")
+	lab.Kubectl(t, "rollout", "restart", "daemonset/weft-node", "-n", "kube-system")
+	lab.Rollout(t, "kube-system", "daemonset/weft-node")
+	stop4()
+	stop6()
+}
+
+// The API server is away, an agent dies meanwhile: what was forwarded still is, and what changed arrives afterwards.
+func TestAPIServerOutage(t *testing.T) {
+	ns := lab.Namespace(t)
+	lab.Apply(t, ns, deployment("web", 2, "")+service("web", "web", "  type: NodePort\n"+httpPort))
+	lab.Rollout(t, ns, "deployment/web")
+	port := lab.Get(t, ns, "service/web", "{.spec.ports[0].nodePort}")
+	url := "http://" + nodeIPs(t, "node2")[0] + ":" + port + "/"
+	labtest.Eventually(t, 10*time.Second, func() error {
+		if a := fromHost("outside").get(t, url); a.answered != 1 {
+			return fmt.Errorf("%s", a.text)
+		}
+		return nil
+	})
+	if _, err := lab.Run(t.Context(), "component", "stop", "apiserver"); err != nil {
+		t.Fatal(err)
+	}
+	killAgent(t, "node2")
+	fromHost("outside").must(t, "-n", "100", "-interval", "20ms", "-q", url)
+	if _, err := lab.Run(t.Context(), "component", "start", "apiserver"); err != nil {
+		t.Fatal(err)
+	}
+	labtest.Eventually(t, 60*time.Second, func() error {
+		_, err := lab.Run(t.Context(), "kubectl", "scale", "deployment/web", "-n", ns, "--replicas=4")
+		return err
+	})
+	lab.Rollout(t, ns, "deployment/web")
+	labtest.Eventually(t, 30*time.Second, func() error {
+		if a := fromHost("outside").get(t, "-n", "40", "-q", url); a.failed > 0 || len(a.pods) != 4 {
+			return fmt.Errorf("%s", a.text)
+		}
+		return nil
+	})
+}
+
+// LoadBalancer for real: an address of the pool, reached from beyond the cluster, moved within two seconds when the
+// node that announces it loses power.
+func TestLoadBalancer(t *testing.T) {
+	ns := lab.Namespace(t)
+	lab.Apply(t, ns, `
+apiVersion: weft.dev/v1alpha1
+kind: AddressPool
+metadata: {name: test}
+spec: {addresses: [172.30.0.200-172.30.0.209, "fd00:30::200/124"]}
+---
+`+deployment("web", 2, "")+client("c", "node1", "app: c")+service("web", "web", "  type: LoadBalancer\n"+httpPort))
+	t.Cleanup(func() { lab.Kubectl(t, "delete", "addresspool/test", "--ignore-not-found") })
+	lab.Rollout(t, ns, "deployment/web")
+	lab.WaitFor(t, ns, "condition=Ready", "pod/c")
+	var ips []string
+	labtest.Eventually(t, 10*time.Second, func() error {
+		if ips = addresses(t, ns, "service/web", "{.status.loadBalancer.ingress[*].ip}"); len(ips) != 2 {
+			return fmt.Errorf("addresses: %v", ips)
+		}
+		return nil
+	})
+	for _, ip := range ips {
+		for _, p := range []place{fromHost("outside"), fromHost("node1"), fromPod(ns, "c")} {
+			labtest.Eventually(t, 10*time.Second, func() error {
+				if a := p.get(t, "-n", "4", "http://"+hostport(ip, 80)+"/"); a.failed > 0 {
+					return fmt.Errorf("from %s: %s", p.name, a.text)
+				}
+				return nil
+			})
+		}
+	}
+	lab.Kubectl(t, "delete", "service/web", "-n", ns)
+	labtest.Eventually(t, 10*time.Second, func() error {
+		if free := lab.Get(t, "default", "addresspool/test", "{.status.ipv4.used}"); free != "" && free != "0" {
+			return fmt.Errorf("still used: %s", free)
+		}
+		return nil
+	})
+}
