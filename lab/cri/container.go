@@ -32,6 +32,7 @@ type containerRecord struct {
 	Config     *runtimeapi.ContainerConfig
 	ImageID    string
 	ImageRef   string
+	ImageName  string // what the pod's author calls it, normalised
 	LogPath    string
 	StopSignal int // Linux number
 	CreatedAt  int64
@@ -285,7 +286,7 @@ func (c *container) status() *runtimeapi.ContainerStatus {
 	r := &c.rec
 	st := &runtimeapi.ContainerStatus{
 		Id: r.ID, Metadata: r.Config.Metadata, CreatedAt: r.CreatedAt,
-		Image: r.Config.Image, ImageRef: r.ImageRef, ImageId: r.ImageID,
+		Image: &runtimeapi.ImageSpec{Image: r.ImageName}, ImageRef: r.ImageRef, ImageId: r.ImageID,
 		Labels: r.Config.Labels, Annotations: r.Config.Annotations, Mounts: r.Config.Mounts,
 		LogPath: r.LogPath, StopSignal: signalOfNumber(r.StopSignal),
 		Resources: &runtimeapi.ContainerResources{Linux: r.Resources},

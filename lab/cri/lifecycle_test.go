@@ -4,6 +4,7 @@ package cri_test
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -22,7 +24,7 @@ func TestPodRuns(t *testing.T) {
 	pod := n.runPod(n.pod("web"))
 	id := n.run(pod, ctr(probeImage, "hello"))
 	t.Logf("sandbox and container took %s", time.Since(begin))
-	if st := n.status(id); st.State != runtimeapi.ContainerState_CONTAINER_RUNNING || st.StartedAt == 0 {
+	if st := n.status(id); st.State != runtimeapi.ContainerState_CONTAINER_RUNNING || st.StartedAt == 0 || st.Image.Image != probeImage {
 		t.Errorf("status %v", st)
 	}
 	n.eventually("both streams are logged", func() bool { return len(n.logs(id)) == 2 })
@@ -411,6 +413,24 @@ func TestNetwork(t *testing.T) {
 		config.Linux.Sysctls = map[string]string{"vm.swappiness": "1"}
 		if _, err := n.RunPodSandbox(n.ctx(), &runtimeapi.RunPodSandboxRequest{Config: config}); err == nil || !strings.Contains(err.Error(), "not namespaced") {
 			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("sysctls where /proc/sys is read-only", func(t *testing.T) {
+		if err := unix.Mount("/proc/sys", "/proc/sys", "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Unmount("/proc/sys", unix.MNT_DETACH)
+		if err := unix.MountSetattr(unix.AT_FDCWD, "/proc/sys", 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+			t.Fatal(err)
+		}
+		config := n.pod("sysctlro")
+		config.Linux.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "8", "kernel.shmmni": "78"}
+		pod := n.runPod(config)
+		if got := n.output(pod, shell("cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shmmni")); got != "8\n78" {
+			t.Errorf("sysctls %q", got)
+		}
+		if err := os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("9"), 0); !errors.Is(err, unix.EROFS) {
+			t.Errorf("the node's own /proc/sys: %v", err)
 		}
 	})
 	t.Run("a plugin that is not ready", func(t *testing.T) {

@@ -53,18 +53,13 @@ func newNetNS(path string, sysctls map[string]string) error {
 		if err := loopbackUp(); err != nil {
 			return err
 		}
-		for name, value := range sysctls {
-			if err := writeSysctl(name, value); err != nil {
-				return err
-			}
-		}
 		if err := unix.Mount("/proc/thread-self/ns/net", path, "none", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("pin network namespace at %s: %w", path, err)
 		}
-		return nil
+		return writeSysctls(sysctls)
 	})
 	if err != nil {
-		return errors.Join(err, os.Remove(path))
+		return errors.Join(err, removeNetNS(path))
 	}
 	return nil
 }
@@ -133,12 +128,33 @@ func loopbackUp() error {
 	return nil
 }
 
-// writeSysctl sets a sysctl in the calling thread's namespaces.
-func writeSysctl(name, value string) error {
-	if err := os.WriteFile(sysctlPath(name), []byte(value), 0); err != nil {
-		return fmt.Errorf("sysctl %s=%s: %w", name, value, err)
+// writeSysctls sets sysctls in the calling thread's namespaces, which must be a thread of onOwnThread: where the node
+// has /proc/sys read-only, for the host's sake, it goes on in a mount namespace of its own in which that is undone.
+// The caller has made sure that all of them are namespaced.
+func writeSysctls(values map[string]string) error {
+	for name, value := range values {
+		err := os.WriteFile(sysctlPath(name), []byte(value), 0)
+		if errors.Is(err, unix.EROFS) {
+			if err = writableSysctls(); err == nil {
+				err = os.WriteFile(sysctlPath(name), []byte(value), 0)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("sysctl %s=%s: %w", name, value, err)
+		}
 	}
 	return nil
+}
+
+// writableSysctls gives the calling thread a copy of the node's mounts with a writable /proc/sys.
+func writableSysctls() error {
+	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	return unix.MountSetattr(unix.AT_FDCWD, "/proc/sys", 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY})
 }
 
 // sysctlPath is the file of a sysctl. As in sysctl(8), the first separator, "." or "/", is the separator; the other

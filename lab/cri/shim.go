@@ -80,14 +80,13 @@ func startShim(cfg *Config, sb *sandbox) error {
 				return fmt.Errorf("host name %q: %w", sb.rec.Hostname, err)
 			}
 		}
+		ipc := map[string]string{}
 		for name, value := range sb.rec.Sysctls {
 			if sysctlScope(name) == "ipc" {
-				if err := writeSysctl(name, value); err != nil {
-					return err
-				}
+				ipc[name] = value
 			}
 		}
-		return nil
+		return writeSysctls(ipc)
 	})
 }
 

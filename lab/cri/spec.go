@@ -104,8 +104,19 @@ func (s *server) buildSpec(sb *sandbox, c *container) (*wire.Container, error) {
 	if c.rec.StopSignal, err = stopSignal(config, img.Config.StopSignal); err != nil {
 		return invalid(err)
 	}
-	c.rec.ImageID, c.rec.ImageRef, c.rec.LogPath, c.rec.User = img.ID, imageRef(entry), spec.LogPath, p.User
+	c.rec.ImageID, c.rec.ImageRef, c.rec.ImageName = img.ID, imageRef(entry), imageName(config.Image, entry)
+	c.rec.LogPath, c.rec.User = spec.LogPath, p.User
 	return spec, nil
+}
+
+// imageName is the reference that the pod's author wrote, or if kubelet doesn't tell, one that means the image.
+func imageName(spec *runtimeapi.ImageSpec, e images.Entry) string {
+	for _, ref := range []string{spec.GetUserSpecifiedImage(), spec.GetImage()} {
+		if r, err := images.Parse(ref); err == nil && ref != e.Image.ID {
+			return r.String()
+		}
+	}
+	return e.Pattern
 }
 
 // commandLine follows the API: command replaces the image's entrypoint and its arguments, args its arguments.
