@@ -100,7 +100,7 @@ maxPods: 250
 # weft does all packet work.
 makeIPTablesUtilChains: false
 shutdownGracePeriod: 0s
-crashLoopBackOff: {maxContainerRestartPeriod: 60s}
+crashLoopBackOff: {maxContainerRestartPeriod: 1s}
 logging: {verbosity: 1}
 `, listen, f("kubelet.crt"), f("kubelet.key"), f("ca.crt"), dns.String(), ResolvConf, CRISocket)
 }
