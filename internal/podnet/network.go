@@ -88,6 +88,7 @@ type Network struct {
 	notice  error // why ADD can't be served; nil when it can
 
 	news      *pending      // what Run has to look at
+	lost      *pending      // pods' links, of those
 	ready     chan struct{} // closed when ADD can be served for the first time
 	readyOnce sync.Once
 
@@ -131,7 +132,7 @@ func Open(cfg Config) (*Network, error) {
 		cfg: cfg, log: cfg.Log, now: time.Now,
 		pods: make(map[string]*attachment), pool: newPool(), sources: make(map[model.Family]netip.Addr),
 		notice: fmt.Errorf("node %s: its Node object has not been seen yet", cfg.NodeName),
-		news:   newPending(), ready: make(chan struct{}), topo: newTopology(cfg.NoMasquerade), reported: make(map[string]string),
+		news:   newPending(), lost: newPending(), ready: make(chan struct{}), topo: newTopology(cfg.NoMasquerade), reported: make(map[string]string),
 	}
 	if err := n.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("pod network: %w", err), n.Close())

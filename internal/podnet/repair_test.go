@@ -3,11 +3,13 @@
 package podnet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/nftables"
@@ -292,4 +294,48 @@ func TestNodeSysctls(t *testing.T) {
 			return err
 		})
 	}
+}
+
+// TestRepairRetries has a repair fail for a while: it is tried again, each time later, and holds up no other.
+func TestRepairRetries(t *testing.T) {
+	a, b, _ := sharedLink(t)
+	var tries atomic.Int32
+	var closed atomic.Bool
+	a.cfg.Protect = func(_ context.Context, p model.LocalPod) error {
+		if closed.Load() && p.Name.Name == "p" {
+			tries.Add(1)
+			return errors.New("not now")
+		}
+		return nil
+	}
+	a.start()
+	a.tell(a, b)
+	p, q := a.pod("p"), a.pod("q")
+	down := func(p *pod) {
+		a.run(func() error {
+			l, err := netlink.LinkByName(p.link)
+			if err != nil {
+				return err
+			}
+			return netlink.LinkSetDown(l)
+		})
+	}
+	closed.Store(true)
+	down(p)
+	eventually(t, "a second try", func() error {
+		if n := tries.Load(); n < 2 {
+			return fmt.Errorf("%d tries", n)
+		}
+		return nil
+	})
+	down(q)
+	eventually(t, "the other pod's repair", func() error { return a.n.Check(q.req, q.ips, q.netNS) })
+	if err := a.n.Check(p.req, p.ips, p.netNS); err == nil {
+		t.Error("a pod without protection is open")
+	}
+	if n := tries.Load(); n > 8 {
+		t.Errorf("%d tries in a moment", n)
+	}
+	closed.Store(false)
+	eventually(t, "the pod's repair", func() error { return a.n.Check(p.req, p.ips, p.netNS) })
 }

@@ -144,7 +144,7 @@ func (n *Network) resync(pods bool) error {
 	}
 	if pods || moved {
 		// Not here: it may have to wait for a policy, which comes with a later Delta.
-		n.news.add(news{links: links})
+		n.lost.add(news{links: links})
 	}
 	n.mu.Lock()
 	n.notice = nil

@@ -37,21 +37,26 @@ func newPending() *pending {
 }
 
 func (p *pending) add(n news) {
-	if len(n.links)+len(n.gone) == 0 && !n.underlay && !n.table {
+	if !p.merge(n) {
 		return
 	}
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// merge adds without waking anybody, and tells whether there was anything to add.
+func (p *pending) merge(n news) bool {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, l := range n.links {
 		p.links[l] = true
 	}
 	p.n.gone = append(p.n.gone, n.gone...)
 	p.n.underlay = p.n.underlay || n.underlay
 	p.n.table = p.n.table || n.table
-	p.mu.Unlock()
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
+	return len(n.links)+len(n.gone) > 0 || n.underlay || n.table
 }
 
 func (p *pending) take() news {
@@ -64,6 +69,13 @@ func (p *pending) take() news {
 	p.n = news{}
 	clear(p.links)
 	return n
+}
+
+// tell hands news to those who act on them.
+func (n *Network) tell(w news) {
+	n.lost.add(news{links: w.links})
+	w.links = nil
+	n.news.add(w)
 }
 
 // Run repairs, until ctx is done, what others change of weft's links, routes, tunnels and table, and follows the
@@ -93,12 +105,14 @@ func (n *Network) Run(ctx context.Context) error {
 	own := make(map[uint32]string)
 	links := make(map[uint32]linkState)
 	g.Go(func() error {
-		return receive(ctx, routes, news{underlay: true}, func(m mnl.Message) { n.news.add(n.routeNews(m, own, links)) }, n)
+		return receive(ctx, routes, news{underlay: true}, func(m mnl.Message) { n.tell(n.routeNews(m, own, links)) }, n)
 	})
 	g.Go(func() error {
-		return receive(ctx, tables, news{table: true}, func(m mnl.Message) { n.news.add(tableNews(m)) }, n)
+		return receive(ctx, tables, news{table: true}, func(m mnl.Message) { n.tell(tableNews(m)) }, n)
 	})
-	g.Go(func() error { return n.repairAll(ctx) })
+	g.Go(func() error { return n.act(ctx, n.news, n.repair) })
+	// A pod may have to wait for its policy. Nobody else waits for that.
+	g.Go(func() error { return n.act(ctx, n.lost, n.restoreAll) })
 	if err := g.Wait(); ctx.Err() == nil {
 		return err
 	}
@@ -115,7 +129,7 @@ func receive(ctx context.Context, c *mnl.Conn, everything news, fn func(mnl.Mess
 			return ctx.Err()
 		case errors.Is(err, unix.ENOBUFS):
 			everything.links = n.linkNames()
-			n.news.add(everything)
+			n.tell(everything)
 		case err != nil:
 			return fmt.Errorf("pod network: follow the kernel: %w", err)
 		}
@@ -135,56 +149,68 @@ func (n *Network) linkNames() []string {
 	return names
 }
 
-// repairAll acts on the news, all that is there at once; what fails is tried again with the next news, and after a
-// growing while without any.
-func (n *Network) repairAll(ctx context.Context) error {
+// act has fn act on the news, all that is there at once. What it fails on is tried again with the next news, and
+// after a growing while without any.
+func (n *Network) act(ctx context.Context, p *pending, fn func(context.Context, news) (failed news, err error)) error {
 	const shortest, longest = 100 * time.Millisecond, 30 * time.Second
 	wait := shortest
-	var again news
 	var retry <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-n.news.wake:
+		case <-p.wake:
 		case <-retry:
 		}
-		n.news.add(again)
-		var err error
-		if again, err = n.repair(ctx, n.news.take()); err == nil {
+		failed, err := fn(ctx, p.take())
+		if err == nil {
 			wait, retry = shortest, nil
 			continue
 		}
 		n.log.Error("podnet: repair", "err", err, "again in", wait)
+		p.merge(failed)
 		retry = time.After(wait)
 		wait = min(2*wait, longest)
 	}
 }
 
-// repair acts on news and returns those that it failed on.
-func (n *Network) repair(ctx context.Context, w news) (failed news, err error) {
+// repair puts the node's routes, tunnels and table right.
+func (n *Network) repair(_ context.Context, w news) (failed news, err error) {
+	err = n.repairRoutes(w)
+	failed.underlay = err != nil
+	if !w.table {
+		return failed, err
+	}
+	repaired, terr := n.table.repair()
+	failed.table = terr != nil
+	if repaired {
+		n.metrics.repairs.WithLabelValues("table").Inc()
+		n.log.Warn("podnet: table "+TableName+" was changed by someone else, putting it right", "err", terr)
+	}
+	return failed, errors.Join(err, terr)
+}
+
+// restoreAll puts pods' links right, several at a time.
+func (n *Network) restoreAll(ctx context.Context, w news) (failed news, err error) {
+	const atATime, patience = 8, 10 * time.Second
+	var mu sync.Mutex
 	var errs []error
-	if err := n.repairRoutes(w); err != nil {
-		errs = append(errs, err)
-		failed.underlay = true
-	}
-	if w.table {
-		repaired, err := n.table.repair()
-		if err != nil {
-			errs = append(errs, err)
-			failed.table = true
-		}
-		if repaired {
-			n.metrics.repairs.WithLabelValues("table").Inc()
-			n.log.Warn("podnet: table "+TableName+" was changed by someone else, putting it right", "err", err)
-		}
-	}
+	var g errgroup.Group
+	g.SetLimit(atATime)
 	for _, l := range w.links {
-		if err := n.restore(ctx, l); err != nil {
-			errs = append(errs, err)
-			failed.links = append(failed.links, l)
-		}
+		g.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			if err := n.restore(ctx, l); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+				failed.links = append(failed.links, l)
+			}
+			return nil
+		})
 	}
+	_ = g.Wait() // the errors are in errs
 	return failed, errors.Join(errs...)
 }
 
