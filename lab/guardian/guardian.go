@@ -157,7 +157,8 @@ func startSupervisor(cfg supervisor.Config, link *os.File, stderr io.Writer) (*e
 		return cmd, mapping.start(cmd)
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start the supervisor in new namespaces: %w", err)
+		return nil, fmt.Errorf("start the supervisor in new namespaces: %w (root needs CAP_SYS_ADMIN for it: in a container, "+
+			"start that with --privileged, or run the lab as an ordinary user)", err)
 	}
 	return cmd, nil
 }

@@ -93,6 +93,15 @@ func (m *Machine) Do(f func() error) error {
 	})
 }
 
+// PrivateMounts gives the calling thread a mount namespace of its own, which processes that it starts share. It may
+// only be called from within a Do.
+func PrivateMounts() error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("make a mount namespace: %w", err)
+	}
+	return nil
+}
+
 // onDoomedThread runs f on an operating system thread of its own, which ends with it: a thread that has changed
 // namespaces must never run other goroutines.
 func onDoomedThread(f func() error) error {

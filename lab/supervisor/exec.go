@@ -17,6 +17,7 @@ import (
 	"github.com/weft-net/weft/lab/namespace"
 	"github.com/weft-net/weft/lab/node"
 	"github.com/weft-net/weft/lab/procs"
+	"golang.org/x/sys/unix"
 )
 
 // ExecArgs are the arguments of OpExec.
@@ -48,7 +49,7 @@ func (l *lab) exec(reply *control.Reply, args ExecArgs, files []*os.File) (any, 
 		if err != nil {
 			return nil, err
 		}
-		enter = ns.Do
+		enter = func(f func() error) error { return ns.Do(func() error { return l.withResolver(f) }) }
 		spec.Dir = args.Dir
 		spec.Env = setenv(args.Env, "KUBECONFIG", l.files.kubeconfig())
 		// The lab's kubectl is the last resort: a person's own comes first.
@@ -89,6 +90,20 @@ func (l *lab) exec(reply *control.Reply, args ExecArgs, files []*os.File) (any, 
 			return nil, l.abandon(p)
 		}
 	}
+}
+
+// withResolver runs f, on a thread of its own, in a mount namespace where the resolver is the one on `outside`: the
+// host's can't be reached from the lab.
+func (l *lab) withResolver(f func() error) error {
+	if err := namespace.PrivateMounts(); err != nil {
+		return err
+	}
+	// Follows links to wherever the host keeps the file; a host without one needs none.
+	err := unix.Mount(l.files.resolv(), "/etc/resolv.conf", "", unix.MS_BIND, "")
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("set the resolver: %w", err)
+	}
+	return f()
 }
 
 // abandon ends a command whose client is gone.

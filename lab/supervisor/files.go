@@ -28,6 +28,7 @@ func (f files) program(name string) string  { return filepath.Join(f.dir, "bin",
 func (f files) images() string              { return filepath.Join(f.dir, "images") }
 func (f files) log(component string) string { return filepath.Join(f.dir, "log", component+".log") }
 func (f files) node(name string) string     { return filepath.Join(f.dir, "nodes", name) }
+func (f files) resolv() string              { return filepath.Join(f.dir, "resolv.conf") }
 func (f files) kubeconfig() string          { return filepath.Join(f.control(), "admin.conf") }
 
 // mountPoints are directories that a Linux system has, and that are usually empty. The state's mount must cover one,

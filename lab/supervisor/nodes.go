@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -269,12 +270,12 @@ type NodeArgs struct {
 
 // changeNode does what `weft lab node ACTION NAME` says.
 func (l *lab) changeNode(reply *control.Reply, args NodeArgs) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.changes.Lock()
+	defer l.changes.Unlock()
 	if args.Action == "add" {
 		return l.addNode(reply, args.Name)
 	}
-	n, err := l.findNode(args.Name)
+	n, err := l.lockedNode(args.Name)
 	if err != nil {
 		return err
 	}
@@ -317,12 +318,14 @@ func (l *lab) changeNode(reply *control.Reply, args NodeArgs) error {
 	return fmt.Errorf("unknown action %q on a node", args.Action)
 }
 
-// addNode boots one node more. Its name is its own, or the next of the series. The caller holds l.mu.
+// addNode boots one node more. Its name is its own, or the next of the series. The caller holds l.changes.
 func (l *lab) addNode(reply *control.Reply, name string) error {
 	number := 1
+	l.mu.Lock()
 	for _, n := range l.nodes {
 		number = max(number, n.Number+1)
 	}
+	l.mu.Unlock()
 	if number > topology.MaxNodes {
 		return fmt.Errorf("a lab has at most %d nodes", topology.MaxNodes)
 	}
@@ -332,7 +335,7 @@ func (l *lab) addNode(reply *control.Reply, name string) error {
 	if err := control.CheckName(name); err != nil {
 		return err
 	}
-	if _, err := l.findNode(name); err == nil || name == Outside || name == Control {
+	if _, err := l.lockedNode(name); err == nil || name == Outside || name == Control {
 		return fmt.Errorf("there is a %q already", name)
 	}
 	n := &clusterNode{Name: name, Number: number}
@@ -340,7 +343,9 @@ func (l *lab) addNode(reply *control.Reply, name string) error {
 	if err := l.boot(n); err != nil {
 		return err
 	}
+	l.mu.Lock()
 	l.nodes = append(l.nodes, n)
+	l.mu.Unlock()
 	reply.Progress("waiting for " + name + " to be ready")
 	return poll(time.Minute, 100*time.Millisecond, func(ctx context.Context) error {
 		known, err := l.api.nodes(ctx)
@@ -358,19 +363,16 @@ func (l *lab) addNode(reply *control.Reply, name string) error {
 	})
 }
 
-// removeNode ends a node for good: its power, its disk and its Node object. The caller holds l.mu and n.mu.
+// removeNode ends a node for good: its power, its disk and its Node object. The caller holds l.changes and n.mu.
 func (l *lab) removeNode(n *clusterNode) error {
 	if n.running() {
 		if err := l.cutPower(n); err != nil {
 			return err
 		}
 	}
-	for i, other := range l.nodes {
-		if other == n {
-			l.nodes = append(l.nodes[:i:i], l.nodes[i+1:]...)
-			break
-		}
-	}
+	l.mu.Lock()
+	l.nodes = slices.DeleteFunc(slices.Clone(l.nodes), func(other *clusterNode) bool { return other == n })
+	l.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	return errors.Join(l.api.deleteNode(ctx, n.Name), os.RemoveAll(l.files.node(n.Name)))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 
 	"github.com/weft-net/weft/lab/outside"
@@ -38,7 +39,7 @@ func (l *lab) serveOutside() error {
 	if err != nil {
 		return fmt.Errorf("services of outside: %w", err)
 	}
-	return nil
+	return os.WriteFile(l.files.resolv(), l.cluster.Resolv(), 0o644)
 }
 
 // criEnv sends the CRI servers' image pulls through the proxy on `outside`: nodes have no other way out of the lab.

@@ -48,7 +48,9 @@ type lab struct {
 
 	services []*procs.Service // the control plane, in starting order
 
-	mu    sync.Mutex // guards what follows, and is held while a node changes
+	changes sync.Mutex // held while nodes change, which takes its time; before mu
+
+	mu    sync.Mutex // guards what follows
 	nodes []*clusterNode
 	ready bool
 }

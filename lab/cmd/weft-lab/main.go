@@ -39,8 +39,9 @@ var labName string
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "weft lab",
-		Short: "A real Kubernetes on this machine, without Docker and without touching the host",
+		Use:         "weft-lab",
+		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: "weft lab"},
+		Short:       "A real Kubernetes on this machine, without Docker and without touching the host",
 		Long: `weft lab runs an unmodified Kubernetes on one Linux machine: etcd, API server, controller manager, scheduler, and
 for each node a kubelet and a container runtime that runs containers as processes. Every node has namespaces of its
 own, and "outside" is a client and internet beyond the cluster on the same network. weft is installed from its Helm

@@ -27,7 +27,7 @@ func newNodeCommand() *cobra.Command {
 	for _, action := range []struct{ use, short string }{
 		{"add [NAME]", "Add a node and wait until it is ready"},
 		{"remove NAME", "Remove a node: its power, its disk and its Node object"},
-		{"stop NAME", "Shut a node down: its kubelet, then its pods in order; its links stay"},
+		{"stop NAME", "Shut a node down: its kubelet, then its pods with their grace; its links stay"},
 		{"start NAME", "Start a node that was stopped or killed"},
 		{"kill NAME", "Cut a node's power: everything on it ends at once; its disk stays"},
 		{"partition NAME", "Cut a node off the network, silently"},

@@ -58,7 +58,7 @@ until "weft lab down".`,
 		},
 	}
 	f := cmd.Flags()
-	f.IntVar(&cfg.Nodes, "nodes", 3, "how many nodes; `weft lab node add` adds more")
+	f.IntVar(&cfg.Nodes, "nodes", 3, "how many nodes; \"weft lab node add\" adds more")
 	f.StringVar(&family, "ip-family", "dual", "IP families of the cluster: dual, ipv4 or ipv6")
 	f.IntVar(&cfg.Segments, "subnets", 1, "how many networks the nodes are spread over")
 	f.BoolVar(&detach, "detach", false, "return when the lab is ready, and leave it running")

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -45,12 +46,12 @@ func newKubectlCommand() *cobra.Command {
   weft lab --name small kubectl get nodes`,
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var kubeconfig []byte
-			if err := ask(supervisor.OpKubeconfig, nil, &kubeconfig); err != nil {
-				return err
-			}
 			dir, err := binDir()
 			if err != nil {
+				return err
+			}
+			var kubeconfig []byte
+			if err := ask(supervisor.OpKubeconfig, nil, &kubeconfig); err != nil && !wantsHelp(args) {
 				return err
 			}
 			// An unnamed file, so that no credential is left on disk. It stays open across exec.
@@ -69,6 +70,11 @@ func newKubectlCommand() *cobra.Command {
 			return fmt.Errorf("run %s: %w", program, err)
 		},
 	}
+}
+
+// wantsHelp tells whether kubectl would do nothing but explain itself, which takes no lab.
+func wantsHelp(args []string) bool {
+	return len(args) == 0 || args[0] == "help" || slices.Contains(args, "--help") || slices.Contains(args, "-h")
 }
 
 func newForwardCommand() *cobra.Command {
