@@ -43,6 +43,7 @@ type Electorate struct {
 	slices   map[model.Name]map[model.Name]*model.EndpointSlice // by Service
 	of       map[model.Name]model.Name                          // slice -> Service
 	byAddr   map[netip.Addr]map[model.Name]bool                 // address -> Services
+	all      map[int][]Candidate                                // what Candidates gives for externalTrafficPolicy Cluster, by score
 }
 
 // NewElectorate returns an Electorate that knows of nothing yet.
@@ -53,6 +54,7 @@ func NewElectorate() *Electorate {
 		slices:   make(map[model.Name]map[model.Name]*model.EndpointSlice),
 		of:       make(map[model.Name]model.Name),
 		byAddr:   make(map[netip.Addr]map[model.Name]bool),
+		all:      make(map[int][]Candidate),
 	}
 }
 
@@ -104,6 +106,7 @@ func (e *Electorate) Apply(d *model.Delta) []netip.Addr {
 		} else {
 			e.nodes[name] = n
 		}
+		clear(e.all)
 		for x := range e.byAddr {
 			changed[x] = true
 		}
@@ -167,7 +170,8 @@ func (e *Electorate) Services(x netip.Addr) []*model.Service {
 	return out
 }
 
-// Candidates are the nodes that may announce the address, in order of name; none if the address is nobody's.
+// Candidates are the nodes that may announce the address, in order of name; none if the address is nobody's. The
+// slice is shared and read-only.
 func (e *Electorate) Candidates(x netip.Addr) []Candidate {
 	everywhere := 0 // what every node serves
 	here := make(map[string]int)
@@ -179,6 +183,9 @@ func (e *Electorate) Candidates(x netip.Addr) []Candidate {
 		for node, how := range e.endpoints(name, model.FamilyOf(x)) {
 			here[node] += how
 		}
+	}
+	if out, ok := e.all[everywhere]; ok && len(here) == 0 && everywhere > 0 {
+		return out
 	}
 	var out []Candidate
 	add := func(name string) {
@@ -202,6 +209,9 @@ func (e *Electorate) Candidates(x netip.Addr) []Candidate {
 		}
 	}
 	slices.SortFunc(out, func(a, b Candidate) int { return strings.Compare(a.Node, b.Node) })
+	if len(here) == 0 && everywhere > 0 {
+		e.all[everywhere] = out
+	}
 	return out
 }
 
@@ -232,11 +242,12 @@ func (e *Electorate) endpoints(name model.Name, f model.Family) map[string]int {
 func Owner(x netip.Addr, candidates []Candidate, live func(node string) bool) string {
 	best := Candidate{}
 	var bestWeight uint64
+	seed := fnv(fnvOffset, x.As16())
 	for _, c := range candidates {
 		if c.Score < best.Score || !live(c.Node) {
 			continue
 		}
-		w := weight(x, c.Node)
+		w := mix(fnv(seed, c.Node))
 		if c.Score > best.Score || w > bestWeight || (w == bestWeight && cmp.Less(c.Node, best.Node)) {
 			best, bestWeight = c, w
 		}
@@ -244,17 +255,18 @@ func Owner(x netip.Addr, candidates []Candidate, live func(node string) bool) st
 	return best.Node
 }
 
-// weight is FNV-1a over the address's 16 octets and the node's name, its bits then mixed (the finalizer of
-// MurmurHash3): FNV alone leaves the high bits of similar names alike.
-func weight(x netip.Addr, node string) uint64 {
-	const offset, prime = 14695981039346656037, 1099511628211
-	h := uint64(offset)
-	for _, b := range x.As16() {
-		h = (h ^ uint64(b)) * prime
+// The weight of a node for an address is FNV-1a over the address's 16 octets and the node's name, its bits then mixed
+// (the finalizer of MurmurHash3): FNV alone leaves the high bits of similar names alike.
+const fnvOffset, fnvPrime uint64 = 14695981039346656037, 1099511628211
+
+func fnv[B string | [16]byte](h uint64, b B) uint64 {
+	for i := range len(b) {
+		h = (h ^ uint64(b[i])) * fnvPrime
 	}
-	for i := range len(node) {
-		h = (h ^ uint64(node[i])) * prime
-	}
+	return h
+}
+
+func mix(h uint64) uint64 {
 	h ^= h >> 33
 	h *= 0xff51afd7ed558ccd
 	h ^= h >> 33

@@ -108,8 +108,14 @@ func TestElectorateTouchesOnlyWhatChanged(t *testing.T) {
 	step("Local's endpoints", delta(on("a", "n2", model.IPv4)), "192.0.2.1")
 	step("Cluster's endpoints", delta(on("b", "n2", model.IPv4)))
 	step("a node comes", delta(node("n2")), "192.0.2.1", "192.0.2.2")
+	if got := winners(e.Candidates(netip.MustParseAddr("192.0.2.2"))); got != "n1 n2" {
+		t.Errorf("candidates after n2 came: %q", got)
+	}
 	step("a node's address changes", delta(node("n2", func(n *model.Node) { n.InternalIPs = []netip.Addr{anAddr} })))
 	step("a node is no longer Ready", delta(node("n2", notReady)), "192.0.2.1", "192.0.2.2")
+	if got := winners(e.Candidates(netip.MustParseAddr("192.0.2.2"))); got != "n1" {
+		t.Errorf("candidates after n2 went: %q", got)
+	}
 	step("an address changes", delta(svc("b", mark, status("192.0.2.3"))), "192.0.2.2", "192.0.2.3")
 	step("a Service goes", delta(gone("b")), "192.0.2.3")
 	d := delta()
@@ -160,7 +166,17 @@ func TestOwner(t *testing.T) {
 		t.Errorf("owner %q when nobody lives", got)
 	}
 	// The protocol's hash, pinned.
-	if got, want := weight(anAddr, "node-1"), uint64(0x114f1db9e92c7061); got != want {
+	if got, want := mix(fnv(fnv(fnvOffset, anAddr.As16()), "node-1")), uint64(0x114f1db9e92c7061); got != want {
 		t.Errorf("weight %#x, want %#x", got, want)
+	}
+}
+
+func BenchmarkOwner(b *testing.B) {
+	var cs []Candidate
+	for i := range 100 {
+		cs = append(cs, Candidate{fmt.Sprint("node-", i), 2})
+	}
+	for b.Loop() {
+		Owner(anAddr, cs, everyone)
 	}
 }

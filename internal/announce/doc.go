@@ -16,9 +16,9 @@
 //   - Nobody takes an address while someone living announces it. The node whose it has become says in its hellos that
 //     it wishes for it; the old owner, who comes to the same conclusion, lets go then and says so at once. Who may
 //     announce an address never lets go of it before it is asked: there is no moment with two announcers, nor, but for
-//     two frames on their way, with none. Only if the old owner does not let go within a second (it may see an older state of the API) is
-//     the address claimed all the same, and the two, who now hear each other's claims, settle by one rule: who has
-//     the older picture of the API lets go, else the one that the address's hash ranks lower.
+//     two frames on their way, with none. Only if the old owner does not let go within a second (it may see an older
+//     state of the API) is the address claimed all the same, and the two, who now hear each other's claims, settle by
+//     one rule: who has the older picture of the API lets go, else the one that the address's hash ranks lower.
 //   - A node that has just started listens before it claims, for a bit over two hellos. Nobody gives it an address
 //     before it is through with that, and nobody takes one from it that it is about to claim: an agent that restarts
 //     within 1.25 s loses nothing.

@@ -38,20 +38,25 @@ func FromAddressPool(p *v1alpha1.AddressPool) (*model.AddressPool, error) {
 	return out, errors.Join(bad...)
 }
 
+// addressPoolKind is the kind as the chart's CRD installs it.
+var addressPoolKind = v1alpha1.GroupVersion.WithKind("AddressPool")
+
+func addressPoolFrom(u *unstructured.Unstructured) (*model.AddressPool, error) {
+	var p v1alpha1.AddressPool
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &p); err != nil {
+		return nil, err
+	}
+	return FromAddressPool(&p)
+}
+
 // addressPoolFeed follows AddressPools. Where the CRD is not installed there are none.
 func addressPoolFeed(w *Watcher, c dynamic.Interface, silence time.Duration) runner {
 	example := &unstructured.Unstructured{}
-	example.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("AddressPool"))
+	example.SetGroupVersionKind(addressPoolKind)
 	return &feed[*unstructured.Unstructured, model.AddressPool]{
 		w: w, apiVersion: v1alpha1.GroupVersion.String(), kindName: "AddressPool", example: example, silence: silence,
 		lw: listerOf(c.Resource(v1alpha1.AddressPools)), optional: true,
-		from: func(u *unstructured.Unstructured) (*model.AddressPool, error) {
-			var p v1alpha1.AddressPool
-			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &p); err != nil {
-				return nil, err
-			}
-			return FromAddressPool(&p)
-		},
+		from: addressPoolFrom,
 		put: func(d *model.Delta, n model.Name, v *model.AddressPool) { set(&d.AddressPools, n.Name, v) },
 	}
 }

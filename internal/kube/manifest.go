@@ -191,8 +191,11 @@ func FromManifests(ms []Manifest, namespace string) (*model.Delta, error) {
 		case *networkingv1.NetworkPolicy:
 			err = into(&d.NetworkPolicies, name, o, FromNetworkPolicy)
 		case *unstructured.Unstructured:
-			if o.GroupVersionKind() == clusterNetworkPolicyKind {
+			switch o.GroupVersionKind() {
+			case clusterNetworkPolicyKind:
 				err = into(&d.ClusterNetworkPolicies, name.Name, o, clusterNetworkPolicyFrom)
+			case addressPoolKind:
+				err = into(&d.AddressPools, name.Name, o, addressPoolFrom)
 			}
 		}
 		if err != nil {
@@ -207,7 +210,7 @@ func namespaced(o runtime.Object) bool {
 	case *corev1.Node, *corev1.Namespace, *networkingv1.ServiceCIDR:
 		return false
 	case *unstructured.Unstructured:
-		return o.GroupVersionKind() != clusterNetworkPolicyKind
+		return o.GroupVersionKind() != clusterNetworkPolicyKind && o.GroupVersionKind() != addressPoolKind
 	}
 	return true
 }
