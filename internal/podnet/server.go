@@ -128,12 +128,12 @@ func (n *Network) serve(ctx context.Context, c *net.UnixConn) error {
 			e = plugin.Errorf(plugin.CodeInternal, "%v", err)
 		}
 		resp.Error = e
-		n.metrics.served(req.Command, began, e.Code)
+		n.metrics.served(commandLabel(req.Command), began, e.Code)
 		if req.Command != "STATUS" {
 			n.log.Warn("podnet: CNI request failed", "command", req.Command, "container", req.ContainerID, "err", err)
 		}
 	} else {
-		n.metrics.served(req.Command, began, 0)
+		n.metrics.served(commandLabel(req.Command), began, 0)
 	}
 	out, err := json.Marshal(&resp)
 	if err != nil {
@@ -141,6 +141,15 @@ func (n *Network) serve(ctx context.Context, c *net.UnixConn) error {
 	}
 	_, err = c.Write(out)
 	return err
+}
+
+// commandLabel keeps the metrics' labels few, whatever comes over the socket.
+func commandLabel(command string) string {
+	switch command {
+	case "ADD", "DEL", "CHECK", "STATUS", "GC":
+		return command
+	}
+	return "unknown"
 }
 
 // readRequest reads to the end of the stream, and the file that came with its first byte, if one did.
