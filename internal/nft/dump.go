@@ -68,20 +68,6 @@ func (c *Conn) Chains(t Table) ([]string, error) {
 	return out, err
 }
 
-// Rules counts the rules of each chain of a table.
-func (c *Conn) Rules(t Table) (map[string]int, error) {
-	out := make(map[string]int)
-	req := appendString(nil, unix.NFTA_RULE_TABLE, t.Name)
-	err := c.dump(unix.NFT_MSG_GETRULE, t.Family, req, func(m message) {
-		eachAttr(m.attrs(), func(typ uint16, data []byte) {
-			if typ == unix.NFTA_RULE_CHAIN {
-				out[cString(data)]++
-			}
-		})
-	})
-	return out, err
-}
-
 // Sets lists a table's named sets and maps.
 func (c *Conn) Sets(t Table) ([]SetInfo, error) {
 	var out []SetInfo

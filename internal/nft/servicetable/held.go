@@ -79,6 +79,13 @@ func localAddrs(r *service.Rule) []netip.Addr {
 
 func (t *Table) family(fe service.Frontend) *family { return t.familyOf(fe.Family()) }
 
+func (f *family) name() model.Family {
+	if f.bits == 128 {
+		return model.IPv6
+	}
+	return model.IPv4
+}
+
 func (t *Table) familyOf(f model.Family) *family {
 	if f == model.IPv6 {
 		return t.v6
@@ -372,24 +379,38 @@ func (t *Table) freePick(f *family, fe service.Frontend, label string) {
 	}
 }
 
-// dropUnused deletes the picks that nothing leads to any more.
+// keepUnused is how many picks stay that no label leads to: counts of endpoints come back, and to add a pick is dear.
+const keepUnused = 48
+
+// dropUnused deletes the picks that nothing has led to for longest, where there are many.
 func (t *Table) dropUnused() {
+	if len(t.unused) <= keepUnused {
+		return
+	}
+	unused := t.unused[:0]
 	for _, c := range t.unused {
-		if n, there := t.picks[c]; !there || n > 0 {
-			continue
-		}
-		delete(t.picks, c)
-		label := c.label()
-		ch, dispatch, picks := t.familyOf(c.family).pickTargets(c)
-		key := t.code(label)
-		t.batch.Delete(dispatch, key)
-		t.batch.Delete(picks, key)
-		t.batch.DeleteChain(ch)
-		if !t.used(label) {
-			t.codes.forget(label)
+		if n, there := t.picks[c]; there && n == 0 && !slices.Contains(unused, c) {
+			unused = append(unused, c)
 		}
 	}
-	t.unused = t.unused[:0]
+	for len(unused) > keepUnused {
+		t.dropPick(unused[0])
+		unused = unused[1:]
+	}
+	t.unused = unused
+}
+
+func (t *Table) dropPick(c pickChain) {
+	delete(t.picks, c)
+	label := c.label()
+	ch, dispatch, picks := t.familyOf(c.family).pickTargets(c)
+	key := t.code(label)
+	t.batch.Delete(dispatch, key)
+	t.batch.Delete(picks, key)
+	t.batch.DeleteChain(ch)
+	if !t.used(label) {
+		t.codes.forget(label)
+	}
 }
 
 // used tells whether there is a pick of that label in either family, for addresses or node ports.

@@ -339,12 +339,6 @@ func fibLocal(destination bool) []expr.Any {
 
 func native32(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
 
-func ifname(s string) []byte {
-	b := make([]byte, 16)
-	copy(b, s)
-	return b
-}
-
 // appendKey is the frontend as a key: each component fills words of four bytes.
 func appendKey(b []byte, fe service.Frontend) []byte {
 	b = appendAddr(b, fe.Addr)

@@ -99,6 +99,7 @@ type contents struct {
 	there    bool // the table is one that can be taken over
 	foreign  bool // there is a table of this name with another layout
 	obsolete []nft.Table
+	rules    map[string][]nft.Rule // of each chain
 	chains   []string
 	ips      map[netip.Addr]bool
 	local    map[netip.Addr]bool
@@ -144,6 +145,9 @@ func (t *Table) read(f *family) (contents, error) {
 		}
 	}
 	if c.chains, err = t.conn.Chains(f.table); err != nil {
+		return c, err
+	}
+	if c.rules, err = t.conn.ChainRules(f.table); err != nil {
 		return c, err
 	}
 	return c, t.readElements(f, &c)
@@ -340,6 +344,11 @@ func (t *Table) skeleton(f *family, c *contents) error {
 			return err
 		}
 	}
+	if c.there {
+		t.keepPicks(f, c.chains)
+	} else {
+		t.makeCommonPicks(f)
+	}
 	known := make(map[string]bool)
 	picks := make([]pickChain, 0, len(t.picks))
 	for p := range t.picks {
@@ -350,7 +359,7 @@ func (t *Table) skeleton(f *family, c *contents) error {
 	for _, p := range picks {
 		ch, _, _ := f.pickTargets(p)
 		known[ch.Name] = true
-		t.writeChain(f, chain{name: ch.Name, rules: f.pickRules(p.pick, p.nodePort)})
+		t.ensureChain(f, c, chain{name: ch.Name, rules: f.pickRules(p.pick, p.nodePort)})
 		if err := t.flush(false); err != nil {
 			return err
 		}
@@ -362,7 +371,7 @@ func (t *Table) skeleton(f *family, c *contents) error {
 	for _, ch := range f.chains(&t.cfg) {
 		known[ch.name] = true
 		if ch.hook == nil || c.there {
-			t.writeChain(f, ch)
+			t.ensureChain(f, c, ch)
 		}
 	}
 	for _, m := range []*nft.Set{f.dispatch, f.admit, f.picks, f.nodePortDispatch, f.nodePortPicks} {
@@ -401,6 +410,47 @@ func (t *Table) skeleton(f *family, c *contents) error {
 		}
 	}
 	return t.flush(true)
+}
+
+// ensureChain writes a chain unless it is there as it should be: rules that look into a map make the kernel go through
+// all of the map.
+func (t *Table) ensureChain(f *family, c *contents, ch chain) {
+	have, same := c.rules[ch.name], slices.Contains(c.chains, ch.name)
+	same = same && len(have) == len(ch.rules)
+	for i := 0; same && i < len(have); i++ {
+		same = have[i].Is(f.table.Family, ch.rules[i].exprs)
+	}
+	if !same || c.foreign {
+		t.rewritten++
+		t.writeChain(f, ch)
+	}
+}
+
+// commonPicks is up to how many endpoints picks are there from the start. To add one later costs the kernel a walk
+// through all endpoints (20 ms at 200,000).
+const commonPicks = 12
+
+func (t *Table) makeCommonPicks(f *family) {
+	for n := range commonPicks {
+		t.keepPick(pickChain{pick: pick{n: n + 1}, family: f.name()})
+	}
+}
+
+// keepPicks keeps the picks that are there though no label leads to them.
+func (t *Table) keepPicks(f *family, chains []string) {
+	for _, name := range chains {
+		label, nodePort := strings.CutPrefix(name, nodePortPrefix)
+		if p, ok := parsePick(label); ok {
+			t.keepPick(pickChain{pick: p, family: f.name(), nodePort: nodePort})
+		}
+	}
+}
+
+func (t *Table) keepPick(c pickChain) {
+	if _, there := t.picks[c]; !there {
+		t.picks[c] = 0
+		t.unused = append(t.unused, c)
+	}
 }
 
 func (t *Table) writeChain(f *family, ch chain) {

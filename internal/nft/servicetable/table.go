@@ -44,7 +44,9 @@ type Table struct {
 	ips    map[netip.Addr]int // cluster IPs, by how many frontends
 	local  map[netip.Addr]int // local endpoints, by how many frontends
 
-	unused []pickChain // picks that may have no label any more
+	unused []pickChain // picks that may have no label any more, the oldest first
+
+	rewritten int // chains that were not as they should be
 
 	adopting bool // counts are only taken, not written: Sync does it at its end
 	batch    nft.Batch

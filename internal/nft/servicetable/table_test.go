@@ -171,21 +171,22 @@ func verify(t *testing.T, want rules) {
 		for a := range c.local {
 			local[a] = true
 		}
-		fixed := make(map[string]bool)
+		fixed := make(map[string]chain)
 		for _, ch := range f.chains(&fresh.cfg) {
-			fixed[ch.name] = true
-		}
-		rules, err := fresh.conn.Rules(f.table)
-		if err != nil {
-			t.Fatal(err)
+			fixed[ch.name] = ch
 		}
 		for _, name := range c.chains {
-			p, ok := parsePick(strings.TrimPrefix(name, nodePortPrefix))
-			if !fixed[name] && (!ok || fresh.picks[pickChain{p, familyName(f), strings.HasPrefix(name, nodePortPrefix)}] == 0) {
-				t.Errorf("%s: chain %s leads nowhere", f.table, name)
+			ch, ok := fixed[name]
+			if !ok {
+				p, ok := parsePick(strings.TrimPrefix(name, nodePortPrefix))
+				if !ok {
+					t.Errorf("%s: chain %s is nobody's", f.table, name)
+				}
+				ch = chain{name: name, rules: f.pickRules(p, strings.HasPrefix(name, nodePortPrefix))}
 			}
-			if rules[name] == 0 {
-				t.Errorf("%s: chain %s is empty", f.table, name)
+			fresh.rewritten = 0
+			if fresh.ensureChain(f, &c, ch); fresh.rewritten > 0 {
+				t.Errorf("%s: chain %s is not as it should be", f.table, name)
 			}
 		}
 	}
@@ -220,13 +221,6 @@ func verify(t *testing.T, want rules) {
 	if !reflect.DeepEqual(ips, wantIPs) || !reflect.DeepEqual(local, wantLocal) {
 		t.Errorf("cluster IPs %v, want %v; local endpoints %v, want %v", ips, wantIPs, local, wantLocal)
 	}
-}
-
-func familyName(f *family) model.Family {
-	if f.bits == 128 {
-		return model.IPv6
-	}
-	return model.IPv4
 }
 
 func compareSlots(t *testing.T, fe service.Frontend, got, want slotted, numbers map[netip.AddrPort]uint16) {
@@ -479,8 +473,12 @@ func TestNobodyElse(t *testing.T) {
 			t.Errorf("%s: not noticed: %v", name, err)
 		}
 		cancel()
+		tab.rewritten = 0
 		if _, err := tab.Sync(now.all); err != nil {
 			t.Fatalf("%s: %v", name, err)
+		}
+		if whole := name == "table deleted"; !whole && tab.rewritten > 1 || whole && tab.rewritten < 10 {
+			t.Errorf("%s: %d chains were rewritten", name, tab.rewritten)
 		}
 		if verify(t, now); t.Failed() {
 			t.Fatal(name)
