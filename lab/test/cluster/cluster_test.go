@@ -127,6 +127,11 @@ func TestFreshLab(t *testing.T) {
 			t.Log(strings.TrimSpace(line))
 		}
 	}
+	for version := range strings.FieldsSeq(lab.Get(t, "", "nodes", "{.items[*].status.nodeInfo.kubeletVersion}")) {
+		if !strings.HasPrefix(version, "v1.37.") {
+			t.Errorf("a node runs Kubernetes %s, want v1.37: link weft-lab-kube with its version", version)
+		}
+	}
 	if labels := lab.Get(t, "", "node/node2", "{.metadata.labels}"); !strings.Contains(labels, `"topology.kubernetes.io/zone":"zone-b"`) ||
 		!strings.Contains(labels, `"topology.kubernetes.io/region":"lab"`) {
 		t.Errorf("labels of node2: %s", labels)
