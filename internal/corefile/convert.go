@@ -43,10 +43,10 @@ type converter struct {
 func Convert(text string) (*dnsserver.Config, []Note, error) {
 	blocks, err := parse(text)
 	if err != nil {
-		return nil, nil, fmt.Errorf("Corefile: %w", err)
+		return nil, nil, fmt.Errorf("read the Corefile: %w", err)
 	}
 	if len(blocks) == 0 {
-		return nil, nil, fmt.Errorf("Corefile: there is no server block in it")
+		return nil, nil, fmt.Errorf("the Corefile has no server block")
 	}
 	c := &converter{}
 	main := mainBlock(blocks)

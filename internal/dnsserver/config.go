@@ -259,7 +259,9 @@ func (c *Config) check() error {
 		name(fmt.Sprintf("searchPath.domains[%d]", i), d)
 	}
 	for i, z := range c.External.Zones {
-		name(fmt.Sprintf("external.zones[%d]", i), z)
+		if name(fmt.Sprintf("external.zones[%d]", i), z); strings.Trim(z, ".") == "" {
+			fault("external.zones[%d]: a zone can't be the root", i)
+		}
 	}
 	for i, z := range c.External.NameServers {
 		name(fmt.Sprintf("external.nameServers[%d]", i), z)

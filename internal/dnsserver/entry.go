@@ -7,6 +7,8 @@ import (
 	"errors"
 	"sync/atomic"
 	"time"
+
+	"github.com/miekg/dns"
 )
 
 // entry is an upstream's answer, kept as it came but for its OPT record: what a cache hit copies.
@@ -37,7 +39,29 @@ var errMalformed = errors.New("malformed answer")
 
 // newEntry reads an upstream's answer to a question, whose name it must be about. The answer's bytes are copied.
 func newEntry(key string, m []byte, qlen int, now int64, lt lifetimes) (*entry, error) {
+	e, err := readEntry(key, m, qlen, now, lt)
+	if !errors.Is(err, errPointer) {
+		return e, err
+	}
+	// Names that point where no name is known to be: odd, but it may be right. Written anew they are beyond doubt.
+	var msg dns.Msg
+	if msg.Unpack(m) != nil {
+		return nil, errMalformed
+	}
+	msg.Compress = true
+	again, err := msg.Pack()
+	if err != nil {
+		return nil, errMalformed
+	}
+	return readEntry(key, again, qlen, now, lt)
+}
+
+func readEntry(key string, m []byte, qlen int, now int64, lt lifetimes) (*entry, error) {
 	if len(m) < headerSize+qlen || len(m) > maxMessage {
+		return nil, errMalformed
+	}
+	var names nameMap
+	if names.check(m, headerSize, headerSize+qlen-4) != headerSize+qlen-4 {
 		return nil, errMalformed
 	}
 	e := &entry{key: key, rcode: m[3] & 15, stored: now}
@@ -60,7 +84,10 @@ func newEntry(key string, m []byte, qlen int, now int64, lt lifetimes) (*entry, 
 	for section, n := range counts {
 		for range n {
 			recordAt := at
-			at = skipName(m, at)
+			at = names.check(m, at, len(m))
+			if at < 0 {
+				return nil, errPointer
+			}
 			if at == 0 || at+10 > len(m) {
 				return nil, errMalformed
 			}
@@ -69,6 +96,9 @@ func newEntry(key string, m []byte, qlen int, now int64, lt lifetimes) (*entry, 
 			next := at + 10 + int(binary.BigEndian.Uint16(m[at+8:]))
 			if next > len(m) {
 				return nil, errMalformed
+			}
+			if err := names.inData(m, typ, at+10, next); err != nil {
+				return nil, err
 			}
 			if typ == typeOPT {
 				if section != 2 || cutOPT {

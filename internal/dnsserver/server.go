@@ -28,7 +28,8 @@ type Server struct {
 	flights flights
 	stats   Stats
 	queries queryLog
-	loops   sync.Map // token -> *resolver; see watchLoops
+	tls     *tls.Config // what connections to upstreams start from; nil trusts the system's authorities
+	loops   sync.Map    // token -> *resolver; see watchLoops
 
 	ctx        context.Context // ends the flights
 	cancel     context.CancelFunc
@@ -197,7 +198,7 @@ func (v *view) addRoute(s *Server, zone string, f *Forward) error {
 	q.Read(apex)
 	out.labels = q.Labels()
 	for _, u := range us {
-		out.resolvers = append(out.resolvers, newResolver(u, &tls.Config{}, s.stats.upstreams.of(u)))
+		out.resolvers = append(out.resolvers, newResolver(u, s.tls, s.stats.upstreams.of(u)))
 	}
 	if len(us) == 0 {
 		s.log.Warn("no upstream to forward to: such names get SERVFAIL; set forward.upstreams", "zone", zone)
