@@ -35,11 +35,13 @@ type builder struct {
 	d   Direction
 	pod *model.Pod // ingress only: whose container ports names mean
 	out *built
+
+	chains map[string]string // peerChain's answers, by the peers' keys
 }
 
 // build compiles the policies that guard a pod's direction. The pod counts only for what its port names mean.
 func (c *Cluster) build(d Direction, pod *model.Pod, admin []*model.ClusterNetworkPolicy, nps []*model.NetworkPolicy, baseline []*model.ClusterNetworkPolicy) *built {
-	b := &builder{c: c, d: d, pod: pod, out: &built{source: Source{Direction: d}}}
+	b := &builder{c: c, d: d, pod: pod, out: &built{source: Source{Direction: d}}, chains: map[string]string{}}
 	var rules []Rule
 	var refs []string
 	for _, p := range admin {
@@ -105,6 +107,9 @@ func (b *builder) union(rules []rule) []Rule {
 	var spans []span
 	var named []namedPort
 	for _, r := range rules {
+		for i := range r.peers {
+			r.peers[i].key() // once, not in every place that the rule is copied to
+		}
 		if len(r.ports) == 0 {
 			if len(r.peers) == 0 {
 				return []Rule{{Op: Admit}}
@@ -167,8 +172,12 @@ func (b *builder) union(rules []rule) []Rule {
 			}
 		}
 	}
-	if len(pieces) > 0 {
-		out = append(out, Rule{Op: Lookup, Target: b.portSet(PortMap, pieces)})
+	one, ranges := singles(pieces)
+	if len(one) > 0 {
+		out = append(out, Rule{Op: Lookup, Target: b.portSet(PortMap, one)})
+	}
+	if len(ranges) > 0 {
+		out = append(out, Rule{Op: Lookup, Target: b.portSet(RangeMap, ranges)})
 	}
 	if len(named) > 0 {
 		out = append(out, Rule{Named: b.namedSet(named), Op: Admit})
@@ -246,12 +255,21 @@ func (b *builder) ordered(p *model.ClusterNetworkPolicy, r *rule) []Rule {
 
 // peerChain is a chain that admits these peers and returns for others.
 func (b *builder) peerChain(peers []term) string {
+	peers, keys := distinct(peers)
+	same := strings.Join(keys, "\n")
+	if n, ok := b.chains[same]; ok {
+		return n
+	}
 	rules := b.peerRules(peers, Rule{Op: Admit})
 	prefix := map[Direction]string{Ingress: "from", Egress: "to"}[b.d]
 	n := name(prefix, layout, fmt.Sprint(rules))
 	b.out.chains = append(b.out.chains, &Chain{Name: n, Direction: b.d, Rules: rules})
+	b.chains[same] = n
 	return n
 }
+
+// fewPeers is up to how many peers of a rule get a set each.
+const fewPeers = 4
 
 // peerRules applies a rule to each of these peers; to everyone if there are none.
 func (b *builder) peerRules(peers []term, do Rule) []Rule {
@@ -269,9 +287,15 @@ func (b *builder) peerRules(peers []term, do Rule) []Rule {
 		}
 	}
 	var out []Rule
-	if len(single) > 0 {
+	// A set for each peer is shared with every rule that has the same one; a set for all of them is found at once.
+	single, _ = distinct(single)
+	sets := [][]term{single}
+	if len(single) <= fewPeers {
+		sets = slices.Collect(slices.Chunk(single, 1))
+	}
+	for _, terms := range sets {
 		r := do
-		r.Peer = b.addrSet(single)
+		r.Peer = b.addrSet(terms)
 		out = append(out, r)
 	}
 	if len(ranges) > 0 {
@@ -282,10 +306,13 @@ func (b *builder) peerRules(peers []term, do Rule) []Rule {
 	return out
 }
 
-// addrSet is the set of the addresses that any of the terms means.
+// addrSet is the set of the addresses that any of the terms, which are distinct and in order, means.
 func (b *builder) addrSet(terms []term) string {
-	terms, keys := distinct(terms)
-	s := &Set{Name: name("pods", layout, strings.Join(keys, "\n")), Kind: Addrs, Comment: comment(terms), scope: terms[0].namespace}
+	keys := make([]string, len(terms))
+	for i := range terms {
+		keys[i] = terms[i].key()
+	}
+	s := &Set{Name: name("pods", layout, strings.Join(keys, "\n")), Kind: Addrs, Comment: comment(terms), scope: terms[0].namespace, terms: terms}
 	for _, t := range terms {
 		s.nodes = s.nodes || t.kind == ofNodes
 		if t.kind != ofPods || t.namespace != s.scope {
@@ -365,7 +392,7 @@ func (b *builder) netSet(ranges []Range) string {
 }
 
 func (b *builder) portSet(kind SetKind, ports []PortRange) string {
-	prefix := map[SetKind]string{Ports: "ports", PortMap: "portmap"}[kind]
+	prefix := map[SetKind]string{Ports: "ports", PortMap: "portmap", RangeMap: "rangemap"}[kind]
 	s := &Set{Name: name(prefix, layout, b.d.String(), fmt.Sprint(ports)), Kind: kind, Direction: b.d, Ports: ports}
 	b.out.sets = append(b.out.sets, s)
 	return s.Name
@@ -389,6 +416,9 @@ func joinPorts(in []PortRange) []PortRange {
 
 // distinct sorts terms by key and leaves out repetitions.
 func distinct(terms []term) ([]term, []string) {
+	if len(terms) == 1 {
+		return terms, []string{terms[0].key()}
+	}
 	byKey := map[string]term{}
 	for _, t := range terms {
 		byKey[t.key()] = t

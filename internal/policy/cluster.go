@@ -4,6 +4,7 @@ package policy
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -47,7 +48,7 @@ func (c *Cluster) Apply(d *model.Delta) {
 		c.setPod(n, p)
 	}
 	for n, ns := range d.Namespaces {
-		put(c.namespaces, n, ns)
+		put(c.namespaces, n, withOwnName(ns))
 	}
 	for n, node := range d.Nodes {
 		c.setNode(n, node)
@@ -208,23 +209,29 @@ func (c *Cluster) EndpointOf(a netip.Addr) Endpoint {
 	return Endpoint{Addr: a, Pod: c.owner(a), Node: c.nodeAddrs[a]}
 }
 
-// namespaceLabels are a namespace's labels. The API server always sets kubernetes.io/metadata.name, manifests need
-// not, so it is filled in.
+// ownName is the label that every namespace has (KEP-2161).
+const ownName = "kubernetes.io/metadata.name"
+
+// namespaceLabels are a namespace's labels; of one that nothing is known of, that which the API server always sets.
 func (c *Cluster) namespaceLabels(name string) map[string]string {
-	const self = "kubernetes.io/metadata.name"
-	ns := c.namespaces[name]
-	if ns == nil {
-		return map[string]string{self: name}
-	}
-	if _, ok := ns.Labels[self]; ok {
+	if ns := c.namespaces[name]; ns != nil {
 		return ns.Labels
 	}
-	with := make(map[string]string, len(ns.Labels)+1)
-	for k, v := range ns.Labels {
-		with[k] = v
+	return map[string]string{ownName: name}
+}
+
+// withOwnName fills that label in, which manifests need not have.
+func withOwnName(ns *model.Namespace) *model.Namespace {
+	if ns == nil || ns.Labels[ownName] != "" {
+		return ns
 	}
-	with[self] = name
-	return with
+	with := *ns
+	with.Labels = maps.Clone(ns.Labels)
+	if with.Labels == nil {
+		with.Labels = map[string]string{}
+	}
+	with.Labels[ownName] = ns.Name.Name
+	return &with
 }
 
 // selecting lists the NetworkPolicies that isolate a pod for a direction, by name.

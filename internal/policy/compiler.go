@@ -560,8 +560,13 @@ func (k *Compiler) addSet(s *Set) {
 		}
 		return
 	}
-	for _, p := range k.pods {
-		fill(p)
+	for ns, pods := range k.podsIn {
+		if s.terms != nil && !k.mayHold(s, ns) {
+			continue
+		}
+		for _, p := range pods {
+			fill(p)
+		}
 	}
 	if s.nodes {
 		for a := range k.nodeAddrs {
@@ -570,6 +575,19 @@ func (k *Compiler) addSet(s *Set) {
 			}
 		}
 	}
+}
+
+// mayHold tells whether pods of a namespace can be members of a set.
+func (k *Compiler) mayHold(s *Set, namespace string) bool {
+	return slices.ContainsFunc(s.terms, func(t term) bool {
+		switch {
+		case t.kind != ofPods:
+			return t.kind == ofBlock
+		case t.namespace != "":
+			return t.namespace == namespace
+		}
+		return len(t.nsSel) == 0 || t.nsSel.Matches(k.namespaceLabels(namespace))
+	})
 }
 
 func (k *Compiler) release(s *sharedBuilt) {

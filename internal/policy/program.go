@@ -45,7 +45,7 @@ type Rule struct {
 	Ports  string // a set of kind Ports: protocol and destination port are in it
 	Named  string // a set of kind Named: destination address, protocol and port are in it
 	Op     Op
-	Target string // Jump, Goto: the chain. Lookup: the set of kind PortMap
+	Target string // Jump, Goto: the chain. Lookup: the set of kind PortMap or RangeMap
 }
 
 // Op is what a rule does.
@@ -57,7 +57,7 @@ const (
 	Return           // back to the chain that jumped here
 	Jump
 	Goto
-	Lookup // jump to the chain that the PortMap holds for protocol and port, or admit; go on if it holds none
+	Lookup // jump to the chain that the PortMap or RangeMap holds for protocol and port, or admit; go on if it holds none
 	Drop   // and say so, with the chain's name
 )
 
@@ -66,11 +66,12 @@ type SetKind uint8
 
 // The kinds of sets.
 const (
-	Addrs   SetKind = iota // Members: addresses. Mutable
-	Named                  // Members: address, protocol, port. Mutable
-	Nets                   // Ranges
-	Ports                  // Ports, disjoint within a protocol
-	PortMap                // Ports with Target, disjoint within a protocol
+	Addrs    SetKind = iota // Members: addresses. Mutable
+	Named                   // Members: address, protocol, port. Mutable
+	Nets                    // Ranges
+	Ports                   // Ports, disjoint within a protocol
+	PortMap                 // Ports with Target, each a single one: a hash table finds it, however many there are
+	RangeMap                // Ports with Target, disjoint within a protocol
 )
 
 // Set is a set of both families.
@@ -78,7 +79,7 @@ type Set struct {
 	Name      string
 	Kind      SetKind
 	Comment   string    // for a person who reads the kernel's tables: the selectors that it stands for
-	Direction Direction // PortMap only: what admitting means
+	Direction Direction // PortMap and RangeMap: what admitting means
 	Members   map[Member]struct{}
 	Ranges    []Range
 	Ports     []PortRange
@@ -86,6 +87,7 @@ type Set struct {
 	wants func(Endpoint) []Member // Mutable kinds: what an address contributes
 	scope string                  // the only namespace whose pods can be members; "" if there is no such
 	nodes bool                    // nodes' addresses may be members
+	terms []term                  // Addrs: those that it stands for
 }
 
 // Mutable tells whether the set's members change under its name.

@@ -81,7 +81,7 @@ func mergeRanges(in []Range) []Range {
 	return out
 }
 
-// PortRange is an inclusive range of a protocol's ports. In a set of kind PortMap, Target is the chain that decides
+// PortRange is an inclusive range of a protocol's ports. In a set of kind PortMap or RangeMap, Target is the chain that decides
 // about them by the peer's address; "" admits them from anyone.
 type PortRange struct {
 	Protocol model.Protocol
@@ -98,4 +98,21 @@ func portRange(p model.PolicyPort) PortRange {
 		return PortRange{Protocol: p.Protocol, From: p.Port, To: p.Port}
 	}
 	return PortRange{Protocol: p.Protocol, From: p.Port, To: p.EndPort}
+}
+
+// shortRange is how many ports a range may have to be listed one by one.
+const shortRange = 16
+
+// singles parts ranges into those ports that are listed one by one and the ranges that stay.
+func singles(in []PortRange) (one, ranges []PortRange) {
+	for _, r := range in {
+		if int(r.To)-int(r.From) >= shortRange {
+			ranges = append(ranges, r)
+			continue
+		}
+		for p := int(r.From); p <= int(r.To); p++ {
+			one = append(one, PortRange{r.Protocol, uint16(p), uint16(p), r.Target})
+		}
+	}
+	return one, ranges
 }

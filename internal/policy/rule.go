@@ -41,6 +41,7 @@ type term struct {
 	ranges    []Range        // ofBlock: block without its exceptions
 	except    []netip.Prefix // ofBlock
 	domains   []string       // ofDomains
+	id        string         // key's answer, once it was asked
 }
 
 type termKind uint8
@@ -54,6 +55,13 @@ const (
 
 // key is a term's identity.
 func (t *term) key() string {
+	if t.id == "" {
+		t.id = t.identity()
+	}
+	return t.id
+}
+
+func (t *term) identity() string {
 	switch t.kind {
 	case ofPods:
 		if t.namespace != "" {

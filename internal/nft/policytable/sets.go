@@ -282,11 +282,14 @@ func halves(s *policy.Set) map[*set]elements {
 		}
 		out[&set{name: s.Name + family4, fields: []field{fieldAddr4}, interval: true}] = four
 		out[&set{name: s.Name + family6, fields: []field{fieldAddr6}, interval: true}] = six
-	case policy.Ports, policy.PortMap:
-		k := &set{name: s.Name, fields: []field{fieldProto, fieldPort}, interval: true, verdicts: s.Kind == policy.PortMap}
+	case policy.Ports, policy.PortMap, policy.RangeMap:
+		k := &set{name: s.Name, fields: []field{fieldProto, fieldPort}, interval: s.Kind != policy.PortMap, verdicts: s.Kind != policy.Ports}
 		es := elements{}
 		for _, p := range s.Ports {
-			v := elementValue{keyEnd: protoPort(p.Protocol, p.To)}
+			var v elementValue
+			if k.interval {
+				v.keyEnd = protoPort(p.Protocol, p.To)
+			}
 			if k.verdicts {
 				if v.code, v.chain = codeJump, p.Target; p.Target == "" {
 					v.code, v.chain = codeGoto, admits(s.Direction)

@@ -28,7 +28,7 @@ const (
 )
 
 // layout numbers the way of building the table's fixed parts. A table of another layout is replaced as a whole.
-const layout = "weft policy layout 1"
+const layout = "weft policy layout 2"
 
 // Options are how a Table is to work.
 type Options struct {

@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/nft/policytable"
+	"github.com/weft-net/weft/internal/policy"
+	"github.com/weft-net/weft/internal/policy/policytest"
+)
+
+var (
+	results = flag.String("results", "", "folder for the results; without it nothing is measured")
+	sizes   = flag.String("policies", "1,100,1000,10000", "numbers of policies")
+	pods    = flag.Int("pods", 10000, "number of pods in the cluster")
+	rounds  = flag.Int("rounds", 7, "alternations between policies and none")
+	slice   = flag.Duration("slice", 700*time.Millisecond, "length of each")
+)
+
+// local is how many of the pods are on the node.
+const local = 110
+
+// result is one number of policies in one shape.
+type result struct {
+	Policies int    `json:"policies"`
+	Pods     int    `json:"pods"`
+	Shape    string `json:"shape"`
+
+	FullSync    time.Duration `json:"fullSyncNs"`    // everything at once into an empty kernel
+	Connections float64       `json:"connections"`   // ratio of new connections for the same work of a processor to none
+	Bulk        float64       `json:"bulk"`          // ratio of bytes for the same work to none
+	PodChange   latency       `json:"podChangeNs"`   // a remote pod's label, from the Delta to the kernel
+	LocalChange latency       `json:"localChangeNs"` // a local pod's label
+	Edit        latency       `json:"editNs"`        // a policy's port
+	Heap        uint64        `json:"heapBytes"`     // of compiler and objects
+
+	PerSecond map[string][]float64 `json:"connectionsPerProcessorSecond"`
+}
+
+type latency struct {
+	P50, P99, Max time.Duration
+}
+
+// The shapes: every policy in another namespace than the last, so that a pod is selected by few; or all of them
+// selecting the pod that is talked to.
+const (
+	spread = "spread"
+	stack  = "stacked"
+)
+
+func TestPolicyCost(t *testing.T) {
+	if *results == "" {
+		t.Skip("a measurement, not a test: make bench-policy runs it")
+	}
+	var all []result
+	for _, shape := range []string{spread, stack} {
+		for s := range strings.SplitSeq(*sizes, ",") {
+			var n int
+			if _, err := fmt.Sscan(s, &n); err != nil {
+				t.Fatalf("-policies: %v", err)
+			}
+			r := measure(t, n, shape)
+			t.Logf("%+v", r)
+			all = append(all, r)
+		}
+	}
+	write(t, all)
+}
+
+// cluster is the objects of a size.
+type cluster struct {
+	delta  *model.Delta
+	client *model.Pod
+	server *model.Pod
+	podNo  map[int]*model.Pod
+}
+
+func address(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, byte(1 + i/65536), byte(i / 256), byte(i)})
+}
+
+func generate(policies int, shape string) *cluster {
+	c := &cluster{podNo: map[int]*model.Pod{}, delta: &model.Delta{
+		Complete: true, Pods: map[model.Name]*model.Pod{}, Namespaces: map[string]*model.Namespace{},
+		NetworkPolicies: map[model.Name]*model.NetworkPolicy{},
+	}}
+	for i := range 100 {
+		ns := fmt.Sprintf("ns%02d", i)
+		c.delta.Namespaces[ns] = &model.Namespace{Meta: model.Meta{Name: model.Name{Name: ns}, Labels: map[string]string{"team": fmt.Sprint(i % 10)}}}
+	}
+	for i := range *pods {
+		p := &model.Pod{
+			Meta: model.Meta{Name: model.Name{Namespace: fmt.Sprintf("ns%02d", i%100), Name: fmt.Sprintf("pod-%05d", i)}, UID: fmt.Sprint(i),
+				Labels: map[string]string{"app": fmt.Sprint(i / 100 % 10), "version": fmt.Sprint(i % 3)}},
+			Node: "other", IPs: []netip.Addr{address(i)},
+		}
+		if i < local {
+			p.Node = "n1"
+		}
+		c.podNo[i] = p
+		c.delta.Pods[p.Name] = p
+	}
+	c.server, c.client = c.podNo[0], c.podNo[100] // of one namespace
+	for i := range policies {
+		ns, app := i%100, i/100%10
+		if shape == stack {
+			ns, app = 0, 0
+		}
+		np := c.policy(i, ns, app, uint16(5000+i%40000))
+		c.delta.NetworkPolicies[np.Name] = np
+	}
+	return c
+}
+
+// policy isolates the pods of an app and admits some of its namespace and of a team, on two ports of their own; the
+// first one admits the client.
+func (c *cluster) policy(i, ns, app int, port uint16) *model.NetworkPolicy {
+	from := func(labels map[string]string) *model.Selector {
+		s := model.MatchLabels(labels)
+		return &s
+	}
+	np := &model.NetworkPolicy{
+		Meta:        model.Meta{Name: model.Name{Namespace: fmt.Sprintf("ns%02d", ns), Name: fmt.Sprintf("policy-%05d", i)}},
+		PodSelector: model.MatchLabels(map[string]string{"app": fmt.Sprint(app)}), Ingress: true,
+		IngressFrom: []model.PolicyRule{{
+			Peers: []model.PolicyPeer{
+				{PodSelector: from(map[string]string{"app": fmt.Sprint(i % 10)})},
+				{NamespaceSelector: from(map[string]string{"team": fmt.Sprint(i % 10)}), PodSelector: from(map[string]string{"version": fmt.Sprint(i % 3)})},
+			},
+			Ports: []model.PolicyPort{{Protocol: model.TCP, Port: port}, {Protocol: model.UDP, Port: port}},
+		}},
+	}
+	if i == 0 {
+		np.IngressFrom = append(np.IngressFrom, model.PolicyRule{
+			Peers: []model.PolicyPeer{{PodSelector: from(c.client.Labels)}}, Ports: []model.PolicyPort{{Protocol: model.TCP, Port: 80}},
+		})
+	}
+	return np
+}
+
+func measure(t *testing.T, policies int, shape string) result {
+	r := result{Policies: policies, Pods: *pods, Shape: shape, PerSecond: map[string][]float64{}}
+	c := generate(policies, shape)
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+
+	node := policytest.NewNode(t)
+	table, err := policytable.Open(policytable.Options{Netns: node.FD})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.Close()
+	k := policy.NewCompiler("n1")
+	if err := table.Sync(k.Program()); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if err := table.Apply(k.Update(c.delta)); err != nil {
+		t.Fatal(err)
+	}
+	r.FullSync = time.Since(start)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	r.Heap = after.HeapAlloc - before.HeapAlloc
+
+	update := func(d *model.Delta) time.Duration {
+		start := time.Now()
+		if err := table.Apply(k.Update(d)); err != nil {
+			t.Fatal(err)
+		}
+		return time.Since(start)
+	}
+	relabel := func(i int) time.Duration {
+		p := *c.podNo[i]
+		p.Labels = map[string]string{"app": fmt.Sprint(time.Now().UnixNano() % 10), "version": "0"}
+		d := update(&model.Delta{Pods: map[model.Name]*model.Pod{p.Name: &p}})
+		update(&model.Delta{Pods: map[model.Name]*model.Pod{p.Name: c.podNo[i]}})
+		return d
+	}
+	r.PodChange = sample(200, func(i int) time.Duration { return relabel(local + i) })
+	r.LocalChange = sample(100, func(i int) time.Duration { return relabel(1 + i%90) })
+	r.Edit = sample(100, func(i int) time.Duration {
+		ns, app := 0, 0
+		if shape == spread {
+			ns, app = i%min(policies, 100), 0
+		}
+		np := c.policy(i%min(policies, 100), ns, app, uint16(45001+i))
+		return update(&model.Delta{NetworkPolicies: map[model.Name]*model.NetworkPolicy{np.Name: np}})
+	})
+	r.traffic(t, node, table, k, c)
+	return r
+}
+
+func sample(n int, f func(int) time.Duration) latency {
+	all := make([]time.Duration, n)
+	for i := range all {
+		all[i] = f(i)
+	}
+	slices.Sort(all)
+	return latency{all[n/2], all[n*99/100], all[n-1]}
+}
+
+// traffic measures with and without policies in turn. Without them connection tracking stays on, as Services need it
+// in every cluster.
+func (r *result) traffic(t *testing.T, node *policytest.Node, table *policytable.Table, k *policy.Compiler, c *cluster) {
+	client, server := node.Connect(t, c.client.IPs...), node.Connect(t, c.server.IPs...)
+	to := netip.AddrPortFrom(c.server.IPs[0], 80)
+	var lis net.Listener
+	server.Do(t, func() (err error) {
+		lis, err = net.Listen("tcp", to.String())
+		return err
+	})
+	defer lis.Close()
+	go func() {
+		for {
+			conn, err := lis.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = io.Copy(io.Discard, conn)
+				_ = conn.Close()
+			}()
+		}
+	}()
+	none := policy.NewCompiler("n1")
+	program := func(with bool) {
+		p := none.Program()
+		if with {
+			p = k.Program()
+		}
+		if err := table.Sync(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var ratios, bulk []float64
+	for range *rounds {
+		var connections, bytes [2]float64
+		for i, with := range []bool{false, true} {
+			program(with)
+			client.Do(t, func() error {
+				n, work, err := connect(to, *slice)
+				connections[i] = float64(n) / work.Seconds()
+				return err
+			})
+			bytes[i] = pour(t, client, to)
+		}
+		r.PerSecond["none"] = append(r.PerSecond["none"], connections[0])
+		r.PerSecond["policies"] = append(r.PerSecond["policies"], connections[1])
+		ratios = append(ratios, connections[1]/connections[0])
+		bulk = append(bulk, bytes[1]/bytes[0])
+	}
+	r.Connections, r.Bulk = median(ratios), median(bulk)
+}
+
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	return v[len(v)/2]
+}
+
+// worked is the processor time of the calling thread. A packet's whole way through the node's kernel, to the receiver's
+// queue, is worked off in the sender's, so this is what policies add to, and other programs on the machine do not.
+func worked() time.Duration {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts)
+	return time.Duration(ts.Nano())
+}
+
+// connect opens and resets connections from the calling thread for a while and returns how many, for how much work.
+func connect(to netip.AddrPort, d time.Duration) (n int, work time.Duration, err error) {
+	start := worked()
+	defer func() { work = worked() - start }()
+	sa := &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
+	for end := time.Now().Add(d); time.Now().Before(end); n++ {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return n, 0, err
+		}
+		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		if err := unix.Connect(fd, sa); err != nil {
+			_ = unix.Close(fd)
+			return n, 0, fmt.Errorf("connect to %s: %w", to, err)
+		}
+		_ = unix.Close(fd)
+	}
+	return n, 0, nil
+}
+
+// pour sends as much as it can over one connection for a while and returns the bytes for a second of work.
+func pour(t *testing.T, client *policytest.Pod, to netip.AddrPort) float64 {
+	conn := client.Dial(t, to)
+	defer conn.Close()
+	raw, err := conn.(*net.TCPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	if err := unix.SetNonblock(int(raw.Fd()), false); err != nil {
+		t.Fatal(err)
+	}
+	var total int
+	var work time.Duration
+	client.Do(t, func() error {
+		buf := make([]byte, 1<<17)
+		start := worked()
+		for end := time.Now().Add(*slice); time.Now().Before(end); {
+			n, err := unix.Write(int(raw.Fd()), buf)
+			if err != nil {
+				return err
+			}
+			total += n
+		}
+		work = worked() - start
+		return nil
+	})
+	return float64(total) / work.Seconds()
+}
+
+func write(t *testing.T, all []result) {
+	if err := os.MkdirAll(*results, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var uts unix.Utsname
+	_ = unix.Uname(&uts)
+	kernel := unix.ByteSliceToString(uts.Release[:])
+	doc := map[string]any{"when": time.Now().UTC().Format(time.DateOnly), "kernel": kernel, "processors": runtime.NumCPU(), "results": all}
+	b, err := json.MarshalIndent(doc, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var md strings.Builder
+	fmt.Fprintf(&md, "# Policies: what they cost\n\nOne run of `make bench-policy` on %s, %d processors, Linux %s, %d pods, %d of them on the node. New connections and\n"+
+		"bulk traffic are what the same processor time carries, as ratios to no policy, measured in alternation on the same\n"+
+		"links; other times go from the Delta to the kernel's word that it holds the change.\n",
+		doc["when"], runtime.NumCPU(), kernel, *pods, local)
+	for _, shape := range []string{spread, stack} {
+		title := map[string]string{spread: "Policies spread over 100 namespaces", stack: "All policies select the pod that is talked to"}[shape]
+		fmt.Fprintf(&md, "\n## %s\n\n| policies | new connections | bulk | pod change p50 / p99 | local pod change p50 / p99 | policy edit p50 / p99 | full sync | heap |\n|---|---|---|---|---|---|---|---|\n", title)
+		for _, r := range all {
+			if r.Shape == shape {
+				fmt.Fprintf(&md, "| %d | %.2f | %.2f | %s | %s | %s | %s | %d MiB |\n", r.Policies, r.Connections, r.Bulk,
+					r.PodChange, r.LocalChange, r.Edit, r.FullSync.Round(time.Millisecond), r.Heap>>20)
+			}
+		}
+	}
+	for name, data := range map[string][]byte{"policy.json": append(b, '\n'), "policy.md": []byte(md.String())} {
+		if err := os.WriteFile(filepath.Join(*results, name), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// String is "1.2 / 3.4 ms".
+func (l latency) String() string {
+	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+	return fmt.Sprintf("%.2f / %.2f ms", ms(l.P50), ms(l.P99))
+}
