@@ -133,6 +133,9 @@ func (l *lab) serve() {
 // up brings the lab to what its Config says.
 func (l *lab) up() error {
 	l.progress("making namespaces, network and certificates")
+	if err := checkInotify(l.cfg.Nodes); err != nil {
+		return err
+	}
 	var err error
 	if l.files, err = prepareFiles(l.cfg); err != nil {
 		return err

@@ -142,3 +142,9 @@ func TestReadiness(t *testing.T) {
 		t.Error("a ready node is not")
 	}
 }
+
+func TestCheckInotify(t *testing.T) {
+	if err := checkInotify(1_000_000); err == nil || !strings.Contains(err.Error(), "max_user_instances") {
+		t.Errorf("a million nodes: %v", err)
+	}
+}
