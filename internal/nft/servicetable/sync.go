@@ -54,8 +54,22 @@ func (t *Table) sync(all func(yield func(service.Frontend, *service.Rule))) (gon
 		}
 	}
 	wanted := make(map[service.Frontend]bool, len(t.held))
+	all(func(fe service.Frontend, _ *service.Rule) { wanted[fe] = true })
+	// What a Service no longer has goes in the transaction that changes the rest of it.
+	goneOf := make(map[string][]service.Frontend)
+	for fe := range t.held {
+		if !wanted[fe] {
+			gone = append(gone, fe)
+			name := ownerOf(contents[0].comments, contents[1].comments, fe)
+			goneOf[name] = append(goneOf[name], fe)
+		}
+	}
 	var group []service.Change
-	apply := func() {
+	apply := func(owner string) {
+		for _, fe := range goneOf[owner] {
+			group = append(group, service.Change{Frontend: fe})
+		}
+		delete(goneOf, owner)
 		if err == nil && len(group) > 0 {
 			err = t.applyService(group)
 		}
@@ -63,21 +77,18 @@ func (t *Table) sync(all func(yield func(service.Frontend, *service.Rule))) (gon
 	}
 	all(func(fe service.Frontend, r *service.Rule) {
 		if len(group) > 0 && group[0].New.Service != r.Service {
-			apply()
+			apply(group[0].New.Service.String())
 		}
-		wanted[fe] = true
 		group = append(group, service.Change{Frontend: fe, New: r})
 	})
-	if apply(); err != nil {
-		return nil, err
+	if len(group) > 0 {
+		apply(group[0].New.Service.String())
 	}
-	for fe := range t.held {
-		if !wanted[fe] {
-			gone = append(gone, fe)
-			if err := t.applyService([]service.Change{{Frontend: fe}}); err != nil {
-				return nil, err
-			}
-		}
+	for owner := range goneOf {
+		apply(owner)
+	}
+	if err != nil {
+		return nil, err
 	}
 	for i, f := range []*family{t.v4, t.v6} {
 		if err := t.finish(f, &contents[i]); err != nil {
@@ -94,6 +105,16 @@ func (t *Table) sync(all func(yield func(service.Frontend, *service.Rule))) (gon
 	return gone, nil
 }
 
+// ownerOf is the Service that a frontend's comment names: "namespace/name:port".
+func ownerOf(v4, v6 map[service.Frontend]string, fe service.Frontend) string {
+	text := v4[fe]
+	if text == "" {
+		text = v6[fe]
+	}
+	name, _, _ := strings.Cut(text, ":")
+	return name
+}
+
 // contents is what a family's table has besides what is kept in held.
 type contents struct {
 	there    bool // the table is one that can be taken over
@@ -101,6 +122,7 @@ type contents struct {
 	obsolete []nft.Table
 	rules    map[string][]nft.Rule // of each chain
 	chains   []string
+	comments map[service.Frontend]string
 	ips      map[netip.Addr]bool
 	local    map[netip.Addr]bool
 	strays   []stray // elements that belong to nothing
@@ -118,7 +140,7 @@ func ours(name string) bool {
 
 // read takes what the kernel holds into held.
 func (t *Table) read(f *family) (contents, error) {
-	c := contents{ips: make(map[netip.Addr]bool), local: make(map[netip.Addr]bool)}
+	c := contents{comments: make(map[service.Frontend]string), ips: make(map[netip.Addr]bool), local: make(map[netip.Addr]bool)}
 	names, err := t.conn.Tables(f.table.Family)
 	if err != nil {
 		return c, err
@@ -163,7 +185,7 @@ func (t *Table) readElements(f *family, c *contents) error {
 			return err
 		}
 	}
-	// Then the labels: they say which span of slots is in use.
+	// Then the labels: they say which span of slots is in use, and in which map.
 	for _, m := range []struct {
 		set   *nft.Set
 		label func(*held) *string
@@ -184,13 +206,16 @@ func (t *Table) readElements(f *family, c *contents) error {
 			}
 			h := t.heldOf(fe)
 			*m.label(h) = label
+			if e.Comment != "" {
+				c.comments[fe] = e.Comment
+			}
 			if p, ok := parsePick(label); ok {
 				t.picks[pickChain{p, fe.Family(), fe.NodePort()}]++
+				pool := &h.main
 				if p.inside() {
-					h.within.span = p.span
-				} else {
-					h.main.span = p.span
+					pool = &h.within
 				}
+				pool.span, pool.sticky = p.span, p.affinity > 0
 			}
 		})
 		if err != nil {
@@ -232,7 +257,7 @@ func (t *Table) readMembers(f *family) error {
 			}
 			h.numbers[ep] = n
 			s := m.pool(h)
-			s.members, s.sticky = append(s.members, ep), true
+			s.members = append(s.members, ep)
 			seen[s] = true
 		})
 		if err != nil {

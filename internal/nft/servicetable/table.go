@@ -29,6 +29,7 @@ func ofFamily(ps []netip.Prefix, f *family) []netip.Prefix {
 // Table is the kernel's tables and what is known of their contents. It is not safe for concurrent use, but for Wait.
 type Table struct {
 	conn    *nft.Conn
+	commit  func(*nft.Batch) error // conn's
 	monitor *nft.Monitor
 	cfg     service.Scope
 	limit   int // of one transaction, bytes
@@ -74,7 +75,7 @@ func Open(cfg service.Scope) (*Table, error) {
 		return nil, err
 	}
 	t := &Table{
-		conn: conn, monitor: monitor, cfg: cfg, limit: min(conn.Limit(), maxTransaction),
+		conn: conn, commit: conn.Commit, monitor: monitor, cfg: cfg, limit: min(conn.Limit(), maxTransaction),
 		v4: newFamily(nft.IPv4), v6: newFamily(nft.IPv6),
 	}
 	if t.routes, t.lo, err = openRoutes(); err != nil {
@@ -163,7 +164,7 @@ func (t *Table) flush(all bool) error {
 		return nil
 	}
 	t.dropUnused()
-	err := t.conn.Commit(&t.batch)
+	err := t.commit(&t.batch)
 	t.batch.Reset()
 	return err
 }

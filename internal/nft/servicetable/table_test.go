@@ -4,6 +4,7 @@ package servicetable
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -307,6 +308,116 @@ func TestRandomChanges(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestEveryMoment looks at the kernel after each transaction, and lets the agent die after any of them: at each moment
+// every Service is as it was or as it is to be, none is in between, and the next agent gets it right.
+func TestEveryMoment(t *testing.T) {
+	inNamespace(t)
+	r := rand.New(rand.NewPCG(5, 5))
+	now := make(rules)
+	first := open(t)
+	if _, err := first.Sync(now.all); err != nil {
+		t.Fatal(err)
+	}
+	died := errors.New("died")
+	for step := range 80 {
+		next := make(rules)
+		for n := range 6 {
+			for fe, rule := range random(r, n+1) {
+				next[fe] = rule
+			}
+		}
+		tab := open(t)
+		tab.limit = 16_000
+		if _, err := tab.Sync(now.all); err != nil {
+			t.Fatal(err)
+		}
+		lives := r.IntN(12)
+		tab.commit = func(b *nft.Batch) error {
+			if lives == 0 {
+				return died
+			}
+			if lives--; b.Empty() {
+				return nil
+			}
+			if err := tab.conn.Commit(b); err != nil {
+				return err
+			}
+			between(t, now, next)
+			return nil
+		}
+		var err error
+		if step%3 == 0 {
+			_, err = tab.Sync(next.all)
+		} else {
+			err = tab.Apply(changes(now, next))
+		}
+		if err != nil && !errors.Is(err, died) {
+			t.Fatalf("step %d: %v", step, err)
+		}
+		if err == nil {
+			verify(t, next)
+		} else if tab.Synced() {
+			t.Error("synced after an error")
+		}
+		_ = tab.Close()
+		heir := open(t)
+		if _, err := heir.Sync(next.all); err != nil {
+			t.Fatalf("step %d: the next agent: %v", step, err)
+		}
+		verify(t, next)
+		_ = heir.Close()
+		if now = next; t.Failed() {
+			t.Fatalf("step %d", step)
+		}
+	}
+}
+
+// between checks that the kernel treats each Service as one of two sets of rules says: all its frontends alike.
+func between(t *testing.T, old, next rules) {
+	t.Helper()
+	fresh := open(t)
+	defer func() { _ = fresh.Close() }()
+	fresh.held, fresh.picks, fresh.codes = make(map[service.Frontend]*held), make(map[pickChain]int), newCodes()
+	for _, f := range []*family{fresh.v4, fresh.v6} {
+		if _, err := fresh.read(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	does := func(fe service.Frontend, r *service.Rule) bool {
+		h := fresh.held[fe]
+		if r == nil {
+			return h == nil || h.services == ""
+		}
+		if h == nil {
+			return false
+		}
+		w := wanted(r, h.main.span, h.within.span)
+		return h.services == w.services && h.admitted == w.admitted && h.outside == w.outside && h.inside == w.inside &&
+			sameSlots(h.main, w.main) && sameSlots(h.within, w.within) && slices.Equal(h.sources, w.sources)
+	}
+	for n := range 6 {
+		name := fmt.Sprintf("svc-%d", n+1)
+		was, is := true, true
+		for _, r := range []rules{old, next} {
+			for fe, rule := range r {
+				if rule.Service.Name == name {
+					was, is = was && does(fe, old[fe]), is && does(fe, next[fe])
+				}
+			}
+		}
+		if !was && !is {
+			t.Errorf("%s is neither as it was nor as it is to be", name)
+		}
+	}
+}
+
+func sameSlots(got, want slotted) bool {
+	// Slots beyond those that are drawn from do not matter.
+	slots := slices.Clone(got.slots[:min(len(got.slots), len(want.slots))])
+	slices.SortFunc(slots, netip.AddrPort.Compare)
+	return slices.Equal(slots, want.slots)
 }
 
 // TestBigService has more endpoints than a transaction takes.
