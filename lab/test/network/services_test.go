@@ -242,7 +242,7 @@ metadata: {name: test}
 spec: {addresses: [172.30.0.200-172.30.0.209, "fd00:30::200/124"]}
 ---
 `+deployment("web", 2, "")+client("c", "node1", "app: c")+service("web", "web", "  type: LoadBalancer\n"+httpPort))
-	t.Cleanup(func() { lab.Kubectl(t, "delete", "addresspool/test", "--ignore-not-found") })
+	after(t, "delete", "addresspool/test", "--ignore-not-found")
 	lab.Rollout(t, ns, "deployment/web")
 	lab.WaitFor(t, ns, "condition=Ready", "pod/c")
 	var ips []string
