@@ -4,9 +4,14 @@ package node
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -21,6 +26,10 @@ import (
 type AnnounceConfig struct {
 	Node  string   // this node's name
 	Links []string // patterns for the links to announce on; empty: all that suit (see package announce)
+
+	// State is the file, on a tmpfs, that keeps what this node announces: an agent that restarts while the API server
+	// is away goes on with that. "" keeps nothing.
+	State string
 
 	// Age is how old the picture is that the Deltas paint (kube.Watcher.Age); nil is always fresh.
 	Age func() time.Duration
@@ -46,6 +55,7 @@ type Announce struct {
 	pending map[netip.Addr][]addresses.Candidate // not handed to the announcer yet
 	key     []byte
 	ips     []netip.Addr
+	resumed map[netip.Addr]bool // announced on the ground of the State file, not yet confirmed by the API
 
 	news chan struct{} // capacity 1
 	told struct {
@@ -58,7 +68,7 @@ type Announce struct {
 type notice struct {
 	addr    netip.Addr
 	warning bool
-	reason  string
+	reason  string // "": only what is announced has changed
 	message string
 }
 
@@ -76,9 +86,11 @@ func NewAnnounce(cfg AnnounceConfig) (*Announce, error) {
 			return max(0, cfg.Age())
 		},
 		Moved: func(a netip.Addr, link string, here bool) {
+			n := notice{addr: a}
 			if here {
-				p.notify(notice{addr: a, reason: ReasonAnnounced, message: fmt.Sprintf("node %s announces %s on %s", cfg.Node, a, link)})
+				n = notice{addr: a, reason: ReasonAnnounced, message: fmt.Sprintf("node %s announces %s on %s", cfg.Node, a, link)}
 			}
+			p.notify(n)
 		},
 		Taken: func(a netip.Addr, link, mac string) {
 			p.notify(notice{a, true, "AddressConflict", fmt.Sprintf(
@@ -121,6 +133,12 @@ func (p *Announce) Update(_ context.Context, d *model.Delta) error {
 		}
 		return nil
 	}
+	for a := range p.resumed {
+		if _, ok := p.pending[a]; !ok {
+			p.pending[a] = p.voters.Candidates(a)
+		}
+	}
+	p.resumed = nil
 	p.announcer.Update(p.key, p.ips, p.pending)
 	clear(p.pending)
 	return nil
@@ -130,6 +148,9 @@ func (p *Announce) Update(_ context.Context, d *model.Delta) error {
 func (p *Announce) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	if p.cfg.State != "" {
+		p.resume()
+	}
 	wg.Go(func() {
 		for {
 			select {
@@ -160,7 +181,15 @@ func (p *Announce) tell() {
 	queue := p.told.queue
 	p.told.queue = nil
 	p.told.Unlock()
+	if p.cfg.State != "" {
+		if err := p.save(); err != nil {
+			p.cfg.Log.Error("can't keep what this node announces; a restart while the API server is away would lose it", "err", err)
+		}
+	}
 	for _, n := range queue {
+		if n.reason == "" {
+			continue
+		}
 		p.mu.Lock()
 		services := p.voters.Services(n.addr)
 		p.mu.Unlock()
@@ -173,3 +202,69 @@ func (p *Announce) tell() {
 
 // Announced is what this node announces now.
 func (p *Announce) Announced() []announce.Announced { return p.announcer.Announced() }
+
+// announceState is what the State file holds.
+type announceState struct {
+	Key       []byte       `json:"key"`
+	Addresses []netip.Addr `json:"addresses"`
+}
+
+// save writes the State file, at once or not at all.
+func (p *Announce) save() error {
+	p.mu.Lock()
+	s := announceState{Key: p.key}
+	p.mu.Unlock()
+	for _, a := range p.announcer.Announced() {
+		s.Addresses = append(s.Addresses, a.Addr)
+	}
+	raw, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(p.cfg.State), 0o755); err != nil {
+		return err
+	}
+	next := p.cfg.State + ".next"
+	if err := os.WriteFile(next, raw, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(next, p.cfg.State)
+}
+
+// resume announces what the State file says, as far as no living node claims it, until the API says more.
+func (p *Announce) resume() {
+	raw, err := os.ReadFile(p.cfg.State)
+	var s announceState
+	if err == nil {
+		err = json.Unmarshal(raw, &s)
+	}
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			p.cfg.Log.Warn("can't read what this node announced before", "file", p.cfg.State, "err", err)
+		}
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.key) > 0 || len(s.Key) == 0 {
+		return // the API was faster
+	}
+	p.resumed = make(map[netip.Addr]bool)
+	announced := make(map[netip.Addr][]addresses.Candidate)
+	for _, a := range s.Addresses {
+		p.resumed[a] = true
+		announced[a] = []addresses.Candidate{{Node: p.cfg.Node}}
+	}
+	p.announcer.Update(s.Key, nil, announced)
+}
+
+// Cleanup implements Cleaner.
+func (p *Announce) Cleanup(context.Context) error {
+	if p.cfg.State == "" {
+		return nil
+	}
+	if err := os.Remove(p.cfg.State); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -106,5 +108,84 @@ func TestAnnounce(t *testing.T) {
 	update(&model.Delta{Services: map[model.Name]*model.Service{name: nil}})
 	if got := p.Announced(); len(got) != 0 {
 		t.Errorf("announced though the Service is gone: %v", got)
+	}
+}
+
+// TestAnnounceWithoutAPI: an agent that restarts while the API server is away announces what it did before; what the
+// API then no longer has, it lets go of.
+func TestAnnounceWithoutAPI(t *testing.T) {
+	s := newSpace(t, "resume")
+	if err := s.nl.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "far"}); err != nil {
+		t.Fatal(err)
+	}
+	s.up(t, "far")
+	s.addr(t, "eth0", "192.0.2.201/24")
+	s.up(t, "eth0")
+	state := filepath.Join(t.TempDir(), "run", "announced")
+	start := func() (*Announce, func()) {
+		p, err := NewAnnounce(AnnounceConfig{Node: "n1", State: state, Registerer: prometheus.NewRegistry(), Events: func(model.Event) {},
+			Log: slog.New(slog.NewTextHandler(io.Discard, nil)), netns: int(s.ns)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- p.Run(ctx) }()
+		return p, func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	announces := func(p *Announce, want int) {
+		t.Helper()
+		deadline := time.Now().Add(20 * time.Second)
+		for len(p.Announced()) != want {
+			if time.Now().After(deadline) {
+				t.Fatalf("announced: %v, want %d", p.Announced(), want)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	names := []model.Name{{Namespace: "shop", Name: "a"}, {Namespace: "shop", Name: "b"}}
+	d := &model.Delta{Complete: true,
+		Services:   map[model.Name]*model.Service{},
+		Nodes:      map[string]*model.Node{"n1": {Meta: model.Meta{Name: model.Name{Name: "n1"}}, Ready: true}},
+		Namespaces: map[string]*model.Namespace{"kube-system": {Meta: model.Meta{Name: model.Name{Name: "kube-system"}, UID: "uid"}}},
+	}
+	for i, n := range names {
+		d.Services[n] = &model.Service{Meta: model.Meta{Name: n, Annotations: map[string]string{addresses.AllocatedAnnotation: "p"}}, Type: model.LoadBalancer,
+			Ingress: []model.LoadBalancerIngress{{IP: netip.AddrFrom4([4]byte{192, 0, 2, byte(1 + i)})}}}
+	}
+	p, stop := start()
+	if err := p.Update(context.Background(), d); err != nil {
+		t.Fatal(err)
+	}
+	announces(p, 2)
+	deadline := time.Now().Add(20 * time.Second)
+	for raw := []byte(nil); !strings.Contains(string(raw), "192.0.2.1") || !strings.Contains(string(raw), "192.0.2.2"); raw, _ = os.ReadFile(state) {
+		if time.Now().After(deadline) {
+			t.Fatalf("state: %s", raw)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	stop()
+
+	p, stop = start()
+	announces(p, 2)
+	delete(d.Services, names[1])
+	if err := p.Update(context.Background(), d); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.Announced(); len(got) != 1 || got[0].Addr != netip.MustParseAddr("192.0.2.1") {
+		t.Errorf("announced: %v, want what the API still has", got)
+	}
+	stop()
+	if err := p.Cleanup(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(state); err == nil {
+		t.Error("the state is still there after Cleanup")
 	}
 }
