@@ -90,6 +90,14 @@ func (s *server) buildSpec(sb *sandbox, c *container) (*wire.Container, error) {
 	if spec.Mounts, err = s.mounts(sb, config); err != nil {
 		return invalid(err)
 	}
+	spec.Holds = append(spec.Holds, img.Lowers...)
+	for _, m := range config.Mounts {
+		if ref := m.GetImage().GetImage(); ref != "" {
+			if e, ok, err := s.images.Find(ref); err == nil && ok {
+				spec.Holds = append(spec.Holds, e.Image.Lowers...)
+			}
+		}
+	}
 	for _, d := range config.Devices {
 		spec.Devices = append(spec.Devices, wire.Mount{
 			Source: d.HostPath, Target: d.ContainerPath, ReadOnly: !strings.Contains(d.Permissions, "w"),

@@ -86,12 +86,117 @@ type record struct {
 	ID      string
 }
 
-// register records that pattern means img.
-func (s *Store) register(pattern string, origin Origin, img Image) error {
-	if err := s.write(filepath.Join(s.dir, "images", hexID(img.ID)+".json"), img); err != nil {
+// add unpacks an image's content with fill, unless the store has it, and records that pattern means the image. Its
+// Lowers are set to the content; Size too, if it is zero.
+func (s *Store) add(pattern string, origin Origin, img *Image, fill func(dir string) error) error {
+	for {
+		dir, err := s.content(img.ID, fill)
+		if err != nil {
+			return err
+		}
+		img.Lowers = []string{dir}
+		if img.Size == 0 {
+			img.Size = treeSize(dir)
+		}
+		done, err := s.register(pattern, origin, *img)
+		if done || err != nil {
+			return err
+		}
+		// Another process cleared the content away in between, since nothing referred to it yet.
+	}
+}
+
+// register records that pattern means img, and clears away what thereby lost its last reference. It reports false if
+// the image's content is not there.
+func (s *Store) register(pattern string, origin Origin, img Image) (done bool, err error) {
+	return done, s.locked(func() error {
+		for _, dir := range img.Lowers {
+			if _, err := os.Stat(dir); err != nil {
+				return nil
+			}
+		}
+		if err := s.write(filepath.Join(s.dir, "images", hexID(img.ID)+".json"), img); err != nil {
+			return err
+		}
+		if err := s.write(s.refFile(pattern, origin), record{pattern, origin, img.ID}); err != nil {
+			return err
+		}
+		done = true
+		return s.sweep()
+	})
+}
+
+// locked runs f while no other process adds or removes references.
+func (s *Store) locked(f func() error) error {
+	l, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("image store: %w", err)
+	}
+	defer l.Close()
+	for {
+		err := unix.Flock(int(l.Fd()), unix.LOCK_EX)
+		if err == nil {
+			return f()
+		}
+		if err != unix.EINTR {
+			return fmt.Errorf("image store: lock: %w", err)
+		}
+	}
+}
+
+// sweep removes images that no reference means and no container uses: a container's shim holds a shared flock on the
+// image's directories. What is in use now is removed by a later sweep. The store is locked by the caller.
+func (s *Store) sweep() error {
+	all, err := s.records()
+	if err != nil {
 		return err
 	}
-	return s.write(s.refFile(pattern, origin), record{pattern, origin, img.ID})
+	meant := map[string]bool{}
+	for _, r := range all {
+		meant[hexID(r.ID)] = true
+	}
+	files, err := os.ReadDir(filepath.Join(s.dir, "images"))
+	if err != nil {
+		return fmt.Errorf("image store: %w", err)
+	}
+	for _, f := range files {
+		id := strings.TrimSuffix(f.Name(), ".json")
+		if meant[id] {
+			continue
+		}
+		if gone, err := removeUnused(filepath.Join(s.dir, "content", id)); err != nil {
+			return fmt.Errorf("image store: %w", err)
+		} else if !gone {
+			continue
+		}
+		if err := os.Remove(filepath.Join(s.dir, "images", f.Name())); err != nil {
+			return fmt.Errorf("image store: %w", err)
+		}
+	}
+	return nil
+}
+
+// removeUnused removes a directory unless somebody holds a lock on it.
+func removeUnused(dir string) (gone bool, err error) {
+	d, err := os.Open(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return true, nil // an image whose files lie elsewhere
+	}
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	// First out of sight, so that nobody finds it half removed.
+	trash := dir + ".removed"
+	if err := os.Rename(dir, trash); err != nil {
+		return false, err
+	}
+	return true, os.RemoveAll(trash)
 }
 
 // refFile is where a reference of one origin is recorded.
@@ -185,6 +290,9 @@ func (s *Store) Find(ref string) (e Entry, ok bool, err error) {
 	}
 	for _, r := range all {
 		img, err := s.image(r.ID)
+		if errors.Is(err, os.ErrNotExist) {
+			return s.Find(ref) // replaced meanwhile
+		}
 		if err != nil {
 			return Entry{}, false, err
 		}
@@ -204,6 +312,9 @@ func (s *Store) List() ([]Entry, error) {
 	entries := make([]Entry, 0, len(all))
 	for _, r := range all {
 		img, err := s.image(r.ID)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // replaced meanwhile
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -219,11 +330,16 @@ func (s *Store) Unload(ref string) error {
 	if err != nil {
 		return err
 	}
-	err = os.Remove(s.refFile(want, Loaded))
-	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("image %s has not been loaded", want)
-	}
-	return err
+	return s.locked(func() error {
+		err := os.Remove(s.refFile(want, Loaded))
+		if errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("image %s has not been loaded", want)
+		}
+		if err != nil {
+			return err
+		}
+		return s.sweep()
+	})
 }
 
 // content calls fill with a fresh directory and makes that the content of image id, unless it is there already. Of

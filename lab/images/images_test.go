@@ -27,6 +27,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"golang.org/x/sys/unix"
 )
 
 func TestParse(t *testing.T) {
@@ -121,7 +122,14 @@ func TestLoadBinary(t *testing.T) {
 	if info, _ := os.Stat(filepath.Join(e.Image.Lowers[0], "tmp")); info.Mode().Perm() != 0o777 || info.Mode()&os.ModeSticky == 0 {
 		t.Errorf("/tmp has mode %v", info.Mode())
 	}
-	// Loaded again, the reference means the new program; what ran before keeps the old one.
+	// Loaded again, the reference means the new program; who uses the old one, as a shim does, keeps it.
+	inUse, err := os.Open(one.Lowers[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(inUse.Fd()), unix.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
 	two, err := s.LoadBinary("app:v1", Loaded, static(t, "two"))
 	if err != nil {
 		t.Fatal(err)
@@ -131,6 +139,16 @@ func TestLoadBinary(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(one.Lowers[0], "prog")); err != nil {
 		t.Error("the old content is gone:", err)
+	}
+	inUse.Close()
+	if _, err := s.LoadBinary("app:v3", Loaded, static(t, "three")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(one.Lowers[0]); err == nil {
+		t.Error("the old content is still there, which nobody uses")
+	}
+	if _, ok := find(t, s, one.ID); ok {
+		t.Error("the old image is still known")
 	}
 	for _, id := range []string{two.ID, strings.TrimPrefix(two.ID, "sha256:"), strings.TrimPrefix(two.ID, "sha256:")[:12]} {
 		if e, ok := find(t, s, id); !ok || e.Image.ID != two.ID {

@@ -47,16 +47,12 @@ func (s *Store) LoadBinary(ref string, origin Origin, path string) (Image, error
 		Config:  Config{Entrypoint: []string{"/" + base}, Env: []string{defaultPath + ":/"}, WorkingDir: "/"},
 	}
 	img.ID = contentID(img.Config, sum)
-	dir, err := s.content(img.ID, func(dir string) error {
+	err = s.add(pattern, origin, &img, func(dir string) error {
 		if err := baseFiles(dir); err != nil {
 			return err
 		}
 		return copyFile(path, filepath.Join(dir, base), 0o755)
 	})
-	if err == nil {
-		img.Lowers = []string{dir}
-		err = s.register(pattern, origin, img)
-	}
 	if err != nil {
 		return Image{}, fmt.Errorf("load image %s: %w", pattern, err)
 	}
@@ -89,7 +85,11 @@ func (s *Store) LoadRootfs(ref string, origin Origin, dir string) (Image, error)
 		img.Config.Cmd = []string{"/bin/sh"}
 	}
 	img.ID = contentID(img.Config, fmt.Sprintf("%s %d", dir, img.Created.UnixNano()))
-	return img, s.register(pattern, origin, img)
+	done, err := s.register(pattern, origin, img)
+	if err == nil && !done {
+		err = fmt.Errorf("load image %s: %s is gone", pattern, dir)
+	}
+	return img, err
 }
 
 // contentID is the ID of an image that has no config of its own: the digest of one that could describe it.
@@ -231,12 +231,7 @@ func (s *Store) LoadTools(ref string, origin Origin) (Image, error) {
 		Config:       Config{Cmd: []string{"/bin/sh"}, Env: []string{defaultPath}, WorkingDir: "/"},
 	}
 	img.ID = contentID(img.Config, "the host's own programs")
-	dir, err := s.content(img.ID, hostFiles)
-	if err == nil {
-		img.Lowers, img.Size = []string{dir}, treeSize(dir)
-		err = s.register(pattern, origin, img)
-	}
-	if err != nil {
+	if err := s.add(pattern, origin, &img, hostFiles); err != nil {
 		return Image{}, fmt.Errorf("load image %s: %w", pattern, err)
 	}
 	return img, nil

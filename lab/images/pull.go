@@ -124,12 +124,5 @@ func (p *Puller) fetch(ctx context.Context, ref string, want Reference, auth Aut
 	if err != nil {
 		return Image{}, err
 	}
-	got, err := p.store.unpack(img)
-	if err != nil {
-		return Image{}, err
-	}
-	if want.Digest != "" {
-		got.Digest = want.Digest // of the index, where the reference names one
-	}
-	return got, p.store.register(want.String(), Pulled, got)
+	return p.store.unpack(want.String(), Pulled, img, want.Digest)
 }

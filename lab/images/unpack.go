@@ -62,11 +62,11 @@ func (s *Store) LoadOCI(ref string, origin Origin, file string) (Image, error) {
 	if err != nil {
 		return fail(err)
 	}
-	got, err := s.unpack(img)
+	got, err := s.unpack(pattern, origin, img, "")
 	if err != nil {
 		return fail(err)
 	}
-	return got, s.register(pattern, origin, got)
+	return got, nil
 }
 
 // refName is the annotation by which the index of an OCI layout names an image.
@@ -179,8 +179,9 @@ func untarFile(file, dir string) error {
 	return applyLayer(f, dir)
 }
 
-// unpack puts an image's files into the store, all layers flattened into one directory.
-func (s *Store) unpack(img v1.Image) (Image, error) {
+// unpack puts an image's files into the store, all layers flattened into one directory, and records that pattern
+// means it. A digest that is given, an index's, stands for the manifest's.
+func (s *Store) unpack(pattern string, origin Origin, img v1.Image, indexDigest string) (Image, error) {
 	id, err := img.ConfigName()
 	if err != nil {
 		return Image{}, err
@@ -208,7 +209,10 @@ func (s *Store) unpack(img v1.Image) (Image, error) {
 		got.Config.ExposedPorts = append(got.Config.ExposedPorts, port)
 	}
 	sort.Strings(got.Config.ExposedPorts)
-	dir, err := s.content(got.ID, func(dir string) error {
+	if indexDigest != "" {
+		got.Digest = indexDigest
+	}
+	err = s.add(pattern, origin, &got, func(dir string) error {
 		for i, l := range layers {
 			if err := applyOne(l, dir); err != nil {
 				return fmt.Errorf("layer %d: %w", i, err)
@@ -216,11 +220,7 @@ func (s *Store) unpack(img v1.Image) (Image, error) {
 		}
 		return nil
 	})
-	if err != nil {
-		return Image{}, err
-	}
-	got.Lowers, got.Size = []string{dir}, treeSize(dir)
-	return got, nil
+	return got, err
 }
 
 func applyOne(l v1.Layer, dir string) error {

@@ -28,8 +28,9 @@ type container struct {
 
 	mu      sync.Mutex
 	status  wire.Status
-	stdin   *os.File // our end of its standard input, nil when it has none (any more)
-	master  *os.File // of its terminal
+	stdin   *os.File   // our end of its standard input, nil when it has none (any more)
+	master  *os.File   // of its terminal
+	held    []*os.File // the images that it uses, locked
 	clients map[*client]struct{}
 	output  sync.WaitGroup // the pumps of stdout and stderr
 }
@@ -100,19 +101,26 @@ func (c *container) start() error {
 	}
 	defer null.Close()
 	var theirs []*os.File // ends of the pipes that are the child's
+	defer func() { closeAll(theirs) }()
+	var readers [2]*os.File
+	var stdin *os.File // our end of it
+	held, err := holdImages(c.spec.Holds)
+	if err != nil {
+		return err
+	}
 	defer func() {
-		for _, f := range theirs {
-			f.Close()
+		if c.snapshot().PID == 0 { // it did not start
+			closeAll(held)
+			closeAll([]*os.File{stdin, readers[0], readers[1]})
 		}
 	}()
-	var readers [2]*os.File
 	if !c.spec.Process.TTY {
 		if c.spec.Stdin {
 			r, w, err := os.Pipe()
 			if err != nil {
 				return err
 			}
-			l.stdio[0], c.stdin, theirs = r, w, append(theirs, r)
+			l.stdio[0], stdin, theirs = r, w, append(theirs, r)
 		}
 		for i := range readers {
 			r, w, err := os.Pipe()
@@ -124,14 +132,10 @@ func (c *container) start() error {
 	}
 	child, err := c.pod.spawn.start(l, c.ended)
 	if err != nil {
-		for _, r := range readers {
-			if r != nil {
-				r.Close()
-			}
-		}
 		return err
 	}
 	c.mu.Lock()
+	c.stdin, c.held = stdin, held
 	c.status.PID, c.status.MountNS, c.status.StartedAt = child.pid, procs.MountNamespace(child.pid), time.Now().UnixNano()
 	st := c.status
 	if child.master != nil {
@@ -147,6 +151,31 @@ func (c *container) start() error {
 	c.record(st)
 	close(c.up)
 	return nil
+}
+
+// holdImages takes a shared lock on directories of the image store, which keeps them there.
+func holdImages(dirs []string) ([]*os.File, error) {
+	var held []*os.File
+	for _, dir := range dirs {
+		f, err := os.Open(dir)
+		if err == nil {
+			held = append(held, f)
+			err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+		}
+		if err != nil {
+			closeAll(held)
+			return nil, fmt.Errorf("image %s: %w", dir, err)
+		}
+	}
+	return held, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		if f != nil {
+			f.Close()
+		}
+	}
 }
 
 // failed writes down that the container never ran. 128 is the code other runtimes give to that.
@@ -191,6 +220,8 @@ func (c *container) finish(code int, startError string) {
 		c.master.Close()
 		c.master = nil
 	}
+	closeAll(c.held)
+	c.held = nil
 	c.mu.Unlock()
 	c.log.close()
 	c.record(st)
@@ -213,7 +244,7 @@ func (c *container) signal(sig unix.Signal, all bool) error {
 	if !running || pid == 0 {
 		return fmt.Errorf("container %s is not running", c.spec.ID)
 	}
-	if err := unix.Kill(pid, sig); err != nil && err != unix.ESRCH {
+	if err := c.pod.spawn.kill(pid, sig); err != nil && err != unix.ESRCH {
 		return fmt.Errorf("signal %d to container %s: %w", sig, c.spec.ID, err)
 	}
 	if all && sig == unix.SIGKILL && c.spec.PID != wire.PIDPrivate {

@@ -334,13 +334,13 @@ func (p *pod) exec(c wire.Conn, req wire.Request, files []*os.File) {
 			case more.Op == wire.OpResize && child.master != nil:
 				_ = setSize(child.master, more.Cols, more.Rows)
 			case more.Op == wire.OpSignal:
-				unix.Kill(child.pid, unix.Signal(more.Signal))
+				_ = p.spawn.kill(child.pid, unix.Signal(more.Signal))
 			}
 		}
 	}()
 	select {
 	case <-gone:
-		unix.Kill(child.pid, unix.SIGKILL)
+		_ = p.spawn.kill(child.pid, unix.SIGKILL)
 		<-ended
 	case ws := <-ended:
 		_ = c.Send(wire.Reply{Status: &wire.Status{State: wire.Exited, PID: child.pid, ExitCode: exitCode(ws)}})

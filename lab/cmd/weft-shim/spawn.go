@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -55,21 +56,32 @@ func (s *spawner) run() {
 func (s *spawner) reap() {
 	for {
 		var ws unix.WaitStatus
+		// In one step with forgetting the PID, which the kernel may give to another process from then on.
+		s.mu.Lock()
 		pid, err := unix.Wait4(-1, &ws, unix.WNOHANG, nil)
+		ended := s.waits[pid]
+		delete(s.waits, pid)
+		s.mu.Unlock()
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil || pid <= 0 {
 			return
 		}
-		s.mu.Lock()
-		ended := s.waits[pid]
-		delete(s.waits, pid)
-		s.mu.Unlock()
 		if ended != nil {
 			ended(ws)
 		}
 	}
+}
+
+// kill sends a signal to a child, or fails with ESRCH when it has been reaped.
+func (s *spawner) kill(pid int, sig unix.Signal) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ours := s.waits[pid]; !ours {
+		return unix.ESRCH
+	}
+	return unix.Kill(pid, sig)
 }
 
 // child is a started process of a container, by now executing the container's own program.
@@ -129,7 +141,7 @@ func (s *spawner) start(l launch, ended func(unix.WaitStatus)) (child, error) {
 	c := child{pid: pid}
 	if l.stdin != nil {
 		if err := ctl.Send(l.stdin); err != nil {
-			unix.Kill(pid, unix.SIGKILL)
+			_ = s.kill(pid, unix.SIGKILL)
 			ended = nil
 			return child{}, fmt.Errorf("set up process: %w", err)
 		}
@@ -141,7 +153,7 @@ func (s *spawner) start(l launch, ended func(unix.WaitStatus)) (child, error) {
 		case errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET):
 			return c, nil // closed by execve, or by a death that ended will tell of
 		case err != nil:
-			unix.Kill(pid, unix.SIGKILL)
+			_ = s.kill(pid, unix.SIGKILL)
 			ended = nil
 			return child{}, fmt.Errorf("set up process: %w", err)
 		case report.Error != "":
@@ -152,7 +164,7 @@ func (s *spawner) start(l launch, ended func(unix.WaitStatus)) (child, error) {
 			return child{}, &setupError{report.Error}
 		case len(files) == 1:
 			if c.master, err = wire.Stream(files[0]); err != nil {
-				unix.Kill(pid, unix.SIGKILL)
+				_ = s.kill(pid, unix.SIGKILL)
 				ended = nil
 				return child{}, err
 			}
@@ -230,6 +242,8 @@ func joinPIDNamespace(pid int) (leave func(), err error) {
 
 // pause is PID 1 of a process namespace shared by a pod's containers: it reaps what they leave behind.
 func pause() {
+	name := []byte("pause\x00") // instead of "exe", the file that it was executed as
+	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0)
 	dieWithParent()
 	// The control socket's other end must see EOF, as after an execve.
 	unix.Close(controlFD)

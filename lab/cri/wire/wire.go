@@ -85,6 +85,9 @@ type Container struct {
 	Process Process
 	// Lowers are the image's directories, top first, over which the container's writable layer lies.
 	Lowers []string
+	// Holds are directories that the shim holds a shared flock on while the container runs, so that the image store
+	// doesn't clear them away.
+	Holds []string `json:",omitempty"`
 	// HostDirs are directories of the node that the container shows at the same path, copy on write.
 	HostDirs      []string `json:",omitempty"`
 	ReadOnlyRoot  bool
