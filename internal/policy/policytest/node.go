@@ -369,14 +369,19 @@ func probe(src netip.Addr, dst netip.AddrPort, proto model.Protocol, patience ti
 	until := time.Now().Add(patience)
 	for {
 		fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
-		n, err := unix.Poll(fds, int(time.Until(until).Milliseconds())+1)
+		n, err := unix.Poll(fds, min(int(time.Until(until).Milliseconds()), 20)+1)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:
 			return false, err
-		case n == 0:
+		case n == 0 && time.Now().After(until):
 			return false, nil
+		case n == 0 && proto == model.UDP: // a new link may have lost the first one; TCP sends again by itself
+			_, _ = unix.Write(fd, []byte("x"))
+			continue
+		case n == 0:
+			continue
 		}
 		code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
 		if err != nil {

@@ -49,6 +49,10 @@ func (r *Range) Pod(name string, addrs func() []netip.Addr) *Pod {
 		p.Listen(r.t, model.TCP, port)
 		r.sinks[name][port] = p.Sink(r.t, port)
 	}
+	// A new link and a new IPv6 address work a moment later; until then what is sent is lost.
+	for _, a := range p.Addrs {
+		r.sinks[name][r.ports[0]].Drain(r.t, r.node, a)
+	}
 	return p
 }
 
