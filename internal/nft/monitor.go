@@ -5,6 +5,7 @@ package nft
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/bits"
 	"os"
@@ -65,6 +66,9 @@ func nativeLittle() bool { return binary.NativeEndian.Uint16([]byte{1, 0}) == 1 
 // Wait returns when somebody else has changed one of the tables: true, or when ctx is done: false. What it can't
 // tell (news was lost) counts as a change.
 func (m *Monitor) Wait(ctx context.Context, tables ...Table) (bool, error) {
+	if err := m.file.SetReadDeadline(time.Time{}); err != nil {
+		return false, fmt.Errorf("nftables: monitor: %w", err)
+	}
 	stop := context.AfterFunc(ctx, func() { _ = m.file.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	raw, err := m.file.SyscallConn()
@@ -81,6 +85,10 @@ func (m *Monitor) Wait(ctx context.Context, tables ...Table) (bool, error) {
 		switch {
 		case ctx.Err() != nil:
 			return false, nil
+		case errors.Is(err, os.ErrDeadlineExceeded): // of a Wait before this one
+			if err := m.file.SetReadDeadline(time.Time{}); err != nil {
+				return false, fmt.Errorf("nftables: monitor: %w", err)
+			}
 		case err != nil:
 			return false, fmt.Errorf("nftables: monitor: %w", err)
 		case rerr == unix.EINTR:
