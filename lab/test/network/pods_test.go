@@ -23,8 +23,14 @@ func TestEverybodyReachesEverybody(t *testing.T) {
 	}
 	lab.Apply(t, ns, manifests.String())
 	lab.WaitFor(t, ns, "condition=Ready", "pod", "--all")
-	world := lab.Background(t, "exec", "--in", "outside", "--", echoBinary(t), "serve")
+	world := lab.Background(t, "exec", "--in", "outside", "--", "env", "HTTP_PORT=18099", "HTTPS_PORT=", "TCP_PORT=", "UDP_PORT=", "DRAIN=0s", echoBinary(t), "serve")
 	defer world.Stop()
+	labtest.Eventually(t, 10*time.Second, func() error {
+		if a := fromHost("outside").get(t, "http://203.0.113.1:18099/"); a.answered != 1 {
+			return fmt.Errorf("the world does not answer itself: %s", a.text)
+		}
+		return nil
+	})
 
 	for _, from := range nodes {
 		source := podIPs(t, ns, "a-"+from)
@@ -42,7 +48,7 @@ func TestEverybodyReachesEverybody(t *testing.T) {
 			}
 		}
 		for i, ip := range []string{"203.0.113.1", "2001:db8:ffff::1"} {
-			a := fromPod(ns, "a-"+from).must(t, "http://"+hostport(ip, 8080)+"/")
+			a := fromPod(ns, "a-"+from).must(t, "http://"+hostport(ip, 18099)+"/")
 			if want := nodeIPs(t, from)[i]; len(a.clients) != 1 || a.clients[0] != want {
 				t.Errorf("pod on %s to the world: it saw %v, want the node's %s", from, a.clients, want)
 			}
