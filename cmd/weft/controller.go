@@ -4,6 +4,7 @@ package main
 
 import (
 	"crypto/rand"
+	"fmt"
 	"os"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,6 +22,7 @@ func newControllerCommand() *cobra.Command {
 	var access kube.Access
 	var logging logFlags
 	var leaseNamespace, listen string
+	var cleanup bool
 	opts := addresses.Options{Class: addresses.DefaultClass, Unclassed: true}
 	cmd := &cobra.Command{
 		Use:     "controller",
@@ -35,6 +37,11 @@ func newControllerCommand() *cobra.Command {
 			}
 			cfg, err := access.Config()
 			if err != nil {
+				return err
+			}
+			if cleanup {
+				n, err := controller.Cleanup(ctx, cfg, opts)
+				fmt.Fprintf(cmd.OutOrStdout(), "weft has let go of %d Services\n", n)
 				return err
 			}
 			if leaseNamespace == "" {
@@ -71,6 +78,7 @@ func newControllerCommand() *cobra.Command {
 	access.AddFlags(fs)
 	logging.add(fs)
 	fs.StringVar(&leaseNamespace, "leader-election-namespace", "", "namespace of the Lease by which the replicas choose their leader (default: the pod's own)")
+	fs.BoolVar(&cleanup, "cleanup", false, "take addresses, annotations and finalizers off all Services that have them from weft, and leave; for when weft is uninstalled")
 	fs.StringVar(&listen, "metrics-bind-address", ":9641", "`address` for /metrics, /livez, /healthz and /readyz")
 	addLoadBalancerFlags(fs, &opts)
 	return cmd

@@ -275,6 +275,36 @@ func TestHealthAndMetrics(t *testing.T) {
 	}
 }
 
+// TestCleanup: everything on Services that weft wrote is taken back, and nothing else.
+func TestCleanup(t *testing.T) {
+	f := newFakeAPI(t)
+	f.put(poolPath+"p", smallish)
+	f.put(svcPath+"a", plain)
+	f.put(svcPath+"b", dual)
+	const foreign = `{"spec":{"type":"LoadBalancer","loadBalancerClass":"x.example/lb","ports":[{"port":80}]},
+		"metadata":{"finalizers":["service.kubernetes.io/load-balancer-cleanup"]},"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.3"}]}}}`
+	f.put(svcPath+"other", foreign)
+	r := start(t, f, "one", lbOpts)
+	f.wants(t, "a", "192.0.2.1/VIP | "+finalize+" | p")
+	f.wants(t, "b", "192.0.2.2/VIP,2001:db8::1/VIP | "+finalize+" | p")
+	r.stop()
+	n, err := Cleanup(t.Context(), f.config(), lbOpts)
+	if n != 2 || err != nil {
+		t.Errorf("freed %d, %v; want 2", n, err)
+	}
+	for _, name := range []string{"a", "b"} {
+		if got := f.look(name); got != " | [] | " {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	if got := f.look("other"); got != "192.0.2.3/<nil> | "+finalize+" | " {
+		t.Errorf("another class's Service: %s", got)
+	}
+	if n, err := Cleanup(t.Context(), f.config(), lbOpts); n != 0 || err != nil {
+		t.Errorf("again: freed %d, %v", n, err)
+	}
+}
+
 // TestPatches holds the order and content of what is written against a table.
 func TestPatches(t *testing.T) {
 	s := func(opts ...func(*model.Service)) *model.Service {

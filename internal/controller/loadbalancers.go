@@ -11,8 +11,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -178,13 +176,10 @@ func (p *LoadBalancers) writeService(ctx context.Context, name model.Name) error
 	if s == nil {
 		return nil
 	}
-	for _, patch := range patches(s, d, p.opts) {
-		_, err := p.services.CoreV1().Services(name.Namespace).Patch(ctx, name.Name, types.StrategicMergePatchType, patch.data,
-			metav1.PatchOptions{FieldManager: "weft-controller"}, patch.subresource...)
-		if err != nil {
-			return err
-		}
+	due := patches(s, d, p.opts)
+	err := send(ctx, p.services, name, due)
+	if err == nil && len(due) > 0 {
 		p.metrics.written.WithLabelValues("Service").Inc()
 	}
-	return nil
+	return err
 }

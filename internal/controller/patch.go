@@ -3,11 +3,15 @@
 package controller
 
 import (
+	"context"
 	"encoding/json"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/weft-net/weft/internal/addresses"
 	"github.com/weft-net/weft/internal/kube"
@@ -62,6 +66,21 @@ func patches(s *model.Service, d addresses.Decision, opts addresses.Options) []p
 		out = append(out, statusPatch(s, d.Addresses))
 	}
 	return out
+}
+
+// fieldManager is whom the API server notes as the writer.
+const fieldManager = "weft-controller"
+
+// send sends patches of a Service until one fails.
+func send(ctx context.Context, client kubernetes.Interface, name model.Name, patches []patch) error {
+	for _, p := range patches {
+		_, err := client.CoreV1().Services(name.Namespace).Patch(ctx, name.Name, types.StrategicMergePatchType, p.data,
+			metav1.PatchOptions{FieldManager: fieldManager}, p.subresource...)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // metaPatch sets the annotation and the finalizer, or takes them away when mark is "". The finalizer is left as it

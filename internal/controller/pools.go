@@ -41,7 +41,7 @@ func (p *LoadBalancers) writePool(ctx context.Context, name model.Name) error {
 		return err
 	}
 	u.Object["status"] = raw
-	if _, err = client.UpdateStatus(ctx, u, metav1.UpdateOptions{FieldManager: "weft-controller"}); err == nil {
+	if _, err = client.UpdateStatus(ctx, u, metav1.UpdateOptions{FieldManager: fieldManager}); err == nil {
 		p.metrics.written.WithLabelValues("AddressPool").Inc()
 	}
 	return err
