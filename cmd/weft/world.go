@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/klog/v2"
 
 	"github.com/weft-net/weft/internal/explain"
 	"github.com/weft-net/weft/internal/kube"
@@ -115,7 +116,9 @@ func (f *worldFlags) snapshot(ctx context.Context) (*model.Delta, map[explain.Wo
 	}
 	ctx, cancel := context.WithTimeout(ctx, snapshotPatience)
 	defer cancel()
-	watcher, err := kube.NewWatcher(cfg, kube.Options{Kinds: kube.ForNode, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	log := slog.NewTextHandler(os.Stderr, nil)
+	klog.SetSlogLogger(slog.New(withoutReflectors{log}))
+	watcher, err := kube.NewWatcher(cfg, kube.Options{Kinds: kube.ForNode, Log: slog.New(log)})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -76,10 +76,7 @@ func (w *World) groups(namespaces []string) []Group {
 		if p.HostNetwork || p.Finished || len(namespaces) > 0 && !slices.Contains(namespaces, n.Namespace) {
 			continue
 		}
-		labels := maps.Clone(p.Labels)
-		for _, k := range []string{"pod-template-hash", "controller-revision-hash", "statefulset.kubernetes.io/pod-name", "apps.kubernetes.io/pod-index", "pod-template-generation"} {
-			delete(labels, k)
-		}
+		labels := policy.LastingLabels(p.Labels)
 		key := fmt.Sprint(n.Namespace, model.MatchLabels(labels), p.Ports)
 		if i, ok := byKey[key]; ok {
 			out[i].Pods++

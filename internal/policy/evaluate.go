@@ -5,7 +5,6 @@ package policy
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/weft-net/weft/internal/model"
@@ -363,16 +362,10 @@ func describe(e Endpoint) string {
 
 // labelText are the labels that a person would select by.
 func labelText(labels map[string]string) string {
-	shown := map[string]string{}
-	for k, v := range labels {
-		if !slices.Contains(fleeting, k) {
-			shown[k] = v
-		}
-	}
-	if len(shown) == 0 {
+	if labels = LastingLabels(labels); len(labels) == 0 {
 		return "no labels to select by"
 	}
-	return model.MatchLabels(shown).String()
+	return model.MatchLabels(labels).String()
 }
 
 func portsText(ports []model.PolicyPort) string {

@@ -89,16 +89,29 @@ func peerYAML(self *model.Pod, peer Endpoint, indent string) string {
 	return "ipBlock: {cidr: 0.0.0.0/0}"
 }
 
-// fleeting are labels that differ between pods of one workload, or with each of its versions.
-var fleeting = []string{"pod-template-hash", "controller-revision-hash", "statefulset.kubernetes.io/pod-name", "apps.kubernetes.io/pod-index",
-	"pod-template-generation", "batch.kubernetes.io/job-completion-index", "controller-uid", "batch.kubernetes.io/controller-uid"}
+// fleeting are labels that say which version, copy or place of a workload a pod is, not which workload.
+var fleeting = []string{
+	"pod-template-hash", "controller-revision-hash", "pod-template-generation", "controller-uid", "job-name",
+	"statefulset.kubernetes.io/pod-name", "apps.kubernetes.io/pod-index", "batch.kubernetes.io/job-completion-index",
+	"batch.kubernetes.io/controller-uid", "topology.kubernetes.io/zone", "topology.kubernetes.io/region", "kubernetes.io/hostname",
+}
+
+// LastingLabels are those of a pod's labels that a person would select by: all pods of a workload have them.
+func LastingLabels(labels map[string]string) map[string]string {
+	out := make(map[string]string, len(labels))
+	for k, v := range labels {
+		if !slices.Contains(fleeting, k) {
+			out[k] = v
+		}
+	}
+	return out
+}
 
 func labelsYAML(labels map[string]string) string {
+	labels = LastingLabels(labels)
 	var out []string
 	for _, k := range sortedKeys(labels) {
-		if !slices.Contains(fleeting, k) {
-			out = append(out, fmt.Sprintf("%s: %q", k, labels[k]))
-		}
+		out = append(out, fmt.Sprintf("%s: %q", k, labels[k]))
 	}
 	return strings.Join(out, ", ")
 }
