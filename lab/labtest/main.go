@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -60,6 +61,36 @@ func Require(t testing.TB, err error) {
 	default:
 		t.Skip(err)
 	}
+}
+
+// nobody is the ordinary user that root tests as.
+const nobody = 65534
+
+// OrdinaryUser makes labs run as an ordinary user: nobody, where we are root, and otherwise whoever we are.
+func OrdinaryUser(t testing.TB) []Option {
+	t.Helper()
+	if os.Getuid() != 0 {
+		return nil
+	}
+	bin, err := BinDir()
+	Require(t, err)
+	as := As(nobody, nobody)
+	probe := &Lab{Name: "probe", bin: bin}
+	as(probe)
+	if _, err := probe.Run(t.Context(), "--version"); err == nil {
+		return []Option{as}
+	}
+	// A working copy below root's home is out of an ordinary user's reach.
+	dir := t.TempDir()
+	if err := os.CopyFS(filepath.Join(dir, "bin"), os.DirFS(bin)); err != nil {
+		t.Fatal(err)
+	}
+	for d := dir; d != "/" && d != os.TempDir(); d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return []Option{as, func(l *Lab) { l.bin = filepath.Join(dir, "bin") }}
 }
 
 // Name is a lab's name that no other process uses.

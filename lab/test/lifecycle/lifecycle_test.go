@@ -18,9 +18,6 @@ import (
 	"github.com/weft-net/weft/lab/labtest"
 )
 
-// nobody is the ordinary user that root tests as.
-const nobody = 65534
-
 const hostPod = `
 apiVersion: v1
 kind: Pod
@@ -51,8 +48,7 @@ func TestNothingIsLeft(t *testing.T) {
 	labtest.Require(t, labtest.Possible())
 	users := map[string][]labtest.Option{"own user": nil}
 	if os.Getuid() == 0 {
-		reachable(t)
-		users = map[string][]labtest.Option{"root": nil, "ordinary user": {labtest.As(nobody, nobody)}}
+		users = map[string][]labtest.Option{"root": nil, "ordinary user": labtest.OrdinaryUser(t)}
 	}
 	for user, options := range users {
 		t.Run(user, func(t *testing.T) {
@@ -146,30 +142,6 @@ func TestNoSuchLab(t *testing.T) {
 	if err == nil || !strings.Contains(string(out), "no lab named") {
 		t.Errorf("status of a lab that isn't: %v, %s", err, out)
 	}
-}
-
-// reachable makes the programs usable to an ordinary user: a working copy below root's home is not.
-func reachable(t *testing.T) {
-	bin, err := labtest.BinDir()
-	labtest.Require(t, err)
-	cmd := exec.Command(filepath.Join(bin, "weft-lab"), "--version")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	cmd.Dir = "/"
-	if cmd.Run() == nil {
-		return
-	}
-	dir := t.TempDir()
-	if err := os.CopyFS(filepath.Join(dir, "bin"), os.DirFS(bin)); err != nil {
-		t.Fatal(err)
-	}
-	for d := dir; d != "/"; d = filepath.Dir(d) {
-		if info, err := os.Stat(d); err == nil && info.Mode()&0o001 == 0 {
-			if err := os.Chmod(d, 0o755); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	t.Setenv("WEFT_BIN", filepath.Join(dir, "bin"))
 }
 
 func kill(t *testing.T, pid int) {
