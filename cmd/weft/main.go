@@ -77,6 +77,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(newChartCommand())
 	root.AddCommand(newControllerCommand())
 	root.AddCommand(newAddressesCommand())
+	root.AddCommand(newGatewayCommand())
 	root.AddCommand(newServiceCommand())
 	root.AddCommand(newStatusCommand())
 	root.AddCommand(newWhyCommand())

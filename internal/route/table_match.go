@@ -208,3 +208,16 @@ func (h *Hosts[V]) Find(host string, yield func(V) bool) {
 		yield(*h.any)
 	}
 }
+
+// Each calls f with every value.
+func (h *Hosts[V]) Each(f func(V)) {
+	for _, v := range h.exact {
+		f(v)
+	}
+	for _, v := range h.wildcard {
+		f(v)
+	}
+	if h.any != nil {
+		f(*h.any)
+	}
+}

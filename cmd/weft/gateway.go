@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+
+	"github.com/weft-net/weft/internal/gateway"
+	"github.com/weft-net/weft/internal/proxy"
+)
+
+func newGatewayCommand() *cobra.Command {
+	var logging logFlags
+	var access string
+	var share float64
+	var file string
+	c := gateway.Config{Metrics: prometheus.NewRegistry()}
+	cmd := &cobra.Command{
+		Use:   "gateway",
+		Short: "The proxy of a Gateway: HTTP, HTTP/2, gRPC, TLS, TCP and UDP",
+		Long: `The proxy of a Gateway: HTTP, HTTP/2, gRPC, TLS, TCP and UDP.
+
+It serves the tables that it is given, has no access to the Kubernetes API, and needs no privilege but that of binding
+its ports. With --config it reads the tables from a file, and again whenever the file changes.`,
+		GroupID: "cluster",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := logging.setup()
+			if err != nil {
+				return err
+			}
+			if file == "" {
+				return errors.New("nothing to serve: say --config=FILE")
+			}
+			c.Source, c.Log, c.Proxy.Log = gateway.File{Path: file, Log: log}, log, log
+			if access != "off" {
+				if access != "json" && access != "combined" {
+					return fmt.Errorf("--access-log=%s: want off, json or combined", access)
+				}
+				var closeLog func()
+				c.Proxy.AccessLog, closeLog = proxy.NewAccessLog(os.Stdout, access == "json", share)
+				defer closeLog()
+			}
+			c.Metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+			return gateway.Run(cmd.Context(), c)
+		},
+	}
+	fs := cmd.Flags()
+	logging.add(fs)
+	fs.StringVar(&file, "config", "", "`file` with the tables, YAML or JSON")
+	fs.StringVar(&access, "access-log", "off", "access log on standard output: off, json or combined")
+	fs.Float64Var(&share, "access-log-share", 1, "share of requests that are logged, 0 to 1")
+	fs.StringVar(&c.Listen, "metrics-bind-address", ":9642", "`address` for /metrics, /livez, /healthz and /readyz; empty for none")
+	fs.DurationVar(&c.Drain, "drain", 30*time.Second, "how long requests under way may take after the signal to end")
+	fs.DurationVar(&c.Delay, "drain-delay", 0, "how long to go on taking connections after the signal to end")
+	fs.DurationVar(&c.Proxy.IdleTimeout, "idle-timeout", 75*time.Second, "how long a client's connection is kept without a request")
+	fs.DurationVar(&c.Proxy.HeadTimeout, "header-timeout", 10*time.Second, "how long a client may take to send a request's head")
+	fs.DurationVar(&c.Proxy.BodyTimeout, "body-timeout", time.Minute, "how long a client may send nothing of a body")
+	fs.Int64Var(&c.Proxy.MaxConnections, "max-connections", 65536, "client connections at a time; more are closed at once")
+	cmd.AddCommand(newGatewayRoutesCommand())
+	return cmd
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"fmt"
+	"io"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/weft-net/weft/internal/route"
+)
+
+// Question is a request to be explained.
+type Question struct {
+	Method  string
+	URL     *url.URL
+	Headers map[string]string // names in lower case
+}
+
+// Lookup implements route.Lookup.
+func (q Question) Lookup(name string) (string, bool) {
+	v, ok := q.Headers[name]
+	return v, ok
+}
+
+// Explain writes which listener, hostname, route and rule the request gets, and why others do not, by the functions
+// that the proxy decides with. found says whether a route wins.
+func Explain(out io.Writer, u *route.Update, q Question) (found bool, err error) {
+	host := strings.ToLower(q.URL.Hostname())
+	port, err := portOf(q.URL)
+	if err != nil {
+		return false, err
+	}
+	var byHost route.Hosts[*route.Listener]
+	for i := range u.Listeners {
+		l := &u.Listeners[i]
+		if public := l.PublicPort; l.Port == port || public == port {
+			if l.Protocol == route.HTTP && q.URL.Scheme == "http" || l.Protocol == route.HTTPS && q.URL.Scheme == "https" {
+				byHost.Set(l.Hostname, l)
+			}
+		}
+	}
+	var listener *route.Listener
+	byHost.Find(host, func(l *route.Listener) bool { listener = l; return false })
+	if listener == nil {
+		fmt.Fprintf(out, "404: no %s listener on port %d has host %s\n", strings.ToUpper(q.URL.Scheme), port, host)
+		return false, nil
+	}
+	fmt.Fprintf(out, "listener %s\n", listener.Key)
+	entries := map[string][]*route.Entry{}
+	for i := range u.Routes {
+		es, errs := route.Entries(&u.Routes[i], func(int) any { return nil })
+		for _, e := range errs {
+			fmt.Fprintf(out, "note: %v\n", e)
+		}
+		for _, p := range u.Routes[i].Parents {
+			if p.Listener == listener.Key {
+				for _, h := range p.Hostnames {
+					entries[strings.ToLower(h)] = append(entries[strings.ToLower(h)], es...)
+				}
+			}
+		}
+	}
+	var hosts route.Hosts[string]
+	for h := range entries {
+		hosts.Set(h, h)
+	}
+	path := q.URL.EscapedPath()
+	if path == "" {
+		path = "/"
+	}
+	req := &route.Request{Method: q.Method, Path: path, Query: q.URL.RawQuery, Header: q}
+	hosts.Find(host, func(h string) bool {
+		name := h
+		if name == "" {
+			name = "(any)"
+		}
+		fmt.Fprintf(out, "  hostname %s\n", name)
+		for _, v := range route.NewHostTable(entries[h]).Explain(req) {
+			mark := " "
+			if v.Wins {
+				mark, found = "*", true
+			}
+			r := v.Entry.Route.Rules[v.Entry.Rule]
+			fmt.Fprintf(out, "  %s %s rule %d match %d: %s%s\n", mark, v.Entry.Route.Key, v.Entry.Rule, v.Entry.Match, v.Why, backends(&r, v.Wins))
+		}
+		return !found
+	})
+	if !found {
+		fmt.Fprintln(out, "404: no route matches")
+	}
+	return found, nil
+}
+
+func portOf(u *url.URL) (uint16, error) {
+	switch p := u.Port(); {
+	case p != "":
+		n, err := strconv.ParseUint(p, 10, 16)
+		if err != nil {
+			return 0, fmt.Errorf("port %q is not a number up to 65535", p)
+		}
+		return uint16(n), nil
+	case u.Scheme == "https":
+		return 443, nil
+	case u.Scheme == "http":
+		return 80, nil
+	}
+	return 0, fmt.Errorf("scheme %q is not http or https", u.Scheme)
+}
+
+func backends(r *route.Rule, wins bool) string {
+	if !wins {
+		return ""
+	}
+	var names []string
+	for _, b := range r.Backends {
+		names = append(names, fmt.Sprintf("%s (weight %d)", b.Backend, b.Weight))
+	}
+	for _, f := range r.Filters {
+		if f.Redirect != nil {
+			names = []string{"a redirect"}
+		}
+	}
+	if r.Invalid != "" {
+		names = []string{"500: " + r.Invalid}
+	}
+	slices.Sort(names)
+	if len(names) == 0 {
+		return ", to 500: it has no backends"
+	}
+	return ", to " + strings.Join(names, ", ")
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package gateway assembles `weft gateway`: a source of tables (a file, or the controller's stream), the proxy that
+// serves them, metrics and health. It may import proxy, route, health and the standard library, Prometheus and YAML.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weft-net/weft/internal/health"
+	"github.com/weft-net/weft/internal/proxy"
+	"github.com/weft-net/weft/internal/route"
+)
+
+// Source is where a gateway's tables come from. Run calls apply with each update, in order, until ctx is done; apply
+// returns when the update is served, so its return is the confirmation of the revision. An error of apply tells what
+// of the update can't be served; the rest is, and the source goes on. An error of Run ends the gateway: a source that
+// loses its other end tries again by itself, while the gateway serves what it has.
+type Source interface {
+	Run(ctx context.Context, apply func(*route.Update) error) error
+}
+
+// Config is what a gateway needs.
+type Config struct {
+	Proxy   proxy.Config
+	Source  Source
+	Listen  string        // address of /metrics, /livez, /readyz; "" is none
+	Drain   time.Duration // how long requests under way may take when the gateway is told to end
+	Delay   time.Duration // before draining, so that nobody is sent here any more
+	Metrics *prometheus.Registry
+	Log     *slog.Logger
+}
+
+// Run serves until ctx is done, then drains.
+func Run(ctx context.Context, c Config) error {
+	server := proxy.New(c.Proxy)
+	defer server.Close()
+	if err := c.Metrics.Register(server); err != nil {
+		return err
+	}
+	var served, ending atomic.Bool
+	ready := func() error {
+		switch {
+		case ending.Load():
+			return errors.New("ending")
+		case !served.Load():
+			return errors.New("no configuration has come yet")
+		}
+		return nil
+	}
+	// The health endpoint outlives ctx until requests have drained.
+	healthCtx, stopHealth := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopHealth()
+	g, gctx := errgroup.WithContext(ctx)
+	if c.Listen != "" {
+		g.Go(func() error {
+			return health.Serve(healthCtx, c.Listen, health.Handler(c.Metrics, func() error { return nil }, ready))
+		})
+	}
+	g.Go(func() error {
+		defer stopHealth()
+		err := c.Source.Run(gctx, func(u *route.Update) error {
+			err := server.Apply(u)
+			served.Store(true)
+			if err != nil {
+				c.Log.Warn("part of the configuration can't be served", "revision", u.Revision, "error", err)
+			} else {
+				c.Log.Info("configuration served", "revision", u.Revision)
+			}
+			return err
+		})
+		if err != nil && ctx.Err() == nil {
+			return fmt.Errorf("configuration: %w", err)
+		}
+		ending.Store(true)
+		if c.Delay > 0 {
+			c.Log.Info("ending: waiting until no new connections are sent here", "for", c.Delay)
+			time.Sleep(c.Delay)
+		}
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Drain)
+		defer cancel()
+		return server.Drain(drain)
+	})
+	return g.Wait()
+}

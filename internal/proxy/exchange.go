@@ -1,0 +1,442 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/hex"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/weft-net/weft/internal/route"
+)
+
+// exchange is one request and its response. For HTTP/1.1 there is one a connection, used again and again.
+type exchange struct {
+	srv   *Server
+	began time.Time
+
+	// Of the connection.
+	peer  *peer
+	sink  sink
+	major int // HTTP/1 or HTTP/2, of the client
+	minor byte
+	ctx   context.Context // HTTP/2: done when the client gave up; nil otherwise
+
+	// The request. Strings and fields point into the connection's buffer.
+	method      string
+	path, query string
+	authority   string // as the client wrote it
+	host        string // lower case, without port
+	fields      []field
+	body        body  // nil: none
+	length      int64 // 0: none, -1: unknown
+	upgrade     string
+	expect      bool
+	whole       []byte // the body, when it is all here: it can be sent again
+	isWhole     bool
+
+	// What became of it.
+	listener *listener
+	rule     *rule
+	backend  string
+	endpoint *endpoint
+	status   int
+	reason   string // why the proxy itself answered or gave up
+	attempts int
+	sent     int64 // bytes of the response's body
+	started  bool  // the response's head is on its way
+	last     bool  // the connection (HTTP/1) ends after this response
+	abort    bool  // the connection (HTTP/1) or stream (HTTP/2) must be cut off
+	tried    []*endpoint
+	id       [32]byte
+	joined   string // of the last Lookup that had to join
+
+	// cancelBody makes a reader of the body give up.
+	cancelBody func()
+
+	whole1 bytesBody
+	edits  []edit // of responses, from rule and backend
+	cors   []field
+}
+
+// peer is what is known of a connection's other end.
+type peer struct {
+	port      *port
+	remote    netip.AddrPort
+	local     netip.AddrPort
+	tls       *tls.ConnectionState
+	sni       *listener // chosen by SNI; nil for plain text
+	addr      []byte    // remote's address in text
+	portText  []byte
+	scheme    string
+	forwarded bool // its X-Forwarded headers are believed
+}
+
+// sink is where a response goes.
+type sink interface {
+	// informational passes a 1xx on.
+	informational(status int, fields []field) error
+	// start sends a head; length is that of the body, -1 when it is not known.
+	start(x *exchange, status int, reason string, fields []field, length int64) error
+	data(p []byte) error
+	flush() error
+	end(trailers []field) error
+}
+
+// Lookup finds a request's field for the matching of routes.
+func (x *exchange) Lookup(name string) (string, bool) {
+	if name == "host" {
+		return x.authority, true
+	}
+	value, found := "", false
+	for i := range x.fields {
+		f := &x.fields[i]
+		if f.id == fDropped || !equalFold(f.name, name) {
+			continue
+		}
+		if !found {
+			value, found = view(f.value), true
+			continue
+		}
+		x.joined = value + "," + view(f.value)
+		value = x.joined
+	}
+	return value, found
+}
+
+// hostOf gives an authority's host in lower case, without port and the root's dot.
+func hostOf(authority string) string {
+	host := authority
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.IndexByte(host[i:], ']') < 0 {
+		host = host[:i]
+	}
+	host = strings.TrimSuffix(host, ".")
+	for i := range len(host) {
+		if c := host[i]; c >= 'A' && c <= 'Z' {
+			return strings.ToLower(host)
+		}
+	}
+	return host
+}
+
+// run answers the request. When it returns, the response has ended or x.abort is set.
+func (x *exchange) run() {
+	x.srv.active.Add(1)
+	defer x.srv.active.Add(-1)
+	x.serve()
+	x.srv.done(x)
+}
+
+func (x *exchange) serve() {
+	x.host = hostOf(x.authority)
+	if !x.findListener() {
+		return
+	}
+	x.forwardedFields()
+	req := route.Request{Method: x.method, Path: x.path, Query: x.query, Header: x}
+	e := x.listener.route(x.host, &req)
+	if e == nil {
+		x.reply(http.StatusNotFound, "no route matches")
+		return
+	}
+	r := e.Target.(*rule)
+	x.rule = r
+	if r.invalid != "" {
+		x.reply(http.StatusInternalServerError, r.invalid)
+		return
+	}
+	if r.filters.cors != nil && x.crossOrigin(r.filters.cors) {
+		return
+	}
+	x.fields = edited(x.fields, r.filters.request)
+	x.edits = append(x.edits[:0], r.filters.response...)
+	if r.filters.redirect != nil {
+		x.redirect(r.filters.redirect, e.PrefixLength())
+		return
+	}
+	var w *weighted
+	var sticky *endpoint
+	if r.conf.Session != nil {
+		w, sticky = x.persisted(r)
+	}
+	if w == nil {
+		w = r.choose()
+	}
+	x.forward(r, w, sticky, e.PrefixLength())
+}
+
+// findListener chooses by host among the port's listeners, and refuses requests that came over a connection made to
+// another one (GEP-3567).
+func (x *exchange) findListener() bool {
+	l := x.peer.port.table.Load().find(x.host)
+	switch {
+	case l == nil:
+		x.reply(http.StatusNotFound, "no listener has this host")
+		return false
+	case x.peer.sni != nil && x.peer.sni.conf.Key != l.conf.Key:
+		x.reply(http.StatusMisdirectedRequest, "the connection was made to another host's listener")
+		return false
+	}
+	x.listener = l
+	return true
+}
+
+// forward sends the request to a backend.
+func (x *exchange) forward(r *rule, w *weighted, sticky *endpoint, prefix int) {
+	if w == nil || w.invalid != "" {
+		reason := "the rule has no backend with a weight"
+		if w != nil {
+			reason = w.invalid
+		}
+		x.reply(http.StatusInternalServerError, reason)
+		return
+	}
+	b := w.cell.Load()
+	x.backend = w.key
+	switch {
+	case b == nil:
+		x.reply(http.StatusInternalServerError, "backend "+w.key+" does not exist")
+		return
+	case b.conf.Invalid != "" || b.err != nil:
+		reason := b.conf.Invalid
+		if reason == "" {
+			reason = b.err.Error()
+		}
+		x.reply(http.StatusInternalServerError, reason)
+		return
+	}
+	x.fields = edited(x.fields, w.filters.request)
+	x.edits = append(x.edits, w.filters.response...)
+	rewrites := r.filters.rewrite
+	if len(w.filters.rewrite) > 0 {
+		rewrites = w.filters.rewrite
+	}
+	for _, c := range rewrites {
+		if c.Hostname != "" {
+			x.authority = c.Hostname
+		}
+		x.path = rewritePath(c.Path, x.path, prefix)
+	}
+	if !x.mirror(r.filters.mirrors) || !x.mirror(w.filters.mirrors) {
+		return
+	}
+	x.send(r, b, sticky)
+}
+
+func edited(fields []field, edits []edit) []field {
+	for i := range edits {
+		fields = edits[i].apply(fields)
+	}
+	return fields
+}
+
+// forwardedFields replaces what the client claims about where it came from by what is true, unless it is a proxy that
+// is trusted; and gives the request an id.
+func (x *exchange) forwardedFields() {
+	p := x.peer
+	var chain []byte
+	hasID := false
+	seen := [4]bool{}
+	for i := range x.fields {
+		f := &x.fields[i]
+		switch f.id {
+		case fForwardedFor:
+			if p.forwarded {
+				if chain != nil {
+					chain = append(append(chain, ", "...), f.value...)
+				} else {
+					chain = append([]byte(nil), f.value...)
+				}
+			}
+			f.id = fDropped
+		case fForwardedProto, fForwardedHost, fForwardedPort:
+			if p.forwarded {
+				seen[f.id-fForwardedFor] = true
+			} else {
+				f.id = fDropped
+			}
+		case fRequestID:
+			hasID = true
+		}
+	}
+	from := p.addr
+	if chain != nil {
+		from = append(append(chain, ", "...), p.addr...)
+	}
+	x.fields = append(x.fields, field{raw("X-Forwarded-For"), from, fForwardedFor})
+	if !seen[1] {
+		x.fields = append(x.fields, field{raw("X-Forwarded-Proto"), raw(p.scheme), fForwardedProto})
+	}
+	if !seen[2] {
+		x.fields = append(x.fields, field{raw("X-Forwarded-Host"), raw(x.authority), fForwardedHost})
+	}
+	if !seen[3] {
+		x.fields = append(x.fields, field{raw("X-Forwarded-Port"), p.portText, fForwardedPort})
+	}
+	if !hasID {
+		var b [16]byte
+		for i, v := 0, rand.Uint64(); i < 8; i, v = i+1, v>>8 {
+			b[i] = byte(v)
+		}
+		for i, v := 8, rand.Uint64(); i < 16; i, v = i+1, v>>8 {
+			b[i] = byte(v)
+		}
+		hex.Encode(x.id[:], b[:])
+		x.fields = append(x.fields, field{raw("X-Request-Id"), x.id[:], fRequestID})
+	}
+}
+
+// crossOrigin answers preflight requests, and prepares the fields of the others' answers.
+func (x *exchange) crossOrigin(c *cors) (answered bool) {
+	origin, ok := x.Lookup("origin")
+	if !ok {
+		return false
+	}
+	method, asks := x.Lookup("access-control-request-method")
+	if x.method == http.MethodOptions && asks {
+		headers, _ := x.Lookup("access-control-request-headers")
+		x.respond(http.StatusNoContent, "", c.fields(origin, method, headers, true), nil)
+		return true
+	}
+	x.cors = c.fields(origin, "", "", false)
+	return false
+}
+
+func (x *exchange) redirect(c *route.Redirect, prefix int) {
+	to := location(c, &x.listener.conf, x.peer.scheme, x.host, x.path, x.query, prefix)
+	x.respond(redirectStatus(c), "", edited([]field{newField("Location", to)}, x.edits), nil)
+}
+
+// reply answers in the proxy's own name. To gRPC's clients that is a status of theirs.
+func (x *exchange) reply(status int, reason string) {
+	x.reason = reason
+	if x.isGRPC() {
+		code := "14" // UNAVAILABLE
+		switch status {
+		case http.StatusNotFound:
+			code = "12" // UNIMPLEMENTED
+		case http.StatusGatewayTimeout:
+			code = "4" // DEADLINE_EXCEEDED
+		}
+		x.respond(http.StatusOK, "", []field{
+			newField("Content-Type", "application/grpc"), newField("Grpc-Status", code), newField("Grpc-Message", http.StatusText(status)),
+		}, nil)
+		return
+	}
+	x.respond(status, "", append([]field{newField("Content-Type", "text/plain; charset=utf-8")}, x.cors...), []byte(http.StatusText(status)+"\n"))
+}
+
+func (x *exchange) isGRPC() bool {
+	if x.major != 2 {
+		return false
+	}
+	ct, _ := x.Lookup("content-type")
+	return ct == "application/grpc" || strings.HasPrefix(ct, "application/grpc+") || strings.HasPrefix(ct, "application/grpc;")
+}
+
+func (x *exchange) respond(status int, reason string, fields []field, text []byte) {
+	x.status, x.started = status, true
+	if err := x.sink.start(x, status, reason, fields, int64(len(text))); err != nil {
+		x.abort = true
+		return
+	}
+	if x.method != http.MethodHead && len(text) > 0 {
+		if err := x.sink.data(text); err != nil {
+			x.abort = true
+			return
+		}
+		x.sent = int64(len(text))
+	}
+	if err := x.sink.end(nil); err != nil {
+		x.abort = true
+	}
+}
+
+// fail ends a response that has begun and can't be completed.
+func (x *exchange) fail(reason string) {
+	x.reason, x.abort = reason, true
+}
+
+// relay passes an endpoint's response on.
+func (x *exchange) relay(e *endpoint, status int, reason string, fields []field, b body, length int64) (complete bool) {
+	fields = edited(fields, x.edits)
+	if x.cors != nil {
+		fields = replaceCORS(fields, x.cors)
+	}
+	if s := x.rule.session(); s != nil && x.persists(s, e) {
+		fields = append(fields, sessionField(s, e, x.peer.scheme == "https", x.began))
+	}
+	x.status, x.started = status, true
+	if err := x.sink.start(x, status, reason, fields, length); err != nil {
+		x.fail("client: " + err.Error())
+		return false
+	}
+	for {
+		if !b.ready() {
+			if err := x.sink.flush(); err != nil {
+				x.fail("client: " + err.Error())
+				return false
+			}
+		}
+		p, err := b.next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			x.fail("endpoint: " + err.Error())
+			return false
+		}
+		x.sent += int64(len(p))
+		if err := x.sink.data(p); err != nil {
+			x.fail("client: " + err.Error())
+			return false
+		}
+	}
+	if err := x.sink.end(b.trailers()); err != nil {
+		x.fail("client: " + err.Error())
+	}
+	return true
+}
+
+// session gives the rule's session persistence, if any. A mirror's exchange has no rule.
+func (r *rule) session() *route.Session {
+	if r == nil {
+		return nil
+	}
+	return r.conf.Session
+}
+
+// persists tells whether the client must be told (again) which endpoint is its own.
+func (x *exchange) persists(s *route.Session, e *endpoint) bool {
+	token := ""
+	if s.Kind == route.SessionHeader {
+		return true // a header is told with every response
+	}
+	token = cookieValue(x.fields, s.Name)
+	id, ok := readToken(s, token, x.began)
+	return !ok || id != e.id
+}
+
+// replaceCORS puts the gateway's CORS fields in the place of the endpoint's own.
+func replaceCORS(fields, ours []field) []field {
+	for i := range fields {
+		if len(fields[i].name) > 21 && equalFold(fields[i].name[:21], "access-control-allow-") || equalFold(fields[i].name, "access-control-expose-headers") {
+			fields[i].id = fDropped
+		}
+	}
+	return append(fields, ours...)
+}
+
+// reset makes the exchange ready for another request of the same connection.
+func (x *exchange) reset() {
+	*x = exchange{
+		srv: x.srv, peer: x.peer, sink: x.sink, major: x.major, cancelBody: x.cancelBody, fields: x.fields[:0],
+		tried: x.tried[:0], edits: x.edits[:0],
+	}
+}

@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// Bounds on waiting for endpoints.
+const (
+	dialTimeout = 5 * time.Second
+	// quiet is how long an endpoint may say nothing, when the rule sets no timeout.
+	quiet = 5 * time.Minute
+	// stuck is how long a peer may take no data that is for it.
+	stuck = 60 * time.Second
+	// maxHead is the most bytes of a head.
+	maxHead = 32 << 10
+)
+
+// upstream is an HTTP/1.1 connection to an endpoint.
+type upstream struct {
+	endpoint  *endpoint
+	w         *wire
+	idleSince time.Time
+	head      responseHead
+	body      wireBody
+}
+
+func (u *upstream) close() {
+	u.w.conn.Close()
+}
+
+// dial connects to the endpoint by a deadline (zero: none but dialTimeout), with TLS where the backend has it.
+func (e *endpoint) dial(p *peer, by time.Time, protos []string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	defer cancel()
+	if !by.IsZero() {
+		ctx, cancel = context.WithDeadline(ctx, by)
+		defer cancel()
+	}
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", e.address)
+	if err != nil {
+		return nil, err
+	}
+	if v := e.backend.conf.ProxyProtocol; v != 0 {
+		if _, err := c.Write(proxyHeader(v, p.remote, p.local)); err != nil {
+			c.Close()
+			return nil, err
+		}
+	}
+	if e.backend.tls == nil {
+		return c, nil
+	}
+	conf := e.backend.tls
+	if len(protos) > 0 {
+		conf = conf.Clone()
+		conf.NextProtos = protos
+	}
+	t := tls.Client(c, conf)
+	if err := t.HandshakeContext(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// reusable tells whether connections may serve other clients too. A PROXY header speaks for one client.
+func (e *endpoint) reusable() bool { return e.backend.conf.ProxyProtocol == 0 }
+
+// idempotent methods may be sent again when a kept connection turns out to be closed (RFC 9110 section 9.2.2).
+func idempotent(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return false
+}
+
+func (x *exchange) attemptH1(e *endpoint, by time.Time, retryable func(int) bool) outcome {
+	now := time.Now()
+	var u *upstream
+	if e.reusable() && (x.body == nil || x.isWhole) && idempotent(x.method) {
+		u = e.take(now)
+	} else if e.reusable() {
+		u = e.takeAlive(now)
+	}
+	for {
+		kept := u != nil
+		if u == nil {
+			c, err := e.dial(x.peer, by, nil)
+			if err != nil {
+				e.failed(now)
+				return outcome{safe: true, status: unreachable(err), reason: err.Error()}
+			}
+			u = &upstream{endpoint: e, w: newWire(c)}
+		}
+		out, stale := x.over(u, by, now, retryable)
+		if kept && stale && (x.body == nil || x.isWhole) && idempotent(x.method) {
+			u = nil
+			if x.isWhole {
+				x.whole1.done = false
+			}
+			continue
+		}
+		return out
+	}
+}
+
+func unreachable(err error) int {
+	if timedOut(err) {
+		return http.StatusGatewayTimeout
+	}
+	return http.StatusBadGateway
+}
+
+// takeAlive gives a kept connection that has not been closed by the endpoint, for requests that can't be sent again.
+func (e *endpoint) takeAlive(now time.Time) *upstream {
+	for {
+		u := e.take(now)
+		if u == nil || alive(u.w.conn) {
+			return u
+		}
+		u.close()
+	}
+}
+
+// over carries the exchange over a connection. stale says that it ended before anything came back.
+func (x *exchange) over(u *upstream, by, now time.Time, retryable func(int) bool) (out outcome, stale bool) {
+	e := u.endpoint
+	u.w.deliverBy(now, stuck)
+	if by.IsZero() {
+		u.w.expectBy(now, quiet)
+	} else {
+		u.w.setRead(by)
+	}
+	if x.ctx != nil {
+		defer context.AfterFunc(x.ctx, u.close)()
+	}
+	x.writeRequest(u.w)
+	streams := x.body != nil && !x.isWhole
+	if x.isWhole {
+		u.w.out = append(u.w.out, x.whole...)
+	}
+	if err := u.w.flush(); err != nil {
+		u.discard()
+		e.failed(now)
+		return outcome{status: http.StatusBadGateway, reason: "endpoint: " + err.Error()}, true
+	}
+	var p *pump
+	if streams {
+		p = x.startPump(u)
+	}
+	err := u.readHead(x)
+	if err == nil && u.head.status == http.StatusSwitchingProtocols {
+		return x.switchProtocols(u), false
+	}
+	if err != nil {
+		var malformed *parseError
+		nothing := u.w.r == u.w.w && !timedOut(err) && !errors.As(err, &malformed)
+		u.close()
+		if p != nil && x.stopPump(p) {
+			u.discard()
+			x.clientBroke(p.err)
+			return outcome{done: true}, false
+		}
+		u.discard()
+		if !nothing || p != nil {
+			e.failed(now)
+		}
+		return outcome{status: unreachable(err), reason: "endpoint: " + err.Error()}, nothing
+	}
+	h := &u.head
+	if h.status >= 502 && h.status <= 504 {
+		e.failed(now)
+	} else {
+		e.succeeded()
+	}
+	if retryable(h.status) {
+		u.discard()
+		return outcome{status: h.status, reason: "endpoint: " + strconv.Itoa(h.status)}, false
+	}
+	u.body.reset(u.w, h.length)
+	complete := x.relay(e, h.status, view(h.reason), h.fields, &u.body, h.length)
+	if p != nil {
+		select {
+		case <-p.done:
+			complete = complete && p.err == nil && p.complete
+		default:
+			// The answer is complete before the request is: the rest of it is not wanted.
+			u.close()
+			x.stopPump(p)
+			complete = false
+		}
+		x.last = x.last || !p.complete
+	}
+	if complete && !h.close && u.w.r == u.w.w && e.reusable() {
+		e.put(u, time.Now())
+	} else {
+		u.discard()
+	}
+	return outcome{done: true}, false
+}
+
+// discard closes the connection and gives its buffers back.
+func (u *upstream) discard() {
+	u.close()
+	u.w.release()
+}
+
+// readHead reads up to the final response's head.
+func (u *upstream) readHead(x *exchange) error {
+	w := u.w
+	for {
+		n, perr := w.scanHead()
+		if perr != nil {
+			return &parseError{502, perr.reason}
+		}
+		if n > maxHead || n == 0 && w.w-w.r >= maxHead {
+			return &parseError{502, "response: head too large"}
+		}
+		if n == 0 {
+			if err := w.fill(); err != nil {
+				return unexpected(err)
+			}
+			continue
+		}
+		head := w.buffered()[:n]
+		w.r += n
+		if perr := parseResponse(head, x.method, &u.head); perr != nil {
+			return perr
+		}
+		switch s := u.head.status; {
+		case s == http.StatusSwitchingProtocols:
+			if x.upgrade == "" {
+				return &parseError{502, "response: protocol switched unasked"}
+			}
+			return nil
+		case s >= 200:
+			return nil
+		case s != http.StatusContinue:
+			if err := x.sink.informational(s, u.head.fields); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// writeRequest puts the request's head into the connection's output.
+func (x *exchange) writeRequest(w *wire) {
+	b := w.out
+	b = append(b, x.method...)
+	b = append(b, ' ')
+	b = append(b, x.path...)
+	if x.query != "" {
+		b = append(b, '?')
+		b = append(b, x.query...)
+	}
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	b = append(b, x.authority...)
+	b = append(b, "\r\n"...)
+	b = appendFields(b, x.fields)
+	switch {
+	case x.upgrade != "":
+		b = append(b, "Connection: Upgrade\r\nUpgrade: "...)
+		b = append(b, x.upgrade...)
+		b = append(b, "\r\n"...)
+	case x.body == nil:
+		if x.method == http.MethodPost || x.method == http.MethodPut || x.method == http.MethodPatch {
+			b = append(b, "Content-Length: 0\r\n"...)
+		}
+	case x.length >= 0:
+		b = append(b, "Content-Length: "...)
+		b = strconv.AppendInt(b, x.length, 10)
+		b = append(b, "\r\n"...)
+	default:
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+	}
+	w.out = append(b, "\r\n"...)
+}
+
+func appendFields(b []byte, fields []field) []byte {
+	for i := range fields {
+		f := &fields[i]
+		if f.id == fDropped {
+			continue
+		}
+		b = append(b, f.name...)
+		b = append(b, ": "...)
+		b = append(b, f.value...)
+		b = append(b, "\r\n"...)
+	}
+	return b
+}
+
+// appendChunk frames a piece of a body.
+func appendChunk(b, p []byte) []byte {
+	b = strconv.AppendUint(b, uint64(len(p)), 16)
+	b = append(b, "\r\n"...)
+	b = append(b, p...)
+	return append(b, "\r\n"...)
+}
+
+// pump sends a request's body while the response is awaited, in a goroutine of its own: an endpoint may answer before
+// it has read everything.
+type pump struct {
+	done     chan struct{}
+	complete bool
+	broke    atomic.Bool // the client did
+	err      error       // how; known when done is closed
+}
+
+func (x *exchange) startPump(u *upstream) *pump {
+	p := &pump{done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		p.run(x.body, x.length, u)
+	}()
+	return p
+}
+
+func (p *pump) run(b body, length int64, u *upstream) {
+	w := u.w
+	for {
+		if !b.ready() {
+			w.deliverBy(time.Now(), stuck)
+			if w.flush() != nil {
+				return // the endpoint's answer, if any, tells why
+			}
+		}
+		piece, err := b.next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			p.err = err
+			p.broke.Store(true)
+			u.close() // wakes the reader of the answer
+			return
+		}
+		if length >= 0 {
+			w.out = append(w.out, piece...)
+		} else {
+			w.out = appendChunk(w.out, piece)
+		}
+		if len(w.out) >= spill {
+			w.deliverBy(time.Now(), stuck)
+			if w.flush() != nil {
+				return
+			}
+		}
+	}
+	if length < 0 {
+		w.out = append(w.out, "0\r\n"...)
+		w.out = appendFields(w.out, b.trailers())
+		w.out = append(w.out, "\r\n"...)
+	}
+	p.complete = w.flush() == nil
+}
+
+// stopPump ends the body's goroutine; it tells whether the client is to blame for the end.
+func (x *exchange) stopPump(p *pump) (client bool) {
+	if p.broke.Load() {
+		<-p.done
+		return true
+	}
+	x.cancelBody()
+	<-p.done
+	return false
+}

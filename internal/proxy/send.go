@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/weft-net/weft/internal/route"
+)
+
+// Sizes in bytes of request bodies that are collected before they are sent, so that they can be sent again.
+const (
+	collectSmall  = 16 << 10 // always: cheaper than a goroutine for the body
+	collectRetry  = 64 << 10 // when the rule has retries
+	collectMirror = 1 << 20  // when the request is mirrored; larger ones are not mirrored
+)
+
+// connectTries is how many endpoints are tried when connections can't be made, with or without retries of the rule.
+const connectTries = 3
+
+// outcome says how an attempt ended.
+type outcome struct {
+	done   bool   // a response began: nothing is left to do
+	safe   bool   // nothing reached the endpoint
+	status int    // otherwise: what to answer unless another attempt is made
+	reason string // and why
+}
+
+// send makes attempts until a response begins or no attempt is left.
+func (x *exchange) send(r *rule, b *backend, sticky *endpoint) {
+	limit := int64(collectSmall)
+	if r.conf.Retry != nil {
+		limit = collectRetry
+	}
+	if x.body != nil && x.expect {
+		if err := x.sink.informational(http.StatusContinue, nil); err != nil {
+			x.fail("client: " + err.Error())
+			return
+		}
+	}
+	if x.body != nil && !x.isWhole && (x.length >= 0 && x.length <= limit || r.conf.Retry != nil) && !x.collect(limit) {
+		return
+	}
+	var end time.Time
+	if d := time.Duration(r.conf.Timeouts.Request); d > 0 {
+		end = x.began.Add(d)
+	}
+	most := r.attempts()
+	for {
+		e := sticky
+		if e == nil || x.attempts > 0 {
+			e = b.pick(x.began.UnixNano(), x.tried)
+		}
+		if e == nil {
+			x.reply(http.StatusServiceUnavailable, "backend "+x.backend+" has no endpoints")
+			return
+		}
+		x.attempts++
+		x.tried = append(x.tried, e)
+		x.endpoint = e
+		again := x.attempts < most && (x.body == nil || x.isWhole)
+		by := end
+		if d := time.Duration(r.conf.Timeouts.BackendRequest); d > 0 {
+			if t := time.Now().Add(d); by.IsZero() || t.Before(by) {
+				by = t
+			}
+		}
+		out := x.attempt(e, by, func(status int) bool { return again && r.retries(status) })
+		if out.done {
+			return
+		}
+		expired := !end.IsZero() && !time.Now().Before(end)
+		switch {
+		case expired:
+			out.status = http.StatusGatewayTimeout
+		case out.safe && x.attempts < max(connectTries, most), again && r.conf.Retry != nil:
+			if x.pause(r.backoff(x.attempts), end) {
+				continue
+			}
+			return
+		}
+		x.reply(out.status, out.reason)
+		return
+	}
+}
+
+// pause waits before a retry; false when the client left meanwhile.
+func (x *exchange) pause(d time.Duration, end time.Time) bool {
+	if !end.IsZero() {
+		d = min(d, time.Until(end))
+	}
+	if d <= 0 {
+		return true
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	var closed <-chan struct{}
+	if x.ctx != nil {
+		closed = x.ctx.Done()
+	}
+	select {
+	case <-t.C:
+		return true
+	case <-closed:
+		x.fail("client left")
+		return false
+	}
+}
+
+func (x *exchange) attempt(e *endpoint, by time.Time, retryable func(int) bool) outcome {
+	e.inflight.Add(1)
+	defer e.inflight.Add(-1)
+	if x.isWhole {
+		x.whole1 = bytesBody{p: x.whole}
+		x.body = &x.whole1
+	}
+	if e.backend.conf.Protocol == route.HTTP2 {
+		return x.attemptH2(e, by, retryable)
+	}
+	return x.attemptH1(e, by, retryable)
+}
+
+// collect reads the body, when it has at most limit bytes, so that it can be sent more than once. Otherwise the body
+// goes on where it was. It is false when the client broke off: the exchange is then over.
+func (x *exchange) collect(limit int64) bool {
+	if x.body == nil || x.isWhole || x.length > limit {
+		return true
+	}
+	var all []byte
+	for {
+		p, err := x.body.next()
+		if err == io.EOF {
+			if len(x.body.trailers()) > 0 { // they could not be sent again
+				x.body = &prefixBody{first: all, rest: x.body}
+				return true
+			}
+			x.whole, x.isWhole, x.length = all, true, int64(len(all))
+			return true
+		}
+		if err != nil {
+			x.clientBroke(err)
+			return false
+		}
+		if all == nil && int64(len(p)) == x.length {
+			x.whole, x.isWhole = p, true // it came with the head, and stays where it is
+			return true
+		}
+		all = append(all, p...)
+		if int64(len(all)) > limit {
+			x.body = &prefixBody{first: all, rest: x.body}
+			return true
+		}
+	}
+}
+
+// clientBroke ends an exchange whose request body can't be read.
+func (x *exchange) clientBroke(err error) {
+	var malformed *parseError
+	x.last = true
+	switch {
+	case x.started:
+		x.fail("client: " + err.Error())
+	case errors.Is(err, errChunk) || errors.As(err, &malformed):
+		x.reply(http.StatusBadRequest, "client: "+err.Error())
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		x.reply(http.StatusRequestTimeout, "client: the body did not come in time")
+	default:
+		x.fail("client: " + err.Error())
+	}
+}
+
+// prefixBody is a body of which a part has been read already.
+type prefixBody struct {
+	first []byte
+	rest  body
+}
+
+func (b *prefixBody) next() ([]byte, error) {
+	if len(b.first) > 0 {
+		p := b.first
+		b.first = nil
+		return p, nil
+	}
+	return b.rest.next()
+}
+
+func (b *prefixBody) ready() bool       { return len(b.first) > 0 || b.rest.ready() }
+func (b *prefixBody) trailers() []field { return b.rest.trailers() }
+
+// mirror sends copies of the request to those mirrors whose share it falls into. It is false when the client broke
+// off.
+func (x *exchange) mirror(list []mirror) bool {
+	for i := range list {
+		m := &list[i]
+		if m.invalid != "" || rand.Uint32N(m.denominator) >= m.numerator {
+			continue
+		}
+		b := m.cell.Load()
+		if b == nil || b.err != nil || b.conf.Invalid != "" {
+			continue
+		}
+		if x.body != nil && x.expect {
+			if err := x.sink.informational(http.StatusContinue, nil); err != nil {
+				x.fail("client: " + err.Error())
+				return false
+			}
+			x.expect = false
+		}
+		if !x.collect(collectMirror) {
+			return false
+		}
+		if x.body == nil || x.isWhole {
+			x.srv.mirror(x.copy(), b)
+		}
+	}
+	return true
+}
+
+// copy makes an exchange that outlives this one, without a client.
+func (x *exchange) copy() *exchange {
+	c := &exchange{
+		srv: x.srv, began: x.began, peer: x.peer, sink: nobody{}, major: x.major,
+		method: string(append([]byte(nil), x.method...)), path: string(append([]byte(nil), x.path...)),
+		query: string(append([]byte(nil), x.query...)), authority: string(append([]byte(nil), x.authority...)),
+		length: x.length, whole: bytes.Clone(x.whole), isWhole: x.isWhole,
+	}
+	for _, f := range x.fields {
+		c.fields = append(c.fields, field{bytes.Clone(f.name), bytes.Clone(f.value), f.id})
+	}
+	return c
+}
+
+// mirrorTimeout bounds copies, whose answers nobody waits for; mirrorsAtMost bounds how many there are at a time.
+const (
+	mirrorTimeout = 15 * time.Second
+	mirrorsAtMost = 1000
+)
+
+// mirror sends a copy. When too many are under way it is left out: copies must not hurt the original.
+func (s *Server) mirror(x *exchange, b *backend) {
+	if s.mirrors.Add(1) > mirrorsAtMost {
+		s.mirrors.Add(-1)
+		return
+	}
+	go func() {
+		defer s.mirrors.Add(-1)
+		if e := b.pick(x.began.UnixNano(), nil); e != nil {
+			x.attempt(e, time.Now().Add(mirrorTimeout), func(int) bool { return false })
+		}
+	}()
+}
+
+// nobody takes the answers to mirrored requests.
+type nobody struct{}
+
+func (nobody) informational(int, []field) error                   { return nil }
+func (nobody) start(*exchange, int, string, []field, int64) error { return nil }
+func (nobody) data([]byte) error                                  { return nil }
+func (nobody) flush() error                                       { return nil }
+func (nobody) end([]field) error                                  { return nil }
+func timedOut(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
+}

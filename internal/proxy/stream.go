@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"errors"
+	"net"
+	"time"
+
+	"github.com/weft-net/weft/internal/route"
+)
+
+func (s *Server) serveTCP(c net.Conn, pe *peer, l *listener) { s.serveStream(c, pe, l, "") }
+
+// serveStream connects a client with an endpoint of the route that the listener has for the server name ("" for TCP).
+func (s *Server) serveStream(c net.Conn, pe *peer, l *listener, name string) {
+	defer c.Close()
+	up, r, err := s.connect(pe, l, name)
+	if err != nil {
+		s.stats.streamsFailed.Add(1)
+		s.conf.Log.Debug("stream refused", "listener", l.conf.Key, "serverName", name, "client", pe.remote, "error", err)
+		return
+	}
+	defer up.conn.Close()
+	defer up.endpoint.inflight.Add(-1)
+	r.stats.streams.Add(1)
+	dst := c
+	if p, ok := c.(*replay); ok { // write what was read ahead, then copy socket to socket
+		_ = up.conn.SetWriteDeadline(time.Now().Add(stuck))
+		if _, err := up.conn.Write(p.first); err != nil {
+			return
+		}
+		p.first = nil
+		dst = p.Conn
+	}
+	forget := s.tunnels.add(closer{c, up.conn})
+	defer forget()
+	r.stats.bytes.Add(uint64(tunnel(dst, up.conn, s.conf.TunnelIdle)))
+}
+
+type streamUpstream struct {
+	conn     net.Conn
+	endpoint *endpoint
+}
+
+var (
+	errNoRoute     = errors.New("no route is attached")
+	errNoBackend   = errors.New("the route has no usable backend")
+	errNoEndpoints = errors.New("the backend has no endpoints")
+)
+
+// target gives the rule and backend for a connection or session.
+func (l *listener) target(name string) (*rule, *backend, error) {
+	e := l.route(name, &route.Request{Path: "/"})
+	if e == nil {
+		return nil, nil, errNoRoute
+	}
+	r := e.Target.(*rule)
+	w := r.choose()
+	if w == nil || w.cell == nil || r.invalid != "" {
+		return nil, nil, errNoBackend
+	}
+	b := w.cell.Load()
+	if b == nil || b.err != nil || b.conf.Invalid != "" {
+		return nil, nil, errNoBackend
+	}
+	return r, b, nil
+}
+
+// connect finds an endpoint that takes the connection. Its inflight is counted up.
+func (s *Server) connect(pe *peer, l *listener, name string) (streamUpstream, *rule, error) {
+	r, b, err := l.target(name)
+	if err != nil {
+		return streamUpstream{}, nil, err
+	}
+	var tried []*endpoint
+	for range connectTries {
+		e := b.pick(time.Now().UnixNano(), tried)
+		if e == nil {
+			return streamUpstream{}, nil, errNoEndpoints
+		}
+		e.inflight.Add(1)
+		var c net.Conn
+		if c, err = e.dial(pe, time.Time{}, nil); err == nil {
+			e.succeeded()
+			return streamUpstream{c, e}, r, nil
+		}
+		e.inflight.Add(-1)
+		e.failed(time.Now())
+		tried = append(tried, e)
+	}
+	return streamUpstream{}, nil, err
+}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weft-net/weft/internal/route"
+)
+
+// listenerTLS is how a listener ends TLS. Its session ticket keys live as long as it does.
+type listenerTLS struct {
+	conf *tls.Config
+}
+
+func newListenerTLS(l *route.Listener, certs map[string]route.Certificate) (*listenerTLS, error) {
+	c := l.TLS
+	fault := func(err error) error { return fmt.Errorf("listener %s: tls: %w", l.Key, err) }
+	var errs []error
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: slices.Clone(c.ALPN)}
+	if len(conf.NextProtos) == 0 && l.Protocol == route.HTTPS {
+		conf.NextProtos = []string{"h2", "http/1.1"}
+	}
+	for _, key := range c.Certificates {
+		cert, ok := certs[key]
+		if !ok {
+			errs = append(errs, fault(fmt.Errorf("certificate %s is not there", key)))
+			continue
+		}
+		pair, err := keyPair(&cert)
+		if err != nil {
+			errs = append(errs, fault(err))
+			continue
+		}
+		conf.Certificates = append(conf.Certificates, pair)
+	}
+	var err error
+	if conf.MinVersion, err = tlsVersion(c.MinVersion, tls.VersionTLS12); err != nil {
+		errs = append(errs, fault(fmt.Errorf("minVersion: %w", err)))
+	}
+	if conf.MaxVersion, err = tlsVersion(c.MaxVersion, tls.VersionTLS13); err != nil {
+		errs = append(errs, fault(fmt.Errorf("maxVersion: %w", err)))
+	}
+	for _, name := range c.CipherSuites {
+		i := slices.IndexFunc(tls.CipherSuites(), func(s *tls.CipherSuite) bool { return s.Name == name })
+		if i < 0 {
+			errs = append(errs, fault(fmt.Errorf("cipherSuites: %s is unknown or known to be weak", name)))
+			continue
+		}
+		conf.CipherSuites = append(conf.CipherSuites, tls.CipherSuites()[i].ID)
+	}
+	if v := c.Client; v != nil {
+		conf.ClientCAs = x509.NewCertPool()
+		if !conf.ClientCAs.AppendCertsFromPEM([]byte(v.CAs)) {
+			errs = append(errs, fault(errors.New("client.cas holds no certificate: no client's is valid")))
+		}
+		conf.ClientAuth = tls.RequireAndVerifyClientCert
+		if v.AllowInsecureFallback {
+			conf.ClientAuth = tls.RequestClientCert
+		}
+	}
+	return &listenerTLS{conf: conf}, errors.Join(errs...)
+}
+
+func tlsVersion(s string, unset uint16) (uint16, error) {
+	switch s {
+	case "":
+		return unset, nil
+	case "1.2":
+		return tls.VersionTLS12, nil
+	case "1.3":
+		return tls.VersionTLS13, nil
+	}
+	return tls.VersionTLS13, fmt.Errorf("%q is not one of 1.2, 1.3", s) // the strictest, rather than none
+}
+
+func keyPair(c *route.Certificate) (tls.Certificate, error) {
+	pair, err := tls.X509KeyPair([]byte(c.Chain), []byte(c.PrivateKey))
+	if err != nil {
+		return pair, fmt.Errorf("certificate %s: %w", c.Key, err)
+	}
+	pair.OCSPStaple = c.OCSP
+	return pair, nil
+}
+
+// backendTLS makes the client side's configuration from a BackendTLSPolicy.
+func (t *tables) backendTLS(b *route.Backend) (*tls.Config, error) {
+	c := b.TLS
+	if c == nil {
+		return nil, nil
+	}
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.ServerName, ClientSessionCache: tls.NewLRUClientSessionCache(256)}
+	if b.Protocol == route.HTTP2 {
+		conf.NextProtos = []string{"h2"}
+	}
+	if c.ClientCertificate != "" {
+		cert, ok := t.certs[c.ClientCertificate]
+		if !ok {
+			return nil, fmt.Errorf("backend %s: client certificate %s is not there", b.Key, c.ClientCertificate)
+		}
+		pair, err := keyPair(&cert)
+		if err != nil {
+			return nil, fmt.Errorf("backend %s: %w", b.Key, err)
+		}
+		conf.Certificates = []tls.Certificate{pair}
+	}
+	if c.Insecure {
+		conf.InsecureSkipVerify = true
+		return conf, nil
+	}
+	if c.CAs != "" {
+		conf.RootCAs = x509.NewCertPool()
+		if !conf.RootCAs.AppendCertsFromPEM([]byte(c.CAs)) {
+			return nil, fmt.Errorf("backend %s: tls.cas holds no certificate", b.Key)
+		}
+	}
+	if len(c.SubjectAltNames) > 0 {
+		// crypto/tls would check ServerName; the policy's names take its place, the chain is checked as ever.
+		conf.InsecureSkipVerify = true
+		conf.VerifyConnection = func(s tls.ConnectionState) error { return verifyNames(&s, conf.RootCAs, c.SubjectAltNames) }
+	}
+	return conf, nil
+}
+
+func verifyNames(s *tls.ConnectionState, roots *x509.CertPool, names []route.SubjectAltName) error {
+	if len(s.PeerCertificates) == 0 {
+		return errors.New("the endpoint has no certificate")
+	}
+	leaf := s.PeerCertificates[0]
+	opts := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
+	for _, c := range s.PeerCertificates[1:] {
+		opts.Intermediates.AddCert(c)
+	}
+	if _, err := leaf.Verify(opts); err != nil {
+		return err
+	}
+	for _, n := range names {
+		if n.Hostname != "" && leaf.VerifyHostname(n.Hostname) == nil {
+			return nil
+		}
+		if n.URI != "" && slices.ContainsFunc(leaf.URIs, func(u *url.URL) bool { return u.String() == n.URI }) {
+			return nil
+		}
+	}
+	return errors.New("the endpoint's certificate has none of the names that the policy asks for")
+}
+
+var errNoListener = errors.New("no listener has this server name")
+
+// serveTLS ends TLS, or passes it through, as the listener that the server name chooses says.
+func (s *Server) serveTLS(c net.Conn, pe *peer, t *portTable) {
+	_ = c.SetDeadline(time.Now().Add(s.conf.HeadTimeout))
+	if t.passthrough {
+		hello, name, err := readHello(c)
+		if err != nil {
+			s.stats.handshakes.Add(1)
+			c.Close()
+			return
+		}
+		c = &replay{Conn: c, first: hello}
+		if l := t.find(name); l != nil && l.tls == nil {
+			pe.describe(l)
+			_ = c.SetDeadline(time.Time{})
+			s.serveStream(c, pe, l, name)
+			return
+		}
+	}
+	tc := tls.Server(c, &tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		l := t.find(strings.ToLower(h.ServerName))
+		if l == nil || l.tls == nil || len(l.tls.conf.Certificates) == 0 {
+			return nil, errNoListener
+		}
+		return l.tls.conf, nil
+	}})
+	if err := tc.Handshake(); err != nil {
+		s.stats.handshakes.Add(1)
+		c.Close()
+		return
+	}
+	_ = c.SetDeadline(time.Time{})
+	state := tc.ConnectionState()
+	l := t.find(strings.ToLower(state.ServerName))
+	pe.tls, pe.sni, pe.scheme = &state, l, "https"
+	pe.describe(l)
+	switch {
+	case l.conf.Protocol == route.TLS:
+		s.serveStream(tc, pe, l, strings.ToLower(state.ServerName))
+	case state.NegotiatedProtocol == "h2":
+		s.serveH2(tc, pe)
+	default:
+		s.serveH1(tc, pe)
+	}
+}
+
+// maxHello is the most bytes of a ClientHello with what comes along.
+const maxHello = 64 << 10
+
+// readHello reads a ClientHello without answering it: what it read, and the server name in lower case. crypto/tls does
+// the parsing, on a connection that takes no answer.
+func readHello(c net.Conn) (hello []byte, name string, err error) {
+	r := &helloReader{Conn: c, src: io.LimitReader(c, maxHello)}
+	found := false
+	err = tls.Server(r, &tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		found, name = true, strings.ToLower(h.ServerName)
+		return nil, errNoListener
+	}}).HandshakeContext(context.Background())
+	if !found {
+		return nil, "", err
+	}
+	return r.read.Bytes(), name, nil
+}
+
+// helloReader records what is read and drops what is written.
+type helloReader struct {
+	net.Conn
+	src  io.Reader
+	read bytes.Buffer
+}
+
+func (r *helloReader) Read(p []byte) (int, error) {
+	n, err := r.src.Read(p)
+	r.read.Write(p[:n])
+	return n, err
+}
+
+func (r *helloReader) Write(p []byte) (int, error) { return len(p), nil }
+func (r *helloReader) Close() error                { return nil }
+
+// SetDeadline and SetWriteDeadline leave the connection's own alone.
+func (r *helloReader) SetDeadline(time.Time) error      { return nil }
+func (r *helloReader) SetWriteDeadline(time.Time) error { return nil }

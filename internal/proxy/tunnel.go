@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// switchProtocols turns the connection into a tunnel after the endpoint's 101 (WebSocket and other upgrades).
+func (x *exchange) switchProtocols(u *upstream) outcome {
+	h, ok := x.sink.(*h1conn)
+	if !ok {
+		u.discard()
+		return outcome{status: http.StatusBadGateway, reason: "endpoint: switched protocols for a client that can't"}
+	}
+	x.endpoint.succeeded()
+	x.status, x.started, h.hijack = http.StatusSwitchingProtocols, true, true
+	b := append(h.w.out, statusLine(http.StatusSwitchingProtocols)...)
+	b = appendFields(b, edited(u.head.fields, x.edits))
+	h.w.out = append(b, "\r\n"...)
+	h.w.out = append(h.w.out, u.w.buffered()...)
+	u.w.out = append(u.w.out[:0], h.w.buffered()...)
+	h.w.deliverBy(time.Now(), stuck)
+	u.w.deliverBy(time.Now(), stuck)
+	if h.w.flush() == nil && u.w.flush() == nil {
+		forget := x.srv.tunnels.add(closer{h.w.conn, u.w.conn})
+		x.sent = tunnel(h.w.conn, u.w.conn, x.srv.conf.TunnelIdle)
+		forget()
+	}
+	u.discard()
+	return outcome{done: true}
+}
+
+// closer ends a tunnel.
+type closer [2]net.Conn
+
+func (c closer) interrupt() {
+	c[0].Close()
+	c[1].Close()
+}
+
+// tunnel copies both ways until both sides are done, one breaks, or neither says anything for the idle time. An end
+// of one direction is passed on, and the other goes on (half-close). It returns the bytes sent to a. TCP to TCP is
+// spliced in the kernel.
+func tunnel(a, b net.Conn, idle time.Duration) int64 {
+	var last atomic.Int64
+	last.Store(time.Now().UnixNano())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		pipe(b, a, &last, idle)
+	}()
+	n := pipe(a, b, &last, idle)
+	<-done
+	return n
+}
+
+// pipe copies from src to dst.
+func pipe(dst, src net.Conn, last *atomic.Int64, idle time.Duration) (total int64) {
+	_ = dst.SetWriteDeadline(time.Time{})
+	for {
+		_ = src.SetReadDeadline(time.Now().Add(idle / 4)) // so that each direction knows in time of the other's life
+		n, err := copySome(dst, src)
+		if total += n; n > 0 {
+			last.Store(time.Now().UnixNano())
+		}
+		var t net.Error
+		if errors.As(err, &t) && t.Timeout() && time.Since(time.Unix(0, last.Load())) < idle {
+			continue // quiet here, but not the other way
+		}
+		if err != nil { // broken: the other direction ends too
+			dst.Close()
+			src.Close()
+			return total
+		}
+		if c, ok := dst.(interface{ CloseWrite() error }); !ok || c.CloseWrite() != nil {
+			dst.Close()
+		}
+		return total
+	}
+}
+
+// copySome copies until the end (nil) or an error, a passed deadline included.
+func copySome(dst, src net.Conn) (int64, error) {
+	if t, ok := dst.(*net.TCPConn); ok {
+		if _, ok := src.(*net.TCPConn); ok {
+			return t.ReadFrom(src)
+		}
+	}
+	buf := largeBuffers.Get().(*[]byte)
+	defer largeBuffers.Put(buf)
+	var total int64
+	for {
+		n, err := src.Read(*buf)
+		if n > 0 {
+			if _, err := dst.Write((*buf)[:n]); err != nil {
+				return total, err
+			}
+			total += int64(n)
+		}
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// replay is a connection of which some bytes have been read ahead.
+type replay struct {
+	net.Conn
+	first []byte
+}
+
+func (r *replay) Read(p []byte) (int, error) {
+	if len(r.first) > 0 {
+		n := copy(p, r.first)
+		r.first = r.first[n:]
+		return n, nil
+	}
+	return r.Conn.Read(p)
+}
+
+// CloseWrite passes a half-close on.
+func (r *replay) CloseWrite() error {
+	if c, ok := r.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// maxSessions bounds the UDP sessions of one port: each has a socket and a goroutine. Datagrams of more clients are
+// dropped until sessions end.
+const maxSessions = 16384
+
+// udpSession is one client's datagrams on their way to one endpoint and back.
+type udpSession struct {
+	client   netip.AddrPort
+	conn     *net.UDPConn // to the endpoint
+	endpoint *endpoint
+	rule     *rule
+	last     atomic.Int64 // Unix nanoseconds
+}
+
+// serveUDP carries datagrams until the socket is closed. A session keeps its endpoint until it is quiet for the idle
+// time, or the endpoint refuses datagrams.
+func (p *port) serveUDP() {
+	var mu sync.Mutex
+	sessions := map[netip.AddrPort]*udpSession{}
+	var back sync.WaitGroup
+	defer func() {
+		mu.Lock()
+		for _, u := range sessions {
+			u.conn.Close()
+		}
+		mu.Unlock()
+		back.Wait()
+	}()
+	buf := make([]byte, 64<<10)
+	for {
+		n, client, err := p.udp.ReadFromUDPAddrPort(buf)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue // an ICMP error of an earlier answer
+		}
+		mu.Lock()
+		u, count := sessions[client], len(sessions)
+		mu.Unlock()
+		if u == nil {
+			if count >= maxSessions {
+				p.srv.stats.overLimit.Add(1)
+				continue
+			}
+			if u = p.session(client); u == nil {
+				p.srv.stats.streamsFailed.Add(1)
+				continue
+			}
+			mu.Lock()
+			sessions[client] = u
+			mu.Unlock()
+			back.Go(func() {
+				u.answers(p)
+				mu.Lock()
+				delete(sessions, client)
+				mu.Unlock()
+				u.conn.Close()
+				u.endpoint.inflight.Add(-1)
+			})
+		}
+		u.last.Store(time.Now().UnixNano())
+		_, _ = u.conn.Write(buf[:n]) // datagrams may be lost; a refusal ends the session in answers
+	}
+}
+
+func (p *port) session(client netip.AddrPort) *udpSession {
+	l := p.table.Load().only
+	r, b, err := l.target("")
+	if err != nil {
+		return nil
+	}
+	e := b.pick(time.Now().UnixNano(), nil)
+	if e == nil {
+		return nil
+	}
+	c, err := net.Dial("udp", e.address)
+	if err != nil {
+		return nil
+	}
+	e.inflight.Add(1)
+	r.stats.streams.Add(1)
+	return &udpSession{client: client, conn: c.(*net.UDPConn), endpoint: e, rule: r}
+}
+
+// answers carries the endpoint's datagrams back until the session is over.
+func (u *udpSession) answers(p *port) {
+	idle := p.srv.conf.UDPIdle
+	buf := *largeBuffers.Get().(*[]byte)
+	defer recycle(buf)
+	for {
+		_ = u.conn.SetReadDeadline(time.Unix(0, u.last.Load()).Add(idle))
+		n, err := u.conn.Read(buf)
+		if err != nil {
+			if timedOut(err) && time.Since(time.Unix(0, u.last.Load())) < idle {
+				continue
+			}
+			return
+		}
+		u.last.Store(time.Now().UnixNano())
+		u.rule.stats.bytes.Add(uint64(n))
+		if _, err := p.udp.WriteToUDPAddrPort(buf[:n], u.client); errors.Is(err, net.ErrClosed) {
+			return
+		}
+	}
+}
