@@ -47,8 +47,13 @@ func signalNumber(name string) (int, error) {
 		}
 		return 0, fmt.Errorf("unknown stop signal %q", name)
 	}
-	if upper == "SIGCLD" {
-		return int(unix.SIGCHLD), nil
+	switch upper { // second names
+	case "SIGCLD":
+		upper = "SIGCHLD"
+	case "SIGPOLL":
+		upper = "SIGIO"
+	case "SIGIOT":
+		upper = "SIGABRT"
 	}
 	if n := unix.SignalNum(upper); n != 0 {
 		return int(n), nil
