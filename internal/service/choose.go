@@ -48,6 +48,7 @@ type choice struct {
 func choose(cands []candidate, n *Node) choice {
 	var c choice
 	c.topology = topologyFor(cands, n)
+	c.cluster.Endpoints = make([]netip.AddrPort, 0, len(cands))
 	for _, ep := range cands {
 		if !ep.ep.Ready {
 			continue
@@ -69,6 +70,7 @@ func choose(cands []candidate, n *Node) choice {
 		}
 	}
 	if len(c.cluster.Endpoints) == 0 {
+		c.cluster.Endpoints = nil
 		c.cluster.Action, c.local.Action = Reject, Reject
 	} else if len(c.local.Endpoints) == 0 {
 		c.local.Action = Drop
@@ -127,7 +129,11 @@ func (t topology) admits(c candidate, n *Node) bool {
 // candidates collects the endpoints of a Service port in one family: those of all slices whose port has its name
 // and protocol. An endpoint that two slices list, as happens while it moves, counts once, in the better state.
 func candidates(eps []*model.EndpointSlice, f model.Family, name string, proto model.Protocol) []candidate {
-	var out []candidate
+	n := 0
+	for _, s := range eps {
+		n += len(s.Endpoints)
+	}
+	out := make([]candidate, 0, n)
 	for _, s := range eps {
 		if s.Family != f || s.FQDN {
 			continue
@@ -145,12 +151,15 @@ func candidates(eps []*model.EndpointSlice, f model.Family, name string, proto m
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b candidate) int {
+	byAddr := func(a, b candidate) int {
 		if c := a.addr.Compare(b.addr); c != 0 {
 			return c
 		}
 		return state(b.ep) - state(a.ep)
-	})
+	}
+	if !slices.IsSortedFunc(out, byAddr) {
+		slices.SortFunc(out, byAddr)
+	}
 	return slices.CompactFunc(out, func(a, b candidate) bool { return a.addr == b.addr })
 }
 

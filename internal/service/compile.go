@@ -61,6 +61,11 @@ func compile(s *model.Service, eps []*model.EndpointSlice, n *Node) compiled {
 	if s.Type == model.LoadBalancer && s.ExternalLocal && s.HealthCheckNodePort != 0 {
 		out.health = Health{Port: s.HealthCheckNodePort, Local: localReady(eps, n)}
 	}
+	perPort := 1 + len(s.ExternalIPs) + len(s.Ingress)
+	if s.Type != model.ClusterIP {
+		perPort++
+	}
+	out.entries = make([]entry, 0, len(s.ClusterIPs)*len(s.Ports)*perPort)
 	for _, ip := range s.ClusterIPs {
 		out.family(s, eps, n, ip.Unmap())
 	}

@@ -46,7 +46,8 @@ func NewTable(node string) *Table {
 
 // Update takes in a Delta and returns what the owners of objects should be told. The changes it makes are Pending.
 func (t *Table) Update(d *model.Delta) []model.Event {
-	dirty := make(map[model.Name]*known)
+	t.grow(len(d.Services), len(d.EndpointSlices))
+	dirty := make(map[model.Name]*known, max(len(d.Services), len(d.EndpointSlices)))
 	for name, s := range d.Services {
 		st := t.state(name)
 		st.service = s
@@ -63,6 +64,18 @@ func (t *Table) Update(d *model.Delta) []model.Event {
 		events = append(events, t.refresh(name, st)...)
 	}
 	return events
+}
+
+// grow makes room before the first full picture comes in.
+func (t *Table) grow(services, endpointSlices int) {
+	if len(t.services) > 0 {
+		return
+	}
+	t.services = make(map[model.Name]*known, services)
+	t.slices = make(map[model.Name]model.Name, endpointSlices)
+	t.owners = make(map[Frontend]*known, services)
+	t.index = make(map[Frontend]int, services)
+	t.pending = make([]Change, 0, services)
 }
 
 func (t *Table) state(name model.Name) *known {
@@ -261,9 +274,17 @@ func (t *Table) change(f Frontend, old, new *Rule) {
 // Pending are the changes since the last Done, one a frontend, in no particular order.
 func (t *Table) Pending() []Change { return t.pending }
 
+// keptPending is how many changes there is room for between Updates; what a full picture took is given back.
+const keptPending = 1024
+
 // Done says that the Pending changes are in force.
 func (t *Table) Done() {
-	t.pending = nil
+	if cap(t.pending) > keptPending {
+		t.pending, t.index = nil, make(map[Frontend]int)
+		return
+	}
+	clear(t.pending)
+	t.pending = t.pending[:0]
 	clear(t.index)
 }
 

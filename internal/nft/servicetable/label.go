@@ -44,8 +44,21 @@ type pick struct {
 
 func (p pick) inside() bool { return p.span&insideBit != 0 }
 
+// plainLabels are the names of the most common picks.
+var plainLabels = func() (out [maxPlain + 1]string) {
+	for n := range out {
+		out[n] = pickMain + strconv.Itoa(n)
+	}
+	return out
+}()
+
+const maxPlain = 64
+
 // label is the pick's name.
 func (p pick) label() string {
+	if p.span == 0 && p.affinity == 0 && p.n <= maxPlain {
+		return plainLabels[p.n]
+	}
 	prefix := pickMain
 	switch {
 	case p.affinity > 0 && p.inside():
@@ -67,6 +80,11 @@ func (p pick) label() string {
 
 // parsePick reads a label back; ok is false for labels that are no picks.
 func parsePick(label string) (p pick, ok bool) {
+	if count, plain := strings.CutPrefix(label, pickMain); plain && len(count) <= 2 {
+		if n, err := strconv.Atoi(count); err == nil && n >= 1 && n <= maxPlain && label == plainLabels[n] {
+			return pick{n: n}, true
+		}
+	}
 	rest, spare := strings.CutSuffix(label, spareMark)
 	if spare {
 		p.span |= spareBit

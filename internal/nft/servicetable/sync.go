@@ -15,8 +15,8 @@ import (
 	"github.com/weft-net/weft/internal/service"
 )
 
-// maxReads is how often a Sync starts again because somebody changed the ruleset while it read.
-const maxReads = 10
+// maxReads is how often a Sync starts again because the ruleset changed while it was read.
+const maxReads = 20
 
 // Sync reads what the kernel holds and changes it to exactly the given rules, which all yields Service by Service.
 // Tables that are there are taken over as they are, without a moment in which they don't forward; where there are
@@ -53,8 +53,11 @@ func (t *Table) sync(all func(yield func(service.Frontend, *service.Rule))) (gon
 			return nil, fmt.Errorf("table %s: %w", f.table, err)
 		}
 	}
-	wanted := make(map[service.Frontend]bool, len(t.held))
-	all(func(fe service.Frontend, _ *service.Rule) { wanted[fe] = true })
+	var wanted map[service.Frontend]bool
+	if len(t.held) > 0 {
+		wanted = make(map[service.Frontend]bool, len(t.held))
+		all(func(fe service.Frontend, _ *service.Rule) { wanted[fe] = true })
+	}
 	// What a Service no longer has goes in the transaction that changes the rest of it.
 	goneOf := make(map[string][]service.Frontend)
 	for fe := range t.held {
@@ -117,6 +120,7 @@ func ownerOf(v4, v6 map[service.Frontend]string, fe service.Frontend) string {
 
 // contents is what a family's table has besides what is kept in held.
 type contents struct {
+	twice    bool // an element was read twice
 	there    bool // the table is one that can be taken over
 	foreign  bool // there is a table of this name with another layout
 	obsolete []nft.Table
@@ -172,7 +176,15 @@ func (t *Table) read(f *family) (contents, error) {
 	if c.rules, err = t.conn.ChainRules(f.table); err != nil {
 		return c, err
 	}
-	return c, t.readElements(f, &c)
+	if err := t.readElements(f, &c); err != nil {
+		return c, err
+	}
+	if c.twice {
+		// The kernel reordered a map between two parts of its answer, as it does some time after the map has grown.
+		// For each element that came twice another did not come.
+		return c, nft.ErrInterrupted
+	}
+	return c, nil
 }
 
 func (t *Table) readElements(f *family, c *contents) error {
@@ -205,6 +217,7 @@ func (t *Table) readElements(f *family, c *contents) error {
 				label = labelUnknown
 			}
 			h := t.heldOf(fe)
+			c.twice = c.twice || *m.label(h) != ""
 			*m.label(h) = label
 			if e.Comment != "" {
 				c.comments[fe] = e.Comment
@@ -222,7 +235,7 @@ func (t *Table) readElements(f *family, c *contents) error {
 			return err
 		}
 	}
-	return errors.Join(t.readMembers(f), t.readSlots(f, c), t.readSources(f), t.readCounted(f, c))
+	return errors.Join(t.readMembers(f, c), t.readSlots(f, c), t.readSources(f), t.readCounted(f, c))
 }
 
 func (t *Table) heldOf(fe service.Frontend) *held {
@@ -235,7 +248,7 @@ func (t *Table) heldOf(fe service.Frontend) *held {
 }
 
 // readMembers reads the endpoints that affinity may stay with, and their numbers, by which readSlots knows them.
-func (t *Table) readMembers(f *family) error {
+func (t *Table) readMembers(f *family, c *contents) error {
 	for _, m := range []struct {
 		set  *nft.Set
 		pool func(*held) *slotted
@@ -257,6 +270,7 @@ func (t *Table) readMembers(f *family) error {
 			}
 			h.numbers[ep] = n
 			s := m.pool(h)
+			c.twice = c.twice || slices.Contains(s.members, ep)
 			s.members = append(s.members, ep)
 			seen[s] = true
 		})
@@ -304,6 +318,7 @@ func (t *Table) readSlots(f *family, c *contents) error {
 			for len(s.slots) <= slot {
 				s.slots = append(s.slots, netip.AddrPort{})
 			}
+			c.twice = c.twice || s.slots[slot].IsValid()
 			s.slots[slot] = ep
 		})
 		if err != nil {
@@ -314,7 +329,7 @@ func (t *Table) readSlots(f *family, c *contents) error {
 }
 
 func (t *Table) readSources(f *family) error {
-	err := t.conn.Elements(f.sources, func(e nft.Elem) {
+	err := t.conn.Elements(f.sources, func(e nft.Elem) { // a set of ranges, which is never reordered
 		fe, first, ok := f.parseKey(e.Key)
 		_, last, ok2 := f.parseKey(e.KeyEnd)
 		a, ok3 := netip.AddrFromSlice(first)
@@ -345,6 +360,7 @@ func (t *Table) readCounted(f *family, c *contents) error {
 		return t.conn.Elements(s, func(e nft.Elem) {
 			if len(e.Key) >= n {
 				a, _ := netip.AddrFromSlice(e.Key[:n])
+				c.twice = c.twice || into[a]
 				into[a] = true
 			}
 		})

@@ -154,15 +154,9 @@ func changes(old, next rules) []service.Change {
 func verify(t *testing.T, want rules) {
 	t.Helper()
 	fresh := open(t)
-	fresh.held = make(map[service.Frontend]*held)
-	fresh.picks = make(map[pickChain]int)
-	fresh.codes = newCodes()
 	ips, local := make(map[netip.Addr]bool), make(map[netip.Addr]bool)
-	for _, f := range []*family{fresh.v4, fresh.v6} {
-		c, err := fresh.read(f)
-		if err != nil {
-			t.Fatal(err)
-		}
+	for i, c := range readAll(t, fresh) {
+		f := []*family{fresh.v4, fresh.v6}[i]
 		if !c.there || len(c.strays) > 0 {
 			t.Fatalf("%s: there %v, foreign %v, strays %v", f.table, c.there, c.foreign, c.strays)
 		}
@@ -222,6 +216,28 @@ func verify(t *testing.T, want rules) {
 	if !reflect.DeepEqual(ips, wantIPs) || !reflect.DeepEqual(local, wantLocal) {
 		t.Errorf("cluster IPs %v, want %v; local endpoints %v, want %v", ips, wantIPs, local, wantLocal)
 	}
+}
+
+// readAll reads what the kernel holds, again if it changed meanwhile.
+func readAll(t *testing.T, tab *Table) (out [2]contents) {
+	t.Helper()
+	for range maxReads {
+		var errs []error
+		tab.held, tab.picks, tab.codes = make(map[service.Frontend]*held), make(map[pickChain]int), newCodes()
+		for i, f := range []*family{tab.v4, tab.v6} {
+			c, err := tab.read(f)
+			out[i], errs = c, append(errs, err)
+		}
+		err := errors.Join(errs...)
+		if err == nil {
+			return out
+		}
+		if !errors.Is(err, nft.ErrInterrupted) {
+			t.Fatal(err)
+		}
+	}
+	t.Fatal("the tables never came to rest")
+	return out
 }
 
 func compareSlots(t *testing.T, fe service.Frontend, got, want slotted, numbers map[netip.AddrPort]uint16) {
@@ -379,12 +395,7 @@ func between(t *testing.T, old, next rules) {
 	t.Helper()
 	fresh := open(t)
 	defer func() { _ = fresh.Close() }()
-	fresh.held, fresh.picks, fresh.codes = make(map[service.Frontend]*held), make(map[pickChain]int), newCodes()
-	for _, f := range []*family{fresh.v4, fresh.v6} {
-		if _, err := fresh.read(f); err != nil {
-			t.Fatal(err)
-		}
-	}
+	readAll(t, fresh)
 	does := func(fe service.Frontend, r *service.Rule) bool {
 		h := fresh.held[fe]
 		if r == nil {
