@@ -39,6 +39,7 @@ type nodeFlags struct {
 	nodePorts  []string
 	noLoopback bool
 	announceOn []string
+	announced  string
 }
 
 // stuck is how long one update of one part may take before /livez fails and kubelet restarts the agent. The first
@@ -74,6 +75,7 @@ What it has put into the kernel stays there when it stops, so a restart or an up
 	fs.StringSliceVar(&f.nodePorts, "nodeport-addresses", nil, "`CIDRs` of the node addresses that serve NodePorts (default: all of the node's addresses)")
 	fs.BoolVar(&f.noLoopback, "no-loopback-nodeports", false, "no NodePorts on 127.0.0.1 and ::1")
 	fs.StringSliceVar(&f.announceOn, "announce-links", nil, "`patterns` of the links on which LoadBalancer addresses are announced, such as eth0,bond* (default: all of the node's own)")
+	fs.StringVar(&f.announced, "announce-state", "/run/weft/announced.json", "`file`, on a tmpfs, that keeps what this node announces, for a restart while the API server is away")
 	fs.BoolVar(&f.admits, "log-admitted", false, "report new connections that policies admit, not only those dropped")
 	return cmd
 }
@@ -148,7 +150,7 @@ func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record
 		return nil, err
 	}
 	announce, err := node.NewAnnounce(node.AnnounceConfig{
-		Node: f.name, Links: f.announceOn, Age: age, Registerer: reg, Events: record, Log: log.With("part", "announce"),
+		Node: f.name, Links: f.announceOn, State: f.announced, Age: age, Registerer: reg, Events: record, Log: log.With("part", "announce"),
 	})
 	if err != nil {
 		return nil, err
