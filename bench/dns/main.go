@@ -22,6 +22,7 @@ type options struct {
 	seconds, changes int
 	rate             int
 	only             string
+	differ           int
 	out              string
 }
 
@@ -35,6 +36,7 @@ func main() {
 	flag.IntVar(&o.changes, "changes", 200, "changes to time")
 	flag.IntVar(&o.rate, "rate", 5000, "queries a second for latency")
 	flag.StringVar(&o.only, "only", "weft,coredns,knot", "servers")
+	flag.IntVar(&o.differ, "differ", 0, "instead of measuring, compare what weft and CoreDNS answer about this many generated clusters")
 	flag.StringVar(&o.out, "out", "", "folder for dns.json and dns.md; empty is standard output only")
 	flag.Parse()
 	if err := run(o); err != nil {
@@ -59,6 +61,9 @@ func run(o options) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	if o.differ > 0 {
+		return differ(o, o.differ, dir)
+	}
 	rep := &report{Services: o.services, Seconds: o.seconds}
 	c := newCluster(o.services)
 	api, err := c.serve()

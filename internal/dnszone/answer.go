@@ -515,7 +515,7 @@ func (w *writer) glueHost(label []byte, svcOwner uint16, v4, v6 string) bool {
 	return true
 }
 
-// ptr appends the names of an address: the Service whose ClusterIP it is, else the endpoint in each Service.
+// ptr appends the names of an address: the Service whose ClusterIP it is, else its endpoints' in each Service.
 func (w *writer) ptr(f *finding, own uint16) {
 	var buf [maxLabel + 1]byte
 	for o := f.owners; o != nil; o = o.next {
@@ -523,41 +523,44 @@ func (w *writer) ptr(f *finding, own uint16) {
 		if s == nil {
 			continue
 		}
-		var label []byte
-		if !o.vip {
-			var ok bool
-			if label, ok = s.labelOf(f.addr, buf[:0]); !ok {
-				continue
-			}
-		}
-		size := len(s.name) + len(w.z.svcApex)
-		if label != nil {
-			size += 1 + len(label)
-		}
-		if len(w.msg)+12+size > w.limit {
-			w.res.Truncated = true
-			return
-		}
-		b := appendHead(w.msg, own, typePTR, w.z.o.ttl)
-		b = appendLength(b, size)
-		w.msg = w.z.appendTarget(b, label, s)
-		w.res.Answer++
 		if o.vip {
+			w.ptrRecord(own, nil, s)
 			return
+		}
+		i, ok := s.search(f.addr)
+		if !ok {
+			continue
+		}
+		names := s.namesOf(i, f.addr.Is6())
+		if len(names) == 0 && !w.ptrRecord(own, appendDashed(buf[:0], f.addr), s) {
+			return
+		}
+		for _, n := range names {
+			label := appendDashed(buf[:0], f.addr)
+			if n.host > 0 {
+				label = append(buf[:0], s.named.hosts[n.host-1].label...)
+			}
+			if !w.ptrRecord(own, label, s) {
+				return
+			}
 		}
 	}
 }
 
-// labelOf is the name of a ready address among a Service's endpoints.
-func (s *service) labelOf(a netip.Addr, buf []byte) ([]byte, bool) {
-	i, ok := s.search(a)
-	if !ok {
-		return nil, false
+func (w *writer) ptrRecord(own uint16, label []byte, s *service) bool {
+	size := len(s.name) + len(w.z.svcApex)
+	if label != nil {
+		size += 1 + len(label)
 	}
-	if h, ok := s.hostOf(i, a.Is6()); ok {
-		return append(buf, s.named.hosts[h].label...), true
+	if len(w.msg)+12+size > w.limit {
+		w.res.Truncated = true
+		return false
 	}
-	return appendDashed(buf, a), true
+	b := appendHead(w.msg, own, typePTR, w.z.o.ttl)
+	b = appendLength(b, size)
+	w.msg = w.z.appendTarget(b, label, s)
+	w.res.Answer++
+	return true
 }
 
 // apex appends what the domain itself has: SOA and NS.

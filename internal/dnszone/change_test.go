@@ -315,6 +315,36 @@ func TestSharedAddresses(t *testing.T) {
 	}
 }
 
+// Pods on their node's network share its address: each keeps its name, and its own port.
+func TestEndpointsThatShareAnAddress(t *testing.T) {
+	z := newZone(t, Options{}, headlessSvc("a/kafka"),
+		slice("a/kafka-1", "kafka", []string{"broker/TCP/9092"}, "10.0.0.1=kafka-0", "10.0.0.2=kafka-1"),
+		slice("a/kafka-2", "kafka", []string{"broker/TCP/9093"}, "10.0.0.1=kafka-2", "10.0.0.1"))
+	for q, want := range map[string][]string{
+		"kafka-0.kafka.a.svc.cluster.local A":  {"NOERROR", "kafka-0.kafka.a.svc.cluster.local. 5 IN A 10.0.0.1"},
+		"kafka-2.kafka.a.svc.cluster.local A":  {"NOERROR", "kafka-2.kafka.a.svc.cluster.local. 5 IN A 10.0.0.1"},
+		"10-0-0-1.kafka.a.svc.cluster.local A": {"NOERROR", "10-0-0-1.kafka.a.svc.cluster.local. 5 IN A 10.0.0.1"},
+		"10-0-0-2.kafka.a.svc.cluster.local A": {"NXDOMAIN", soa},
+		"kafka.a.svc.cluster.local A":          {"NOERROR", "kafka.a.svc.cluster.local. 5 IN A 10.0.0.1", "kafka.a.svc.cluster.local. 5 IN A 10.0.0.2"},
+		"1.0.0.10.in-addr.arpa PTR": {"NOERROR", "1.0.0.10.in-addr.arpa. 5 IN PTR 10-0-0-1.kafka.a.svc.cluster.local.",
+			"1.0.0.10.in-addr.arpa. 5 IN PTR kafka-0.kafka.a.svc.cluster.local.", "1.0.0.10.in-addr.arpa. 5 IN PTR kafka-2.kafka.a.svc.cluster.local."},
+		"2.0.0.10.in-addr.arpa PTR": {"NOERROR", "2.0.0.10.in-addr.arpa. 5 IN PTR kafka-1.kafka.a.svc.cluster.local."},
+		"_broker._tcp.kafka.a.svc.cluster.local SRV": {"NOERROR",
+			"_broker._tcp.kafka.a.svc.cluster.local. 5 IN SRV 0 100 9092 kafka-0.kafka.a.svc.cluster.local.",
+			"_broker._tcp.kafka.a.svc.cluster.local. 5 IN SRV 0 100 9092 kafka-1.kafka.a.svc.cluster.local.",
+			"_broker._tcp.kafka.a.svc.cluster.local. 5 IN SRV 0 100 9093 10-0-0-1.kafka.a.svc.cluster.local.",
+			"_broker._tcp.kafka.a.svc.cluster.local. 5 IN SRV 0 100 9093 kafka-2.kafka.a.svc.cluster.local.",
+			"+ 10-0-0-1.kafka.a.svc.cluster.local. 5 IN A 10.0.0.1", "+ kafka-0.kafka.a.svc.cluster.local. 5 IN A 10.0.0.1",
+			"+ kafka-1.kafka.a.svc.cluster.local. 5 IN A 10.0.0.2", "+ kafka-2.kafka.a.svc.cluster.local. 5 IN A 10.0.0.1"},
+	} {
+		name, typ, _ := strings.Cut(q, " ")
+		m, res := ask(t, z, name, typ, 65535, 0)
+		if diff := cmp.Diff(want, show(m, res)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", q, diff)
+		}
+	}
+}
+
 // No lookup allocates, on the paths that queries mostly take.
 func TestNoAllocation(t *testing.T) {
 	z := newZone(t, Options{}, specCluster()...)

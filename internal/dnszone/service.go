@@ -54,8 +54,15 @@ type port struct {
 // named is the part of a service that only endpoints with hostnames need.
 type named struct {
 	hosts []host // by label
-	// of4 and of6 say for each address of v4 and v6 which host it belongs to: an index into hosts plus one, or 0.
-	of4, of6 []uint32
+	// of4 and of6 are the names of each address of v4 and v6, in order of address, then name: pods on their node's
+	// network share one.
+	of4, of6 []nameOf
+}
+
+// nameOf is one name of an address.
+type nameOf struct {
+	addr uint32 // index into v4 or v6
+	host uint32 // index into hosts plus one; 0 is the generated name
 }
 
 // host is an endpoint name that was given, not generated.
@@ -160,53 +167,67 @@ func endpointLabel(ep *model.Endpoint, o *Options) string {
 	return ""
 }
 
-// addEndpoints fills in v4, v6 and named. binds is put in order: by address, those with a hostname first.
+// addEndpoints fills in v4, v6 and named. binds is put in order: by address, then hostname.
 func (s *service) addEndpoints(binds []binding) {
 	slices.SortFunc(binds, func(a, b binding) int {
-		return cmp.Or(a.addr.Compare(b.addr), -strings.Compare(a.host, b.host), cmp.Compare(a.set, b.set))
+		return cmp.Or(a.addr.Compare(b.addr), strings.Compare(a.host, b.host), cmp.Compare(a.set, b.set))
 	})
 	var v4, v6 []byte
-	var of4, of6 []string
 	hosted := false
 	for i, b := range binds {
-		if i > 0 && binds[i-1].addr == b.addr {
-			continue
-		}
 		hosted = hosted || b.host != ""
-		if b.addr.Is4() {
+		switch {
+		case i > 0 && binds[i-1].addr == b.addr:
+		case b.addr.Is4():
 			v4 = append(v4, b.addr.AsSlice()...)
-			of4 = append(of4, b.host)
-		} else {
+		default:
 			v6 = append(v6, b.addr.AsSlice()...)
-			of6 = append(of6, b.host)
 		}
 	}
 	s.v4, s.v6 = string(v4), string(v6)
 	if hosted {
-		s.named = newNamed(s.v4, s.v6, of4, of6)
+		s.named = newNamed(binds)
 	}
 }
 
-func newNamed(v4, v6 string, of4, of6 []string) *named {
-	n := &named{of4: make([]uint32, len(of4)), of6: make([]uint32, len(of6))}
-	labels := slices.Concat(of4, of6)
+// newNamed takes the bindings in order.
+func newNamed(binds []binding) *named {
+	n := &named{}
+	labels := make([]string, 0, len(binds))
+	for _, b := range binds {
+		if b.host != "" {
+			labels = append(labels, b.host)
+		}
+	}
 	slices.Sort(labels)
 	for _, l := range slices.Compact(labels) {
-		if l != "" {
-			n.hosts = append(n.hosts, host{label: l})
-		}
+		n.hosts = append(n.hosts, host{label: l})
 	}
-	for i, l := range of4 {
-		if h, ok := n.find([]byte(l)); ok {
-			n.hosts[h].v4 += v4[4*i : 4*i+4]
-			n.of4[i] = uint32(h) + 1
+	var i4, i6 uint32 // how many addresses there were before
+	for i, b := range binds {
+		first := i == 0 || binds[i-1].addr != b.addr
+		if !first && binds[i-1].host == b.host {
+			continue // the same endpoint, in two slices
 		}
-	}
-	for i, l := range of6 {
-		if h, ok := n.find([]byte(l)); ok {
-			n.hosts[h].v6 += v6[16*i : 16*i+16]
-			n.of6[i] = uint32(h) + 1
+		var of nameOf
+		if b.host != "" {
+			h, _ := n.find([]byte(b.host))
+			of.host = uint32(h) + 1
+			if raw := string(b.addr.AsSlice()); b.addr.Is4() {
+				n.hosts[h].v4 += raw
+			} else {
+				n.hosts[h].v6 += raw
+			}
 		}
+		list, count := &n.of4, &i4
+		if b.addr.Is6() {
+			list, count = &n.of6, &i6
+		}
+		if first {
+			*count++
+		}
+		of.addr = *count - 1
+		*list = append(*list, of)
 	}
 	return n
 }
@@ -256,7 +277,7 @@ func (s *service) addSlicePorts(binds []binding, sets [][]model.EndpointPort) {
 		var members []uint32
 		for _, b := range binds {
 			if in[i][b.set] {
-				members = append(members, s.ordinal(b.addr))
+				members = append(members, s.ordinal(b))
 			} else {
 				all = false
 			}
@@ -273,8 +294,8 @@ func (s *service) addSlicePorts(binds []binding, sets [][]model.EndpointPort) {
 	})
 }
 
-// Endpoint names have ordinals: first the hosts, then each address of v4, then each of v6. An address that belongs
-// to a host has no name of its own and is passed over.
+// Endpoint names have ordinals: first the hosts, then each address of v4, then each of v6. An address that only goes
+// by hosts' names has none of its own and is passed over.
 
 // names is the bound of the ordinals.
 func (s *service) names() uint32 {
@@ -285,29 +306,41 @@ func (s *service) names() uint32 {
 	return n
 }
 
-// hostOf is the host of the i-th v4 or v6 address, if it has one.
-func (s *service) hostOf(i int, v6 bool) (int, bool) {
+// namesOf are the names of the i-th v4 or v6 address; none means the generated one.
+func (s *service) namesOf(i int, v6 bool) []nameOf {
 	if s.named == nil {
-		return 0, false
+		return nil
 	}
 	of := s.named.of4
 	if v6 {
 		of = s.named.of6
 	}
-	return int(of[i]) - 1, of[i] != 0
+	lo := sort.Search(len(of), func(k int) bool { return of[k].addr >= uint32(i) })
+	hi := lo
+	for hi < len(of) && of[hi].addr == uint32(i) {
+		hi++
+	}
+	return of[lo:hi]
 }
 
-// ordinal is that of the name of a ready address.
-func (s *service) ordinal(a netip.Addr) uint32 {
+// generated tells whether the i-th v4 or v6 address goes by its generated name.
+func (s *service) generated(i int, v6 bool) bool {
+	names := s.namesOf(i, v6)
+	return len(names) == 0 || names[0].host == 0
+}
+
+// ordinal is that of a ready endpoint's name.
+func (s *service) ordinal(b binding) uint32 {
 	hosts := 0
 	if s.named != nil {
 		hosts = len(s.named.hosts)
 	}
-	i, _ := s.search(a)
-	if h, ok := s.hostOf(i, a.Is6()); ok {
+	if b.host != "" {
+		h, _ := s.named.find([]byte(b.host))
 		return uint32(h)
 	}
-	if a.Is6() {
+	i, _ := s.search(b.addr)
+	if b.addr.Is6() {
 		return uint32(hosts + len(s.v4)/4 + i)
 	}
 	return uint32(hosts + i)
@@ -324,7 +357,7 @@ func (s *service) endpoint(ord uint32, buf []byte) (label []byte, v4, v6 string,
 		i -= len(s.named.hosts)
 	}
 	if n4 := len(s.v4) / 4; i < n4 {
-		if _, hosted := s.hostOf(i, false); hosted {
+		if !s.generated(i, false) {
 			return nil, "", "", false
 		}
 		v4 = s.v4[4*i : 4*i+4]
@@ -332,7 +365,7 @@ func (s *service) endpoint(ord uint32, buf []byte) (label []byte, v4, v6 string,
 	} else {
 		i -= n4
 	}
-	if _, hosted := s.hostOf(i, true); hosted {
+	if !s.generated(i, true) {
 		return nil, "", "", false
 	}
 	v6 = s.v6[16*i : 16*i+16]
@@ -400,7 +433,7 @@ func (s *service) lookup(label []byte) (v4, v6 string, ok bool) {
 	if !ok {
 		return "", "", false
 	}
-	if _, hosted := s.hostOf(i, a.Is6()); hosted {
+	if !s.generated(i, a.Is6()) {
 		return "", "", false
 	}
 	if a.Is6() {
