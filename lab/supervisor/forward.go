@@ -60,9 +60,7 @@ func (l *lab) vantage(addr netip.Addr) string {
 		if !r.Contains(addr) {
 			continue
 		}
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		for _, n := range l.nodes {
+		for _, n := range l.allNodes() {
 			n.mu.Lock()
 			up := n.running() && !n.partitioned
 			n.mu.Unlock()

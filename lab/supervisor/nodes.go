@@ -58,8 +58,9 @@ func (n *clusterNode) running() bool {
 // startNodes boots all nodes at once, and waits until the API server knows them.
 func (l *lab) startNodes() error {
 	var wg sync.WaitGroup
-	errs := make([]error, len(l.nodes))
-	for i, n := range l.nodes {
+	nodes := l.allNodes()
+	errs := make([]error, len(nodes))
+	for i, n := range nodes {
 		wg.Go(func() { errs[i] = l.boot(n) })
 	}
 	wg.Wait()
@@ -71,7 +72,7 @@ func (l *lab) startNodes() error {
 		if err != nil {
 			return err
 		}
-		for _, n := range l.nodes {
+		for _, n := range nodes {
 			if _, ok := known[n.Name]; !ok {
 				return fmt.Errorf("node %s has not registered", n.Name)
 			}
@@ -79,9 +80,16 @@ func (l *lab) startNodes() error {
 		return nil
 	})
 	if err != nil {
-		return l.withNodeLog(err, l.nodes[0])
+		return l.withNodeLog(err, nodes[0])
 	}
 	return nil
+}
+
+// allNodes is the nodes as they are now.
+func (l *lab) allNodes() []*clusterNode {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.nodes)
 }
 
 // waitNodesReady waits until every node is Ready, where there is a pod network to make it so.
@@ -94,7 +102,7 @@ func (l *lab) waitNodesReady() error {
 		if err != nil {
 			return err
 		}
-		for _, n := range l.nodes {
+		for _, n := range l.allNodes() {
 			if ready, why := known[n.Name].condition(); !ready {
 				return fmt.Errorf("node %s is not ready: %s", n.Name, why)
 			}

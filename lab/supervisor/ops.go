@@ -49,11 +49,16 @@ func (l *lab) answer(conn *net.UnixConn) {
 }
 
 func (l *lab) do(req control.Request, reply *control.Reply) (any, error) {
+	select {
+	case <-l.prepared:
+	default:
+		return nil, errStarting
+	}
 	switch req.Op {
 	case OpStatus:
 		return l.status()
 	case OpKubeconfig:
-		return l.kubeconfig()
+		return l.cluster.AdminKubeconfig(l.server), nil
 	case OpNode:
 		return with(req, func(a NodeArgs) (any, error) { return nil, l.changeNode(reply, a) })
 	case OpComponent:
@@ -79,15 +84,6 @@ func with[A any](req control.Request, f func(A) (any, error)) (any, error) {
 		return nil, fmt.Errorf("arguments of %s: %w", req.Op, err)
 	}
 	return f(args)
-}
-
-func (l *lab) kubeconfig() ([]byte, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.cluster == nil || l.server == "" {
-		return nil, errStarting
-	}
-	return l.cluster.AdminKubeconfig(l.server), nil
 }
 
 // ComponentArgs are the arguments of OpComponent.

@@ -66,15 +66,10 @@ type NodeStatus struct {
 
 func (l *lab) status() (*Status, error) {
 	l.mu.Lock()
-	nodes := slices.Clone(l.nodes)
-	ready, server, started := l.ready, l.server, l.cluster != nil
-	services := slices.Clone(l.services)
+	nodes, ready := slices.Clone(l.nodes), l.ready
 	l.mu.Unlock()
-	if !started {
-		return nil, errStarting
-	}
 	s := &Status{
-		Name: l.cfg.Name, Ready: ready, Server: server, Families: l.plan.Families.String(),
+		Name: l.cfg.Name, Ready: ready, Server: l.server, Families: l.plan.Families.String(),
 		UptimeS: int(time.Since(l.started).Seconds()),
 		Hosts: []HostStatus{
 			{Outside, topology.Addrs(append(l.plan.Outside(), l.plan.Internet()...))},
@@ -88,7 +83,7 @@ func (l *lab) status() (*Status, error) {
 		s.APIError = err.Error()
 	}
 	owners := map[int]string{os.Getpid(): "supervisor"}
-	for _, c := range services {
+	for _, c := range l.services {
 		state := c.State()
 		s.Components = append(s.Components, state)
 		if state.Pid != 0 {

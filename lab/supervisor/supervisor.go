@@ -48,6 +48,9 @@ type lab struct {
 
 	services []*procs.Service // the control plane, in starting order
 
+	// prepared is closed when all of the above has its final value: until then commands are told to wait.
+	prepared chan struct{}
+
 	changes sync.Mutex // held while nodes change, which takes its time; before mu
 
 	mu    sync.Mutex // guards what follows
@@ -82,6 +85,7 @@ func Main(unmapped bool) error {
 		link:         conn.(*net.UnixConn),
 		started:      time.Now(),
 		pullPassword: rand.Text(),
+		prepared:     make(chan struct{}),
 	}
 	go func() {
 		if err := l.up(); err != nil {
@@ -159,6 +163,8 @@ func (l *lab) up() error {
 	if err := l.serveOutside(); err != nil {
 		return err
 	}
+	l.defineControlPlane()
+	close(l.prepared)
 	if err := l.startControlPlane(); err != nil {
 		return err
 	}
@@ -226,8 +232,8 @@ func (l *lab) exposeAPI() error {
 	return nil
 }
 
-// startControlPlane starts the control plane and waits until the API server serves.
-func (l *lab) startControlPlane() error {
+// defineControlPlane says what the lab runs beside its nodes.
+func (l *lab) defineControlPlane() {
 	for _, c := range l.cluster.Control() {
 		l.services = append(l.services, l.table.Service(&procs.Service{
 			Name:  c.Name,
@@ -241,6 +247,10 @@ func (l *lab) startControlPlane() error {
 		Log:  procs.NewLog(l.files.log(internet), logSize),
 		Spec: l.internetSpec,
 	}))
+}
+
+// startControlPlane starts the control plane and waits until the API server serves.
+func (l *lab) startControlPlane() error {
 	l.progress("starting etcd and the API server")
 	for _, s := range l.services[:2] {
 		if err := s.Start(); err != nil {
