@@ -124,8 +124,8 @@ func passConnections(l *net.UnixListener, link *net.UnixConn, owner int) {
 		}
 		if err := control.Authorize(conn, owner); err != nil {
 			json.NewEncoder(conn).Encode(control.Message{Error: err.Error()})
-		} else if err := control.SendConn(link, conn); err != nil {
-			json.NewEncoder(conn).Encode(control.Message{Error: "the lab is ending: " + err.Error()})
+		} else {
+			control.SendConn(link, conn) // fails when the lab is ending, and then the connection just ends too
 		}
 		conn.Close()
 	}

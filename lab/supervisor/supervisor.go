@@ -164,16 +164,11 @@ func (l *lab) up() error {
 		return err
 	}
 	l.defineControlPlane()
+	l.changes.Lock() // who adds a node meanwhile waits for those that are asked for
 	close(l.prepared)
-	if err := l.startControlPlane(); err != nil {
-		return err
-	}
-	l.mu.Lock()
-	for number := 1; number <= l.cfg.Nodes; number++ {
-		l.nodes = append(l.nodes, &clusterNode{Name: fmt.Sprintf("node%d", number), Number: number})
-	}
-	l.mu.Unlock()
-	if err := inParallel(l.startNodes, l.installWeft); err != nil {
+	err = l.start()
+	l.changes.Unlock()
+	if err != nil {
 		return err
 	}
 	if err := l.waitNodesReady(); err != nil {
@@ -184,6 +179,19 @@ func (l *lab) up() error {
 	l.mu.Unlock()
 	l.event(Event{Ready: &Ready{Name: l.cfg.Name, Server: l.server}})
 	return nil
+}
+
+// start starts the control plane, and then the nodes while weft is installed.
+func (l *lab) start() error {
+	if err := l.startControlPlane(); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	for number := 1; number <= l.cfg.Nodes; number++ {
+		l.nodes = append(l.nodes, &clusterNode{Name: fmt.Sprintf("node%d", number), Number: number})
+	}
+	l.mu.Unlock()
+	return inParallel(l.startNodes, l.installWeft)
 }
 
 // inParallel runs all and gives the first error as soon as there is one, since the others may be waiting for what
