@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -21,9 +20,6 @@ import (
 	"github.com/weft-net/weft/lab/topology"
 	"golang.org/x/sys/unix"
 )
-
-// errStarting is the answer to what needs a lab that is further on.
-var errStarting = errors.New("the lab is starting: try again in a moment")
 
 // Status is the result of OpStatus. Memory is in bytes.
 type Status struct {

@@ -48,7 +48,7 @@ type lab struct {
 
 	services []*procs.Service // the control plane, in starting order
 
-	// prepared is closed when all of the above has its final value: until then commands are told to wait.
+	// prepared is closed when all of the above has its final value: until then commands wait.
 	prepared chan struct{}
 
 	changes sync.Mutex // held while nodes change, which takes its time; before mu
