@@ -174,7 +174,7 @@ func (s *Services) enforce() error {
 		s.log.Warn("the kernel refused a change of the service tables; comparing all of them", "err", err)
 	}
 	start := time.Now()
-	gone, err := s.kernel.Sync(s.table.All)
+	gone, err := s.kernel.Sync(s.table)
 	if err != nil {
 		return err
 	}
@@ -329,7 +329,7 @@ func (s *Services) repair(ctx context.Context) {
 		if s.complete {
 			s.log.Warn("somebody else changed the service tables; repairing them")
 			s.metrics.repairs.Inc()
-			_, err = s.kernel.Sync(s.table.All)
+			_, err = s.kernel.Sync(s.table)
 		}
 		s.mu.Unlock()
 		if err == nil {

@@ -26,7 +26,7 @@ func (t *triggers) add(d *model.Delta) {
 		t.since = d.Since
 	}
 	for _, s := range d.EndpointSlices {
-		if s == nil {
+		if s == nil || s.Annotations[triggerAnnotation] == "" {
 			continue
 		}
 		if at, err := time.Parse(time.RFC3339Nano, s.Annotations[triggerAnnotation]); err == nil {

@@ -13,10 +13,9 @@ type Forwarder interface {
 	// Configure changes the Scope. It is in force after the next Sync.
 	Configure(Scope)
 
-	// Sync reads what the kernel holds and changes it to exactly the rules that all yields, Service by Service,
-	// without a moment in which existing frontends don't forward. It returns the frontends that the kernel had and
-	// that are gone.
-	Sync(all func(yield func(Frontend, *Rule))) (gone []Frontend, err error)
+	// Sync reads what the kernel holds and changes it to exactly these rules, without a moment in which existing
+	// frontends don't forward. It returns the frontends that the kernel had and that are gone.
+	Sync(Rules) (gone []Frontend, err error)
 
 	// Synced tells whether Apply will do. After an error, and before the first Sync, only Sync does.
 	Synced() bool
@@ -30,6 +29,15 @@ type Forwarder interface {
 
 	// Close lets go of the kernel, which goes on forwarding.
 	Close() error
+}
+
+// Rules are all rules of a node: a Table.
+type Rules interface {
+	// All calls f with every frontend and its rule, Service by Service.
+	All(f func(Frontend, *Rule))
+
+	// Len is how many there are.
+	Len() int
 }
 
 // Scope is what a Forwarder needs to know besides Services.

@@ -3,6 +3,7 @@
 package servicetable
 
 import (
+	"encoding/binary"
 	"hash/fnv"
 	"net/netip"
 	"slices"
@@ -283,7 +284,7 @@ func (t *Table) cleanUp(p *plan) error {
 // switchTo writes all of a plan but its slots and members: with the labels, its traffic changes over.
 func (t *Table) switchTo(p *plan) {
 	text := ""
-	if p.rule != nil {
+	if p.rule != nil && p.old.services != p.next.services {
 		text = comment(p.rule)
 	}
 	t.setSources(p.f, p.fe, p.old.sources, p.next.sources)
@@ -496,7 +497,7 @@ func reslot(old, want []netip.AddrPort) []netip.AddrPort {
 }
 
 func (t *Table) slotKey(fe service.Frontend, s span, slot int) []byte {
-	t.key = append(appendKey(t.key[:0], fe), native32(uint32(s)+uint32(slot))...)
+	t.key = binary.NativeEndian.AppendUint32(appendKey(t.key[:0], fe), uint32(s)+uint32(slot))
 	return t.key
 }
 
@@ -550,7 +551,7 @@ func (t *Table) setMembers(p *plan, add, remove bool) error {
 }
 
 func (t *Table) numberKey(fe service.Frontend, n uint16) []byte {
-	t.key = append(appendKey(t.key[:0], fe), native32(uint32(n))...)
+	t.key = binary.NativeEndian.AppendUint32(appendKey(t.key[:0], fe), uint32(n))
 	return t.key
 }
 

@@ -4,7 +4,6 @@ package servicetable
 
 import (
 	"encoding/binary"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -380,10 +379,10 @@ func (f *family) parseEndpoint(b []byte) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(a, binary.BigEndian.Uint16(b[n:])), true
 }
 
-// comment names a frontend's owner for people who read the table.
+// comment names a frontend's owner for people who read the table: "namespace/name:port".
 func comment(r *service.Rule) string {
 	if r.Port == "" {
-		return r.Service.String()
+		return r.Service.Namespace + "/" + r.Service.Name
 	}
-	return fmt.Sprintf("%s:%s", r.Service, r.Port)
+	return r.Service.Namespace + "/" + r.Service.Name + ":" + r.Port
 }

@@ -18,13 +18,11 @@ import (
 // maxReads is how often a Sync starts again because the ruleset changed while it was read.
 const maxReads = 20
 
-// Sync reads what the kernel holds and changes it to exactly the given rules, which all yields Service by Service.
-// Tables that are there are taken over as they are, without a moment in which they don't forward; where there are
-// none, new ones come into force when they are complete. It returns the frontends that the kernel had and nobody
-// wants any more.
-func (t *Table) Sync(all func(yield func(service.Frontend, *service.Rule))) (gone []service.Frontend, err error) {
+// Sync implements service.Forwarder. Tables that are there are taken over as they are; where there are none, new ones
+// come into force when they are complete.
+func (t *Table) Sync(want service.Rules) (gone []service.Frontend, err error) {
 	for range maxReads {
-		gone, err = t.sync(all)
+		gone, err = t.sync(want)
 		if !errors.Is(err, nft.ErrInterrupted) {
 			break
 		}
@@ -33,12 +31,12 @@ func (t *Table) Sync(all func(yield func(service.Frontend, *service.Rule))) (gon
 	return gone, err
 }
 
-func (t *Table) sync(all func(yield func(service.Frontend, *service.Rule))) (gone []service.Frontend, err error) {
+func (t *Table) sync(want service.Rules) (gone []service.Frontend, err error) {
 	t.synced, t.adopting = false, true
-	t.held = make(map[service.Frontend]*held)
+	t.held = make(map[service.Frontend]*held, want.Len())
 	t.picks = make(map[pickChain]int)
 	t.codes = newCodes()
-	t.ips, t.local = make(map[netip.Addr]int), make(map[netip.Addr]int)
+	t.ips, t.local = make(map[netip.Addr]int, want.Len()), make(map[netip.Addr]int)
 	t.unused = t.unused[:0]
 	t.batch.Reset()
 
@@ -56,7 +54,7 @@ func (t *Table) sync(all func(yield func(service.Frontend, *service.Rule))) (gon
 	var wanted map[service.Frontend]bool
 	if len(t.held) > 0 {
 		wanted = make(map[service.Frontend]bool, len(t.held))
-		all(func(fe service.Frontend, _ *service.Rule) { wanted[fe] = true })
+		want.All(func(fe service.Frontend, _ *service.Rule) { wanted[fe] = true })
 	}
 	// What a Service no longer has goes in the transaction that changes the rest of it.
 	goneOf := make(map[string][]service.Frontend)
@@ -78,7 +76,7 @@ func (t *Table) sync(all func(yield func(service.Frontend, *service.Rule))) (gon
 		}
 		group = group[:0]
 	}
-	all(func(fe service.Frontend, r *service.Rule) {
+	want.All(func(fe service.Frontend, r *service.Rule) {
 		if len(group) > 0 && group[0].New.Service != r.Service {
 			apply(group[0].New.Service.String())
 		}

@@ -51,8 +51,8 @@ func open(t testing.TB) *Table {
 
 type rules map[service.Frontend]*service.Rule
 
-// all yields Service by Service, in an order of its own each time.
-func (r rules) all(yield func(service.Frontend, *service.Rule)) {
+// All yields Service by Service, in an order of its own each time.
+func (r rules) All(yield func(service.Frontend, *service.Rule)) {
 	by := make(map[model.Name][]service.Frontend)
 	for fe, rule := range r {
 		by[rule.Service] = append(by[rule.Service], fe)
@@ -63,6 +63,8 @@ func (r rules) all(yield func(service.Frontend, *service.Rule)) {
 		}
 	}
 }
+
+func (r rules) Len() int { return len(r) }
 
 func endpoints(f model.Family, from, n int) []netip.AddrPort {
 	out := make([]netip.AddrPort, n)
@@ -281,7 +283,7 @@ func TestRandomChanges(t *testing.T) {
 			}
 			reopen()
 			now := make(rules)
-			if _, err := tab.Sync(now.all); err != nil {
+			if _, err := tab.Sync(now); err != nil {
 				t.Fatal(err)
 			}
 			verify(t, now)
@@ -304,7 +306,7 @@ func TestRandomChanges(t *testing.T) {
 					_ = tab.Close()
 					tab = open(t)
 					reopen()
-					gone, err := tab.Sync(next.all)
+					gone, err := tab.Sync(next)
 					if err != nil {
 						t.Fatalf("step %d: sync: %v", step, err)
 					}
@@ -333,7 +335,7 @@ func TestEveryMoment(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 5))
 	now := make(rules)
 	first := open(t)
-	if _, err := first.Sync(now.all); err != nil {
+	if _, err := first.Sync(now); err != nil {
 		t.Fatal(err)
 	}
 	died := errors.New("died")
@@ -346,7 +348,7 @@ func TestEveryMoment(t *testing.T) {
 		}
 		tab := open(t)
 		tab.limit = 16_000
-		if _, err := tab.Sync(now.all); err != nil {
+		if _, err := tab.Sync(now); err != nil {
 			t.Fatal(err)
 		}
 		lives := r.IntN(12)
@@ -365,7 +367,7 @@ func TestEveryMoment(t *testing.T) {
 		}
 		var err error
 		if step%3 == 0 {
-			_, err = tab.Sync(next.all)
+			_, err = tab.Sync(next)
 		} else {
 			err = tab.Apply(changes(now, next))
 		}
@@ -379,7 +381,7 @@ func TestEveryMoment(t *testing.T) {
 		}
 		_ = tab.Close()
 		heir := open(t)
-		if _, err := heir.Sync(next.all); err != nil {
+		if _, err := heir.Sync(next); err != nil {
 			t.Fatalf("step %d: the next agent: %v", step, err)
 		}
 		verify(t, next)
@@ -442,7 +444,7 @@ func TestBigService(t *testing.T) {
 		return rules{fe: r}
 	}
 	now := rule(0, 10000, 0)
-	if _, err := tab.Sync(now.all); err != nil {
+	if _, err := tab.Sync(now); err != nil {
 		t.Fatal(err)
 	}
 	verify(t, now)
@@ -554,7 +556,7 @@ func TestNobodyElse(t *testing.T) {
 	}
 	tab := open(t)
 	now := random(rand.New(rand.NewPCG(7, 7)), 1)
-	if _, err := tab.Sync(now.all); err != nil {
+	if _, err := tab.Sync(now); err != nil {
 		t.Fatal(err)
 	}
 	verify(t, now)
@@ -596,7 +598,7 @@ func TestNobodyElse(t *testing.T) {
 		}
 		cancel()
 		tab.rewritten = 0
-		if _, err := tab.Sync(now.all); err != nil {
+		if _, err := tab.Sync(now); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if whole := name == "table deleted"; !whole && tab.rewritten > 1 || whole && tab.rewritten < 10 {
@@ -619,7 +621,7 @@ func TestOwnChangesAreNotNews(t *testing.T) {
 	inNamespace(t)
 	tab := open(t)
 	now := random(rand.New(rand.NewPCG(7, 7)), 1)
-	if _, err := tab.Sync(now.all); err != nil {
+	if _, err := tab.Sync(now); err != nil {
 		t.Fatal(err)
 	}
 	if err := tab.Apply(changes(now, nil)); err != nil {
@@ -669,7 +671,7 @@ func TestReadable(t *testing.T) {
 			now[fe] = rule
 		}
 	}
-	if _, err := tab.Sync(now.all); err != nil {
+	if _, err := tab.Sync(now); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.Command(tool, "list", "ruleset").CombinedOutput()
