@@ -160,7 +160,7 @@ func noSuchLab(uid int, name string, err error) error {
 	if listErr != nil || len(others) == 0 {
 		return fmt.Errorf("no lab named %q is running: start one with `weft lab up`", name)
 	}
-	return fmt.Errorf("no lab named %q is running, but there is %s: choose it with --name", name, strings.Join(others, ", "))
+	return fmt.Errorf("no lab named %q is running; running: %s: choose with --name or $WEFT_LAB", name, strings.Join(others, ", "))
 }
 
 // Next is the next answer; io.EOF after the final one.

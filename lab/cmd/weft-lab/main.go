@@ -61,13 +61,14 @@ the lab ends, however it ends.`,
 		},
 		PersistentPreRunE: func(*cobra.Command, []string) error { return control.CheckName(labName) },
 	}
-	root.PersistentFlags().StringVar(&labName, "name", defaultName(), "which lab, where there are several; $WEFT_LAB sets it too")
+	root.PersistentFlags().StringVar(&labName, "name", defaultName(), "`name` of the lab, where there are several; $WEFT_LAB sets it too")
 	root.AddCommand(
 		newUpCommand(), newDownCommand(), newListCommand(), newStatusCommand(),
 		newKubeconfigCommand(), newKubectlCommand(), newExecCommand(), newForwardCommand(),
 		newLoadCommand(), newImagesCommand(), newLogsCommand(), newNodeCommand(), newComponentCommand(),
 		newSupervisorCommand(), newNodeInitCommand(), newCRICommand(),
 	)
+	refuseUnknown(root)
 	return root
 }
 

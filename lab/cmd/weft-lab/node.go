@@ -61,7 +61,7 @@ a node's kubelet or cri. What is killed restarts at once; what is stopped stays 
   weft lab component kill kubelet --node node1`,
 	}
 	var onNode string
-	cmd.PersistentFlags().StringVar(&onNode, "node", "", "the node whose kubelet or cri is meant")
+	cmd.PersistentFlags().StringVar(&onNode, "node", "", "`node` whose kubelet or cri is meant")
 	for _, action := range []struct{ name, short string }{
 		{"stop", "Stop a component"}, {"start", "Start a component that was stopped"}, {"kill", "Kill a component; it restarts"},
 	} {

@@ -55,7 +55,7 @@ func newStatusCommand() *cobra.Command {
 			return fmt.Errorf("-o %s: want json, or nothing", output)
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "json, for programs")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "`json`, for programs")
 	return cmd
 }
 
@@ -81,7 +81,7 @@ func newImagesCommand() *cobra.Command {
 			return t.Flush()
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "json, for programs")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "`json`, for programs")
 	return cmd
 }
 

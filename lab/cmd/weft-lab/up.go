@@ -59,13 +59,13 @@ until "weft lab down".`,
 	}
 	f := cmd.Flags()
 	f.IntVar(&cfg.Nodes, "nodes", 3, "how many nodes; \"weft lab node add\" adds more")
-	f.StringVar(&family, "ip-family", "dual", "IP families of the cluster: dual, ipv4 or ipv6")
+	f.StringVar(&family, "ip-family", "dual", "IP `families` of the cluster: dual, ipv4 or ipv6")
 	f.IntVar(&cfg.Segments, "subnets", 1, "how many networks the nodes are spread over")
 	f.BoolVar(&detach, "detach", false, "return when the lab is ready, and leave it running")
 	f.BoolVar(&cfg.NoWeft, "no-weft", false, "don't install weft: nodes stay NotReady until there is a CNI configuration")
-	f.StringVar(&cfg.Chart, "chart", "", "directory of the Helm chart to install; default: the one that weft was built with")
-	f.StringArrayVar(&cfg.Values, "values", nil, "file with values for the chart; may be repeated")
-	f.StringArrayVar(&cfg.Sets, "set", nil, "value for the chart, as key=value; may be repeated")
+	f.StringVar(&cfg.Chart, "chart", "", "`directory` of the Helm chart to install; default: the one that weft was built with")
+	f.StringArrayVar(&cfg.Values, "values", nil, "`file` with values for the chart; may be repeated")
+	f.StringArrayVar(&cfg.Sets, "set", nil, "value for the chart, as `key=value`; may be repeated")
 	f.BoolVar(&detached, "detached", false, "be the guardian of a detached lab")
 	f.MarkHidden("detached")
 	return cmd

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -40,7 +41,7 @@ func newKubectlCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "kubectl [ARGS...]",
 		Short: "Kubernetes' own kubectl, on this lab",
-		Long:  `Run kubectl on the lab. All arguments are kubectl's; choose a lab with $WEFT_LAB, or with --name before "kubectl".`,
+		Long:  `Run kubectl on the lab. All arguments are kubectl's; choose a lab with $WEFT_LAB, or with --name before or right after "kubectl".`,
 		Example: `  weft lab kubectl get pods -A -o wide
   weft lab kubectl create deployment echo --image=ghcr.io/weft-net/echo:1 --replicas=3
   weft lab --name small kubectl get nodes`,
@@ -49,6 +50,10 @@ func newKubectlCommand() *cobra.Command {
 			dir, err := binDir()
 			if err != nil {
 				return err
+			}
+			name, args := leadingName(args)
+			if name != "" {
+				labName = name
 			}
 			var kubeconfig []byte
 			if err := ask(supervisor.OpKubeconfig, nil, &kubeconfig); err != nil && !wantsHelp(args) {
@@ -70,6 +75,19 @@ func newKubectlCommand() *cobra.Command {
 			return fmt.Errorf("run %s: %w", program, err)
 		},
 	}
+}
+
+// leadingName takes --name off the front of kubectl's arguments, where it is the lab's: kubectl has no such flag there.
+func leadingName(args []string) (name string, rest []string) {
+	if len(args) > 1 && args[0] == "--name" {
+		return args[1], args[2:]
+	}
+	if len(args) > 0 {
+		if name, ok := strings.CutPrefix(args[0], "--name="); ok {
+			return name, args[1:]
+		}
+	}
+	return "", args
 }
 
 // wantsHelp tells whether kubectl would do nothing but explain itself, which takes no lab.
@@ -105,7 +123,7 @@ Addresses of pods and Services are reached from a node, all others from "outside
 		},
 	}
 	cmd.Flags().BoolVar(&args.UDP, "udp", false, "carry UDP datagrams, not TCP connections")
-	cmd.Flags().StringVar(&args.From, "from", "", "the host of the lab that connects: outside, control or a node")
+	cmd.Flags().StringVar(&args.From, "from", "", "`host` of the lab that connects: outside, control or a node")
 	return cmd
 }
 
@@ -114,8 +132,8 @@ func newLogsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs COMPONENT",
 		Short: "Print the log of a part of Kubernetes",
-		Long: `Print the log of etcd, apiserver, controller-manager or scheduler; or, with --node, of a node's kubelet, cri or
-init. Logs of pods are kubectl's affair.`,
+		Long: `Print the log of etcd, apiserver, controller-manager, scheduler or internet (what answers beyond the cluster); or,
+with --node, of a node's kubelet, cri or init. Logs of pods are kubectl's affair.`,
 		Example: `  weft lab logs apiserver
   weft lab logs kubelet --node node1 --follow`,
 		Args: cobra.ExactArgs(1),
@@ -125,7 +143,7 @@ init. Logs of pods are kubectl's affair.`,
 		},
 	}
 	cmd.Flags().BoolVarP(&args.Follow, "follow", "f", false, "go on with what is logged, until Ctrl-C")
-	cmd.Flags().StringVar(&args.Node, "node", "", "the node")
+	cmd.Flags().StringVar(&args.Node, "node", "", "`node` whose kubelet, cri or init is meant")
 	return cmd
 }
 
@@ -133,14 +151,15 @@ func newLoadCommand() *cobra.Command {
 	var args supervisor.LoadArgs
 	var binary, rootfs, oci string
 	cmd := &cobra.Command{
-		Use:   "load REF",
+		Use:   "load REF (--binary FILE | --rootfs DIR | --oci PATH)",
 		Short: "Make an image of something on this machine",
 		Long: `Register an image under a reference that pods can then name. REF may end in ":*", which stands for any tag. What
 is loaded comes before the images that the lab ships, and before registries.`,
-		Example: `  weft lab load example.com/shop:* --binary ./shop     # a static program
+		Example: `  weft lab load 'example.com/shop:*' --binary ./shop   # a static program
   weft lab load alpine:3 --oci alpine.tar               # an OCI layout, or what docker save writes
   weft lab load mydebian:1 --rootfs /srv/debian`,
-		Args: cobra.ExactArgs(1),
+		DisableFlagsInUseLine: true,
+		Args:                  cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, words []string) error {
 			args.Ref = words[0]
 			for kind, path := range map[string]string{"binary": binary, "rootfs": rootfs, "oci": oci} {
@@ -160,9 +179,9 @@ is loaded comes before the images that the lab ships, and before registries.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&binary, "binary", "", "a static program, which becomes the image's entry point")
-	cmd.Flags().StringVar(&rootfs, "rootfs", "", "a directory that is a root file system; it is used where it is")
-	cmd.Flags().StringVar(&oci, "oci", "", "an OCI image layout (directory or tar), or a docker-save tar")
+	cmd.Flags().StringVar(&binary, "binary", "", "`file` that is a static program; it becomes the image's entry point")
+	cmd.Flags().StringVar(&rootfs, "rootfs", "", "`dir` that is a root file system; it is used where it is")
+	cmd.Flags().StringVar(&oci, "oci", "", "`path` of an OCI image layout (directory or tar), or of a docker-save tar")
 	cmd.MarkFlagsOneRequired("binary", "rootfs", "oci")
 	cmd.MarkFlagsMutuallyExclusive("binary", "rootfs", "oci")
 	return cmd
@@ -181,7 +200,8 @@ terminal of its own.`,
   weft lab exec -- go test ./e2e/...         # tests that are clients of the cluster
   weft lab exec --in node1 -- sh             # a shell on a node
   weft lab exec --in node1 -- nft list ruleset`,
-		Args: cobra.MinimumNArgs(1),
+		DisableFlagsInUseLine: true,
+		Args:                  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, words []string) error {
 			args.Cmd = words
 			args.Env = os.Environ()
@@ -199,7 +219,7 @@ terminal of its own.`,
 			return runExec(args)
 		},
 	}
-	cmd.Flags().StringVar(&args.In, "in", supervisor.Outside, "the host: outside, control or a node")
+	cmd.Flags().StringVar(&args.In, "in", supervisor.Outside, "`host`: outside, control or a node")
 	cmd.Flags().BoolVarP(&stdin, "stdin", "i", true, "pass standard input on")
 	cmd.Flags().BoolVarP(&tty, "tty", "t", false, "give the command a terminal; default: if this is one")
 	cmd.Flags().SetInterspersed(false)
