@@ -8,6 +8,7 @@
 package fabric
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -190,7 +191,11 @@ func (f *Fabric) Detach(port string) error {
 	} else if err != nil {
 		return err
 	}
-	return f.nl.LinkDel(link)
+	// With the last process of a network namespace its links go too, but not at once: this one may go under our hands.
+	if err := f.nl.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete link %s: %w", port, err)
+	}
+	return nil
 }
 
 // configure puts addresses on a link and sets it up. Addresses are usable at once: the lab hands them out, so there

@@ -51,7 +51,7 @@ type HostStatus struct {
 // NodeStatus is a node.
 type NodeStatus struct {
 	Name      string               `json:"name"`
-	State     string               `json:"state"` // Ready, NotReady, Stopped, PowerOff, Partitioned or Unregistered
+	State     string               `json:"state"` // Ready, NotReady, Stopped, PowerOff, Partitioned, Unregistered or Unknown
 	Message   string               `json:"message,omitempty"`
 	Addresses []netip.Addr         `json:"addresses"`
 	PodCIDRs  []string             `json:"podCIDRs"`
@@ -97,7 +97,8 @@ func (l *lab) status() (*Status, error) {
 	return s, err
 }
 
-// nodeStatus gives the node's status and its init's process number, 0 where it has no power.
+// nodeStatus gives the node's status and its init's process number, 0 where it has no power. Known are the API's nodes;
+// nil, where it can't be asked.
 func (l *lab) nodeStatus(n *clusterNode, known map[string]apiNode) (NodeStatus, int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -115,6 +116,8 @@ func (l *lab) nodeStatus(n *clusterNode, known map[string]apiNode) (NodeStatus, 
 		s.State = "Stopped"
 	case n.partitioned:
 		s.State = "Partitioned"
+	case known == nil: // the API server doesn't answer
+		s.State = "Unknown"
 	case !registered:
 		s.State = "Unregistered"
 	case ready:

@@ -268,7 +268,11 @@ func (l *lab) startControlPlane() error {
 	if err := l.api.waitReady(time.Minute); err != nil {
 		return l.withLog(err, components.APIServer)
 	}
-	l.progress("starting the controller manager, the scheduler and %d nodes", l.cfg.Nodes)
+	nodes := fmt.Sprintf("%d nodes", l.cfg.Nodes)
+	if l.cfg.Nodes == 1 {
+		nodes = "1 node"
+	}
+	l.progress("starting the controller manager, the scheduler and %s", nodes)
 	for _, s := range l.services[2:] {
 		if err := s.Start(); err != nil {
 			return err
