@@ -106,6 +106,9 @@ func (f *framer) ends(flood func(i int) error) bool {
 	}()
 	for {
 		fr, err := f.ReadFrame()
+		if timedOut(err) {
+			return false
+		}
 		if err != nil {
 			return true
 		}
@@ -117,8 +120,6 @@ func (f *framer) ends(flood func(i int) error) bool {
 
 // Floods end the connection instead of costing memory or time.
 func TestHTTP2Floods(t *testing.T) {
-	release := make(chan struct{})
-	defer close(release)
 	e := newEcho(t, "one")
 	for name, flood := range map[string]func(*framer) func(int) error{
 		"CONTINUATION": func(f *framer) func(int) error {
@@ -127,11 +128,6 @@ func TestHTTP2Floods(t *testing.T) {
 					return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block([][2]string{{":method", "GET"}}), EndStream: true})
 				}
 				return f.WriteContinuation(1, false, bytes.Repeat([]byte{0x40, 1, 'a', 1, 'b'}, 1000))
-			}
-		},
-		"stream beyond the limit": func(f *framer) func(int) error {
-			return func(i int) error {
-				return f.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), EndHeaders: true, BlockFragment: block([][2]string{{":method", "POST"}, {":scheme", "http"}, {":authority", "a"}, {":path", "/"}})})
 			}
 		},
 		"data for nothing": func(f *framer) func(int) error {
@@ -153,6 +149,19 @@ func TestHTTP2Floods(t *testing.T) {
 			f.conn.Close()
 			until(t, "nothing is left of it", func() bool { return r.srv.conns.Load() == 0 && r.srv.active.Load() == 0 })
 		})
+	}
+}
+
+// Requests beyond the limit of a connection are refused, not queued.
+func TestStreamLimit(t *testing.T) {
+	e := newEcho(t, "one")
+	r := start(t, simple(e.addr()), Config{MaxStreams: 5})
+	f := newFramer(t, r.tcp())
+	for i := range 10 {
+		f.request(uint32(2*i+1), nil, true)
+	}
+	if s := f.status(19); s != "reset" {
+		t.Errorf("the tenth request got %s", s)
 	}
 }
 
