@@ -26,6 +26,7 @@ var annotationPrefixes = []string{
 	"external-dns.alpha.kubernetes.io/",
 	"endpoints.kubernetes.io/last-change-trigger-time",
 	"service.kubernetes.io/topology-mode",
+	"kubernetes.io/config.mirror", // the kubelet's UID of a static pod
 }
 
 // intern gives the one shared copy of a string that recurs over many objects: labels, zones, node names.

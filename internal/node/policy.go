@@ -52,6 +52,7 @@ type Policy struct {
 	complete bool                // the API's first full picture is here
 	stale    bool                // the kernel may hold something else than the program: only Sync helps
 	uncut    map[netip.Addr]bool // whose flows have still to be looked at
+	pinned   map[string]string   // wirings to the UIDs that they are pinned under
 	news     chan struct{}       // closed and replaced when the kernel holds something new
 }
 
@@ -70,7 +71,7 @@ func NewPolicy(cfg PolicyConfig) (*Policy, error) {
 	}
 	p := &Policy{
 		cfg: cfg, log: cfg.Log, table: t, compiler: policy.NewCompiler(cfg.Node), stale: true,
-		uncut: map[netip.Addr]bool{}, news: make(chan struct{}),
+		uncut: map[netip.Addr]bool{}, pinned: map[string]string{}, news: make(chan struct{}),
 	}
 	p.flows, p.told = flowlog.New(keptFlows), map[telling]time.Time{}
 	if p.metrics, err = newPolicyMetrics(cfg.Registerer, p.dropCounts); err != nil {
@@ -92,7 +93,7 @@ func (p *Policy) Update(_ context.Context, d *model.Delta) error {
 		p.complete = true
 		if p.cfg.Local != nil {
 			for _, l := range p.cfg.Local() {
-				p.merge(p.compiler.Pin(l.Name, p.uid(l), l.IPs))
+				p.merge(p.pin(l, p.uid(l)))
 			}
 		}
 	}
@@ -157,6 +158,16 @@ func (p *Policy) uid(l model.LocalPod) string {
 	return l.UID
 }
 
+// pin tells the compiler of a wiring, and remembers under which UID: when the pod is unwired the API may have forgotten
+// it.
+func (p *Policy) pin(l model.LocalPod, uid string) *policy.Change {
+	p.pinned[wiring(l)] = uid
+	return p.compiler.Pin(l.Name, uid, l.IPs)
+}
+
+// wiring is a key for a pod with its addresses.
+func wiring(l model.LocalPod) string { return fmt.Sprint(l.Name, l.IPs) }
+
 // mirrorAnnotation holds, on a mirror pod, the UID of the static pod that it mirrors (k8s.io/kubernetes
 // pkg/kubelet/types ConfigMirrorAnnotationKey).
 const mirrorAnnotation = "kubernetes.io/config.mirror"
@@ -170,7 +181,7 @@ func (p *Policy) Protect(ctx context.Context, l model.LocalPod) error {
 	for {
 		if uid := p.uid(l); uid != "" && uid != pinned {
 			pinned = uid
-			if err := p.enforce(p.compiler.Pin(l.Name, uid, l.IPs)); err != nil {
+			if err := p.enforce(p.pin(l, uid)); err != nil {
 				return fmt.Errorf("protect pod %s: %w", l.Name, err)
 			}
 		}
@@ -210,7 +221,13 @@ func (p *Policy) missing(l model.LocalPod, uid string) string {
 func (p *Policy) Unprotect(l model.LocalPod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := p.enforce(p.compiler.Unpin(l.Name, p.uid(l), l.IPs)); err != nil {
+	key := wiring(l)
+	uid, ok := p.pinned[key]
+	if !ok {
+		uid = p.uid(l)
+	}
+	delete(p.pinned, key)
+	if err := p.enforce(p.compiler.Unpin(l.Name, uid, l.IPs)); err != nil {
 		// The next Update, or the table's watch, tries again.
 		p.log.Error("can't take a pod out of the policy table", "pod", l.Name.String(), "err", err)
 	}

@@ -215,6 +215,41 @@ func TestPolicyProtectWaitsAndFailsClosed(t *testing.T) {
 	}
 }
 
+// The API's image of a static pod has another UID than the kubelet gave to the runtime.
+func TestPolicyProtectsStaticPods(t *testing.T) {
+	r := newPolicyRig(t)
+	a := policytest.Addrs("10.0.0.1 fd00::1")
+	mirror := podOf("static", role("db"), "")
+	mirror.Annotations = map[string]string{"kubernetes.io/config.mirror": "0123abcd"}
+	wired := model.LocalPod{Name: mirror.Name, UID: "0123abcd", IPs: a}
+	r.update(with(deltaOf(), allow("db", "db", "web")))
+	done := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), policytest.Deadline)
+		defer cancel()
+		done <- r.part.Protect(ctx, wired)
+	}()
+	r.update(deltaOf(mirror))
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range a {
+		if e := r.part.compiler.Program().Pods[addr]; e.Ingress == "" || e.Egress != "" {
+			t.Errorf("%s has %+v, want a guard for ingress", addr, e)
+		}
+	}
+	gone := deltaOf()
+	gone.Pods[mirror.Name] = nil
+	r.update(gone)
+	if n := len(r.part.compiler.Program().Pods); n != 2 {
+		t.Errorf("of a wired pod that the API has forgotten, %d addresses are guarded", n)
+	}
+	r.part.Unprotect(wired)
+	if n := len(r.part.compiler.Program().Pods); n != 0 {
+		t.Errorf("after Unprotect %d addresses are still guarded", n)
+	}
+}
+
 // An agent's death, the time without it, and its successor's start never open what is isolated.
 func TestPolicySurvivesRestartAndRemoval(t *testing.T) {
 	r := newPolicyRig(t)
