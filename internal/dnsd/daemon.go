@@ -46,6 +46,9 @@ type Options struct {
 // drainWithin bounds how long questions to upstreams may hold up the end: their clients' patience.
 const drainWithin = 5 * time.Second
 
+// maxReaders bounds the threads for one address: each answers some hundred thousand queries a second.
+const maxReaders = 8
+
 // source hands out what changed in the cluster: a kube.Watcher.
 type source interface {
 	Run(ctx context.Context)
@@ -68,7 +71,7 @@ type daemon struct {
 	source atomic.Pointer[opened]
 	reg    *prometheus.Registry
 
-	cores    int // that the server may use
+	readers  int // of each address and port
 	ready    atomic.Bool
 	draining atomic.Bool
 	lag      *prometheus.HistogramVec
@@ -103,10 +106,16 @@ func newDaemon(o Options, open func(kube.Kinds, prometheus.Registerer) (source, 
 		return nil, err
 	}
 	d.register()
+	// A change of the cluster leaves little garbage and much that lives: collect early rather than hold twice the live
+	// heap, unless the operator says otherwise.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
 	// The server's readers wait in the kernel. With one processor more than there are cores the runtime sees one
 	// idle, and does not take a reader's away from it each time that it waits, to give it back a moment later.
-	d.cores = runtime.GOMAXPROCS(0)
-	runtime.GOMAXPROCS(d.cores + 1)
+	cores := runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(cores + 1)
+	d.readers = min(cores, maxReaders)
 	return d, nil
 }
 
@@ -293,7 +302,7 @@ func (d *daemon) follow(ctx context.Context, deltas chan *model.Delta, configs <
 			d.updated.Observe(time.Since(start).Seconds())
 			d.observeLag(delta)
 			if !d.ready.Swap(true) {
-				settle()
+				go debug.FreeOSMemory() // what the first picture took to paint
 				d.log.Info("first picture of the cluster complete", "services", d.zone.Services(), "addresses", d.zone.Addresses(),
 					"took", time.Since(start))
 			}
@@ -319,15 +328,6 @@ func (d *daemon) follow(ctx context.Context, deltas chan *model.Delta, configs <
 			return
 		}
 	}
-}
-
-// settle gives back what the first picture took to paint. From then on a change leaves little garbage and much that
-// lives: collect early rather than hold twice the live heap, unless the operator says otherwise.
-func settle() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(40)
-	}
-	go debug.FreeOSMemory()
 }
 
 // renew builds zones from a whole state for the configuration at hand.
@@ -387,7 +387,7 @@ func (d *daemon) listen(ctx context.Context) (out []*dnsserver.Listener, err err
 				return err
 			}
 			for i, ap := range aps {
-				l, err := s.Listen(ctx, ap, d.cores)
+				l, err := s.Listen(ctx, ap, d.readers)
 				if err != nil {
 					if i > 0 && len(aps) > 1 {
 						d.log.Warn("not listening on IPv6", "err", err) // a machine without

@@ -175,23 +175,17 @@ type tcpConn struct {
 	room    chan struct{} // one place for each question that waits for an upstream
 }
 
-// buffers of a connection that has something to do.
-type tcpBuffers struct {
-	in  [8 << 10]byte
-	out []byte
-}
-
-var tcpBufferPool = sync.Pool{New: func() any { return &tcpBuffers{out: make([]byte, 0, flushAt+maxMessage)} }}
+// answersPool holds buffers for answers that are about to be sent: a connection has one while it has something to say.
+var answersPool = sync.Pool{New: func() any { b := make([]byte, 0, flushAt+2+maxMessage+512); return &b }}
 
 func (t *tcpConn) serve() {
 	defer func() {
 		t.waiting.Wait()
 		_ = t.c.Close()
 	}()
-	b := tcpBufferPool.Get().(*tcpBuffers)
-	defer tcpBufferPool.Put(b)
 	w := t.s.newTCPWorker()
 	p := packet{client: t.client, to: t.later}
+	in := make([]byte, 2+maxAsk)
 	have := 0
 	for {
 		v := t.s.view.Load()
@@ -201,7 +195,7 @@ func (t *tcpConn) serve() {
 		if err := t.idle(time.Duration(v.cfg.Limits.IdleConnection)); err != nil {
 			return
 		}
-		n, err := t.c.Read(b.in[have:])
+		n, err := t.c.Read(in[have:])
 		if n == 0 && err != nil {
 			if !errors.Is(err, io.EOF) && have > 0 {
 				t.s.stats.badPackets.Add(1)
@@ -210,27 +204,37 @@ func (t *tcpConn) serve() {
 		}
 		have += n
 		p.now = t.s.now()
-		at := 0
-		for have-at >= 2 {
-			size := int(binary.BigEndian.Uint16(b.in[at:]))
-			if size > len(b.in)-2 {
-				t.s.stats.badPackets.Add(1)
-				return // no query is as long
-			}
-			if have-at < 2+size {
-				break
-			}
-			p.data = b.in[at+2 : at+2+size]
-			at += 2 + size
-			if !t.one(w, &p, b) {
-				return
-			}
-		}
-		have = copy(b.in[:], b.in[at:have])
-		if !t.flush(b) {
+		used, ok := t.burst(w, &p, in[:have])
+		if !ok {
 			return
 		}
+		have = copy(in, in[used:have])
 	}
+}
+
+// burst answers the whole questions in what was read, and returns how much that was.
+func (t *tcpConn) burst(w *worker, p *packet, in []byte) (used int, ok bool) {
+	out := answersPool.Get().(*[]byte)
+	defer func() {
+		*out = (*out)[:0]
+		answersPool.Put(out)
+	}()
+	for len(in)-used >= 2 {
+		size := int(binary.BigEndian.Uint16(in[used:]))
+		if size > maxAsk {
+			t.s.stats.badPackets.Add(1)
+			return 0, false // no query is as long
+		}
+		if len(in)-used < 2+size {
+			break
+		}
+		p.data = in[used+2 : used+2+size]
+		used += 2 + size
+		if !t.one(w, p, out) {
+			return 0, false
+		}
+	}
+	return used, t.flush(out)
 }
 
 // idle sets how long the client may take for its next question; unless the listener was stopped meanwhile.
@@ -246,40 +250,30 @@ func (t *tcpConn) idle(d time.Duration) error {
 	return nil
 }
 
-// one answers one question into b.out.
-func (t *tcpConn) one(w *worker, p *packet, b *tcpBuffers) bool {
-	if len(b.out) > flushAt && !t.flush(b) {
+// one answers one question at the end of out.
+func (t *tcpConn) one(w *worker, p *packet, out *[]byte) bool {
+	if len(*out) > flushAt && !t.flush(out) {
 		return false
 	}
-	at := len(b.out)
-	b.out = append(b.out, 0, 0)
-	// The answer's offsets count from its own start.
-	answer := w.serve(p, b.out[at+2:at+2])
-	if answer == nil {
-		b.out = b.out[:at]
-		return true
+	at := len(*out)
+	// The answer's offsets count from its own start. There is room for the longest.
+	answer := w.serve(p, (*out)[at+2:at+2])
+	if answer != nil {
+		*out = (*out)[:at+2+len(answer)]
+		binary.BigEndian.PutUint16((*out)[at:], uint16(len(answer)))
 	}
-	if len(answer) <= cap(b.out)-at-2 {
-		b.out = b.out[:at+2+len(answer)]
-	} else {
-		b.out = b.out[:at+2]
-	}
-	if len(answer) > 0 && &answer[0] != &b.out[:at+3][at+2] {
-		b.out = append(b.out[:at+2], answer...)
-	}
-	binary.BigEndian.PutUint16(b.out[at:], uint16(len(answer)))
 	return true
 }
 
-func (t *tcpConn) flush(b *tcpBuffers) bool {
-	if len(b.out) == 0 {
+func (t *tcpConn) flush(out *[]byte) bool {
+	if len(*out) == 0 {
 		return true
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	_ = t.c.SetWriteDeadline(time.Now().Add(writeWithin))
-	_, err := t.c.Write(b.out)
-	b.out = b.out[:0]
+	_, err := t.c.Write(*out)
+	*out = (*out)[:0]
 	return err == nil
 }
 
