@@ -30,6 +30,8 @@ func TestWrongCommandLines(t *testing.T) {
 		"component foo apiserver":       "`weft lab component --help`",
 		"node stop":                     "usage: weft lab node stop NAME",
 		"exec":                          "usage: weft lab exec [--in HOST] -- CMD [ARGS...]",
+		"exec -t -i=false true":         "exclude each other",
+		"exec -t true":                  "--tty: standard input is not a terminal",
 		"logs":                          "usage: weft lab logs COMPONENT",
 		"forward a b c":                 "usage: weft lab forward ADDRESS:PORT [LOCALPORT]",
 		"load":                          "usage: weft lab load REF (--binary FILE | --rootfs DIR | --oci PATH)",

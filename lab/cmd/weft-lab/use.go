@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -209,14 +210,17 @@ terminal of its own.`,
 			if args.Dir, err = os.Getwd(); err != nil {
 				return err
 			}
-			args.TTY = isTerminal(os.Stdin) && isTerminal(os.Stdout)
+			args.TTY = stdin && isTerminal(os.Stdin) && isTerminal(os.Stdout)
 			if cmd.Flags().Changed("tty") {
 				args.TTY = tty
 			}
-			if args.TTY && !isTerminal(os.Stdin) {
-				return fmt.Errorf("--tty: standard input is not a terminal")
+			switch {
+			case args.TTY && !stdin && cmd.Flags().Changed("tty"):
+				return errors.New("--tty and --stdin=false exclude each other: a terminal is the command's input too")
+			case args.TTY && !isTerminal(os.Stdin):
+				return errors.New("--tty: standard input is not a terminal")
 			}
-			return runExec(args)
+			return runExec(args, stdin)
 		},
 	}
 	cmd.Flags().StringVar(&args.In, "in", supervisor.Outside, "`host`: outside, control or a node")
@@ -226,9 +230,17 @@ terminal of its own.`,
 	return cmd
 }
 
-// runExec runs the command and ends as it ends.
-func runExec(args supervisor.ExecArgs) error {
+// runExec runs the command and ends as it ends. Without stdin the command reads nothing of ours.
+func runExec(args supervisor.ExecArgs, stdin bool) error {
 	files := []*os.File{os.Stdin, os.Stdout, os.Stderr}
+	if !stdin {
+		null, err := os.Open(os.DevNull)
+		if err != nil {
+			return err
+		}
+		defer null.Close()
+		files[0] = null
+	}
 	var term *terminal
 	if args.TTY {
 		var err error

@@ -148,6 +148,9 @@ func TestExec(t *testing.T) {
 	if out, err := lab.RunWith(t.Context(), "through\n", "exec", "--in", "node1", "--", "cat"); err != nil || out != "through\n" {
 		t.Errorf("stdin: %q, %v", out, err)
 	}
+	if out, err := lab.RunWith(t.Context(), "through\n", "exec", "--stdin=false", "--", "cat"); err != nil || out != "" {
+		t.Errorf("no stdin: %q, %v", out, err)
+	}
 	for _, host := range []string{"outside", "control", "node3"} {
 		out, err := lab.Exec(t.Context(), host, "kubectl", "get", "nodes", "-o", "name")
 		if err != nil || strings.Count(out, "node/") != 3 {
