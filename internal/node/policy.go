@@ -237,7 +237,13 @@ func (p *Policy) Unprotect(l model.LocalPod) {
 func (p *Policy) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.table.Watch(ctx, func() { p.repair(ctx) }) })
-	g.Go(func() error { return p.flows.Serve(ctx, cmp.Or(p.cfg.FlowSocket, flowlog.DefaultSocket)) })
+	g.Go(func() error {
+		// Whoever can't be told of flows must not cost anybody the policies.
+		if err := p.flows.Serve(ctx, cmp.Or(p.cfg.FlowSocket, flowlog.DefaultSocket)); err != nil {
+			p.log.Error("flow events can't be asked for on this node", "err", err)
+		}
+		return nil
+	})
 	g.Go(func() error { p.listen(ctx); return nil })
 	return g.Wait()
 }
