@@ -4,70 +4,92 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/net/http2"
 )
 
-// h2transport holds no connections: endpoints do.
-var h2transport = &http2.Transport{
-	DisableCompression: true, AllowHTTP: true,
-	ReadIdleTimeout: 30 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: stuck,
-	MaxHeaderListSize: maxHead, MaxReadFrameSize: 16 << 10,
+// h2transport makes connections and holds none: endpoints do. Whom to dial comes with the context.
+var h2transport = func() *http.Transport {
+	t := &http.Transport{
+		DisableCompression: true, MaxResponseHeaderBytes: maxHead, Protocols: &http.Protocols{},
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: stuck, MaxReadFrameSize: 16 << 10},
+	}
+	t.Protocols.SetHTTP2(true)
+	t.Protocols.SetUnencryptedHTTP2(true)
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		d := ctx.Value(h2dialKey{}).(h2dial)
+		c, err := d.endpoint.dial(d.peer, d.by, nil)
+		if tc, ok := c.(*tls.Conn); ok && err == nil && tc.ConnectionState().NegotiatedProtocol != "h2" {
+			c.Close()
+			return nil, errors.New("the endpoint does not speak HTTP/2 in TLS")
+		}
+		return c, err
+	}
+	t.DialContext, t.DialTLSContext = dial, dial
+	return t
+}()
+
+type h2dialKey struct{}
+
+type h2dial struct {
+	endpoint *endpoint
+	peer     *peer
+	by       time.Time
 }
 
 // h2pool is an endpoint's HTTP/2 connections: as many as its limit of streams makes necessary.
 type h2pool struct {
 	mu    sync.Mutex
-	conns []*http2.ClientConn
+	conns []*http.ClientConn
 	gone  bool
 }
 
-// get gives a connection that takes another request.
-func (e *endpoint) getH2(p *peer, by time.Time) (*http2.ClientConn, error) {
+// getH2 gives a connection that takes another request. done is to be called after that request.
+func (e *endpoint) getH2(p *peer, by time.Time) (c *http.ClientConn, done func(), err error) {
 	e.h2.mu.Lock()
 	defer e.h2.mu.Unlock() // one dials, the others wait for the same connection
 	kept := e.h2.conns[:0]
-	var found *http2.ClientConn
-	for _, c := range e.h2.conns {
-		state := c.State()
-		if state.Closed || state.Closing {
+	for _, o := range e.h2.conns {
+		if o.Err() != nil {
+			o.Close()
 			continue
 		}
-		kept = append(kept, c)
-		if found == nil && c.ReserveNewRequest() {
-			found = c
+		kept = append(kept, o)
+		if c == nil && o.Reserve() == nil {
+			c = o
 		}
 	}
 	clear(e.h2.conns[len(kept):])
 	e.h2.conns = kept
-	if found != nil {
-		return found, nil
+	if c != nil {
+		return c, func() {}, nil
 	}
-	raw, err := e.dial(p, by, nil)
-	if err != nil {
-		return nil, err
+	scheme := "http"
+	if e.backend.tls != nil {
+		scheme = "https"
 	}
-	c, err := h2transport.NewClientConn(raw)
-	if err != nil {
-		raw.Close()
-		return nil, err
+	ctx := context.WithValue(context.Background(), h2dialKey{}, h2dial{e, p, by})
+	if c, err = h2transport.NewClientConn(ctx, scheme, e.address); err != nil {
+		return nil, nil, err
 	}
-	if !c.ReserveNewRequest() {
+	if err := c.Reserve(); err != nil {
 		c.Close()
-		return nil, errors.New("the endpoint takes no HTTP/2 request")
+		return nil, nil, err
 	}
 	if e.h2.gone || !e.reusable() {
-		c.SetDoNotReuse()
-	} else {
-		e.h2.conns = append(e.h2.conns, c)
+		return c, func() { c.Close() }, nil
 	}
-	return c, nil
+	e.h2.conns = append(e.h2.conns, c)
+	return c, func() {}, nil
 }
 
 // retire lets connections end with their last request.
@@ -77,34 +99,36 @@ func (p *h2pool) retire() {
 	p.conns, p.gone = nil, true
 	p.mu.Unlock()
 	for _, c := range conns {
-		go func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-			defer cancel()
-			if c.Shutdown(ctx) != nil {
+		c.SetStateHook(func(c *http.ClientConn) {
+			if c.InFlight() == 0 {
 				c.Close()
 			}
-		}()
+		})
+		if c.InFlight() == 0 {
+			c.Close()
+		}
 	}
 }
 
 // attemptH2 sends the request to an endpoint that speaks HTTP/2.
 func (x *exchange) attemptH2(e *endpoint, by time.Time, retryable func(int) bool) outcome {
-	c, err := e.getH2(x.peer, by)
+	c, done, err := e.getH2(x.peer, by)
 	if err != nil {
 		e.failed(time.Now())
 		return outcome{safe: true, status: unreachable(err), reason: err.Error()}
 	}
+	defer done()
 	ctx := x.ctx
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	cancel := func() {}
-	if !by.IsZero() {
-		ctx, cancel = context.WithDeadline(ctx, by)
-	} else {
-		ctx, cancel = context.WithCancel(ctx)
-	}
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if !by.IsZero() {
+		var end context.CancelFunc
+		ctx, end = context.WithDeadline(ctx, by)
+		defer end()
+	}
 	req, sent := x.toHTTP2(ctx, e)
 	resp, err := c.RoundTrip(req)
 	if err != nil {
@@ -193,8 +217,8 @@ func unprocessed(err error) bool {
 	if errors.As(err, &stream) {
 		return stream.Code == http2.ErrCodeRefusedStream
 	}
-	var away http2.GoAwayError
-	return errors.As(err, &away) && away.ErrCode == http2.ErrCodeNo
+	// net/http has no type for streams that are above those which a GOAWAY says were looked at.
+	return strings.Contains(err.Error(), "graceful shutdown GOAWAY")
 }
 
 // bodyReader lets the library read an exchange's body, and knows when it has stopped doing so.

@@ -6,55 +6,99 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
-// HTTP/2's connections, frames and floods (rapid reset, CONTINUATION, settings, pings) are golang.org/x/net/http2's;
-// each request comes in here and goes through the same exchange as one of HTTP/1.1.
+// HTTP/2's connections, frames and floods (rapid reset, CONTINUATION, settings, pings) are net/http's; each request
+// comes in here and goes through the same exchange as one of HTTP/1.1.
 
+// h2server is a net/http server that is handed connections which have turned out to be HTTP/2's.
 type h2server struct {
-	conf http2.Server
-	base http.Server
-	once sync.Once
+	http.Server
+	once  sync.Once
+	conns chan net.Conn
+	open  sync.Map // net.Conn -> *h2conn
 }
 
 func (s *Server) h2() *h2server {
 	h := &s.h2srv
 	h.once.Do(func() {
-		h.conf.MaxConcurrentStreams = s.conf.MaxStreams
-		h.conf.IdleTimeout = s.conf.IdleTimeout
-		h.conf.MaxReadFrameSize = 16 << 10
-		h.conf.MaxUploadBufferPerConnection = 1 << 20
-		h.conf.MaxUploadBufferPerStream = 256 << 10
-		h.conf.ReadIdleTimeout = s.conf.IdleTimeout
-		h.conf.WriteByteTimeout = stuck
-		h.base.MaxHeaderBytes = maxHead
-		h.base.ErrorLog = nil
-		if err := http2.ConfigureServer(&h.base, &h.conf); err != nil { // of a server without settings
-			s.conf.Log.Error("HTTP/2 is not available", "error", err)
+		h.conns = make(chan net.Conn)
+		h.Protocols = &http.Protocols{}
+		h.Protocols.SetHTTP2(true)
+		h.Protocols.SetUnencryptedHTTP2(true)
+		h.HTTP2 = &http.HTTP2Config{
+			MaxConcurrentStreams: int(s.conf.MaxStreams), MaxReadFrameSize: 16 << 10,
+			MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10,
+			SendPingTimeout: s.conf.IdleTimeout, WriteByteTimeout: stuck,
 		}
+		h.IdleTimeout, h.ReadHeaderTimeout, h.MaxHeaderBytes = s.conf.IdleTimeout, s.conf.HeadTimeout, maxHead
+		h.ErrorLog = log.New(io.Discard, "", 0) // it tells of what clients do wrong
+		h.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+			conn, _ := h.open.Load(c)
+			return context.WithValue(ctx, h2connKey{}, conn)
+		}
+		h.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Context().Value(h2connKey{}).(*h2conn).ServeHTTP(w, r)
+		})
+		h.ConnState = func(c net.Conn, state http.ConnState) {
+			if state == http.StateClosed {
+				if conn, ok := h.open.LoadAndDelete(c); ok {
+					close(conn.(*h2conn).done)
+				}
+			}
+		}
+		s.running.Go(func() { _ = h.Serve(handedOver{s}) }) // ends by Close or Shutdown only
 	})
 	return h
 }
 
+type h2connKey struct{}
+
+// handedOver is a net.Listener of the connections that serveH2 is given.
+type handedOver struct{ s *Server }
+
+// Accept implements net.Listener.
+func (l handedOver) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.s.h2srv.conns:
+		return c, nil
+	case <-l.s.stop:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (handedOver) Close() error { return nil }
+
+// Addr implements net.Listener.
+func (handedOver) Addr() net.Addr { return &net.TCPAddr{} }
+
+// serveH2 serves a connection to its end.
 func (s *Server) serveH2(c net.Conn, p *peer) {
 	h := s.h2()
-	defer c.Close()
-	conn := &h2conn{srv: s, peer: p}
-	h.conf.ServeConn(c, &http2.ServeConnOpts{BaseConfig: &h.base, Handler: conn})
+	conn := &h2conn{srv: s, peer: p, done: make(chan struct{})}
+	h.open.Store(c, conn)
+	select {
+	case h.conns <- c:
+		<-conn.done
+	case <-s.stop:
+		h.open.Delete(c)
+		c.Close()
+	}
 }
 
 // h2conn handles the requests of one connection.
 type h2conn struct {
 	srv  *Server
 	peer *peer
+	done chan struct{} // closed with the connection
 }
 
 // h2exchange is an exchange with what belongs to HTTP/2; they are used again.
@@ -255,5 +299,6 @@ func (s *h2sink) end(trailers []field) error {
 
 // drainH2 tells all HTTP/2 clients to make no more requests on their connections.
 func (s *Server) drainH2(ctx context.Context) {
-	_ = s.h2().base.Shutdown(ctx) // it waits for no connection of ours: they are not known to it
+	h := s.h2()
+	go func() { _ = h.Shutdown(ctx) }() // Drain itself waits for the connections to end
 }

@@ -301,6 +301,7 @@ func (s *Server) Close() {
 	s.tables.mu.Unlock()
 	s.idlers.interrupt()
 	s.tunnels.interrupt()
+	_ = s.h2().Server.Close()
 	s.running.Wait()
 }
 

@@ -4,7 +4,6 @@ package proxy
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"reflect"
 	"strconv"
@@ -452,6 +451,3 @@ func (l *listener) route(host string, r *route.Request) (found *route.Entry) {
 	})
 	return found
 }
-
-// problem says why a listener or backend can't be used.
-func problem(what, key string, err error) error { return fmt.Errorf("%s %s: %w", what, key, err) }

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,8 +17,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/net/http2"
 
 	"github.com/weft-net/weft/internal/route"
 )
@@ -149,6 +148,7 @@ func secureEcho(t *testing.T, cert route.Certificate, conf *tls.Config) string {
 	conf.Certificates = []tls.Certificate{p}
 	s.TLS = conf
 	s.EnableHTTP2 = true
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	return s.Listener.Addr().String()
@@ -251,10 +251,11 @@ func grpcLike(t *testing.T) string {
 	return s.Listener.Addr().String()
 }
 
-func h2cClient() *http2.Transport {
-	return &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, network, addr)
-	}}
+// h2cClient speaks HTTP/2 with prior knowledge.
+func h2cClient() *http.Transport {
+	t := &http.Transport{Protocols: &http.Protocols{}}
+	t.Protocols.SetUnencryptedHTTP2(true)
+	return t
 }
 
 // A call streams in both directions at once over HTTP/2 with prior knowledge, and ends with its trailers.

@@ -49,6 +49,9 @@ func (p *port) serveUDP() {
 		}
 		mu.Lock()
 		u, count := sessions[client], len(sessions)
+		if u != nil {
+			u.last.Store(time.Now().UnixNano()) // with the lock held, so that it does not end just now
+		}
 		mu.Unlock()
 		if u == nil {
 			if count >= maxSessions {
@@ -63,15 +66,18 @@ func (p *port) serveUDP() {
 			sessions[client] = u
 			mu.Unlock()
 			back.Go(func() {
-				u.answers(p)
-				mu.Lock()
-				delete(sessions, client)
-				mu.Unlock()
+				for over := false; !over; {
+					quiet := u.answers(p)
+					mu.Lock()
+					if over = !quiet || u.quiet(p.srv.conf.UDPIdle); over {
+						delete(sessions, client)
+					}
+					mu.Unlock()
+				}
 				u.conn.Close()
 				u.endpoint.inflight.Add(-1)
 			})
 		}
-		u.last.Store(time.Now().UnixNano())
 		_, _ = u.conn.Write(buf[:n]) // datagrams may be lost; a refusal ends the session in answers
 	}
 }
@@ -92,11 +98,18 @@ func (p *port) session(client netip.AddrPort) *udpSession {
 	}
 	e.inflight.Add(1)
 	r.stats.streams.Add(1)
-	return &udpSession{client: client, conn: c.(*net.UDPConn), endpoint: e, rule: r}
+	u := &udpSession{client: client, conn: c.(*net.UDPConn), endpoint: e, rule: r}
+	u.last.Store(time.Now().UnixNano())
+	return u
 }
 
-// answers carries the endpoint's datagrams back until the session is over.
-func (u *udpSession) answers(p *port) {
+func (u *udpSession) quiet(idle time.Duration) bool {
+	return time.Since(time.Unix(0, u.last.Load())) >= idle
+}
+
+// answers carries the endpoint's datagrams back until it is quiet for the idle time, which the result tells, or the
+// session has failed.
+func (u *udpSession) answers(p *port) (quiet bool) {
 	idle := p.srv.conf.UDPIdle
 	buf := *largeBuffers.Get().(*[]byte)
 	defer recycle(buf)
@@ -104,15 +117,15 @@ func (u *udpSession) answers(p *port) {
 		_ = u.conn.SetReadDeadline(time.Unix(0, u.last.Load()).Add(idle))
 		n, err := u.conn.Read(buf)
 		if err != nil {
-			if timedOut(err) && time.Since(time.Unix(0, u.last.Load())) < idle {
+			if timedOut(err) && !u.quiet(idle) {
 				continue
 			}
-			return
+			return timedOut(err)
 		}
 		u.last.Store(time.Now().UnixNano())
 		u.rule.stats.bytes.Add(uint64(n))
 		if _, err := p.udp.WriteToUDPAddrPort(buf[:n], u.client); errors.Is(err, net.ErrClosed) {
-			return
+			return false
 		}
 	}
 }
