@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const twoTiers = `
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {containers: [{name: c, image: x}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db, namespace: shop, labels: {app: db}}
+spec: {containers: [{name: c, image: x, ports: [{containerPort: 5432}]}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  policyTypes: [Ingress]
+  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 5432}]}]
+`
+
+// runWeft runs weft with arguments and returns what it printed and its exit status.
+func runWeft(t *testing.T, args ...string) (string, int) {
+	t.Helper()
+	root := newRoot()
+	var out bytes.Buffer
+	root.SetOut(&out)
+	root.SetArgs(args)
+	err := root.ExecuteContext(t.Context())
+	var code exitCode
+	switch {
+	case err == nil:
+		return out.String(), 0
+	case errors.As(err, &code):
+		return out.String() + code.Error(), code.code
+	}
+	return out.String() + err.Error(), 1
+}
+
+func TestExitStatusesOfFileCommands(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	before := file("before.yaml", twoTiers)
+	after := file("after.yaml", strings.Replace(twoTiers, "5432}]}]\n", "5433}]}]\n", 2))
+	for _, tc := range []struct {
+		args string
+		code int
+		says string
+	}{
+		{"why -n shop -f " + before + " web pod/db:5432", 0, "ALLOWED: web to pod/db:5432, TCP 5432"},
+		{"why -n shop -f " + before + " web pod/db:80", 1, "add the port to rule ingress[0] of NetworkPolicy shop/db"},
+		{"why -n shop -f " + before + " nobody pod/db:80", 2, "there is no pod, workload or Service shop/nobody"},
+		{"why -n shop -f " + dir + "/gone web db", 2, "no such file"},
+		{"why -n shop -f " + before + " web pod/db:53 --protocol icmp", 2, "want TCP, UDP or SCTP"},
+		{"matrix -f " + before, 0, "TCP 5432"},
+		{"diff -f " + before + " -f " + before, 0, "no connection is opened or closed"},
+		{"diff -f " + before + " -f " + after, 1, "+ shop/web → shop/db: TCP 5433"},
+		{"diff", 2, "give -f twice"},
+		{"lint -f " + before, 0, ""},
+		{"lint -f " + after + " --fail-on nothing", 2, "want info, warning or error"},
+		{"lint --list", 0, "policy-dns-blocked"},
+		{"policy -n shop -f " + before + " db", 0, "pods with app=web in namespace shop: shop/web"},
+		{"policy -n shop -f " + before + " gone", 1, "there is no NetworkPolicy shop/gone"},
+		{"pod -n shop -f " + before + " db", 0, "isolated: NetworkPolicy shop/db"},
+	} {
+		out, code := runWeft(t, strings.Fields(tc.args)...)
+		if code != tc.code || !strings.Contains(out, tc.says) {
+			t.Errorf("weft %s: exit %d, want %d with %q:\n%s", tc.args, code, tc.code, tc.says, out)
+		}
+	}
+	out, _ := runWeft(t, "why", "-n", "shop", "-f", before, "web", "pod/db:80", "-o", "json")
+	var answer struct {
+		Allowed bool
+		Flows   []struct {
+			Steps []struct{ Station, Mark, Object string }
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &answer); err != nil || answer.Allowed || len(answer.Flows) != 1 {
+		t.Errorf("json: %v: %s", err, out)
+	}
+}
