@@ -256,10 +256,15 @@ func (z *Zone) exposed(namespace string) bool {
 // labelKey is labels on the wire, in lower case, without the root.
 func labelKey(labels ...string) (string, bool) {
 	var b strings.Builder
+	size := 0
 	for _, l := range labels {
 		if !validLabel(l) {
 			return "", false
 		}
+		size += 1 + len(l)
+	}
+	b.Grow(size)
+	for _, l := range labels {
 		b.WriteByte(byte(len(l)))
 		b.WriteString(strings.ToLower(l))
 	}
