@@ -58,9 +58,20 @@ type externalZone struct {
 	ns     []string // on the wire
 }
 
-// declaration is what one object has declared.
+// Declaration is what one object of the cluster declares for the world outside: names, and where they lead.
+type Declaration struct {
+	Object    string // "Service shop/web": it is known by this
+	Namespace string
+	Created   int64    // seconds since the Unix epoch; see merge
+	Hostnames []string // as people write them; those outside of the zones are passed over
+	Addrs     []netip.Addr
+	Alias     string        // a name, where there are no addresses
+	TTL       time.Duration // 0 is the zones' default
+}
+
+// declaration is a Declaration, checked.
 type declaration struct {
-	object  string // "Service shop/web"
+	object  string
 	space   string
 	created int64
 	names   []string // on the wire, in lower case
@@ -68,6 +79,39 @@ type declaration struct {
 	alias   string // on the wire; where there are no addresses
 	ttl     uint32
 }
+
+// check puts a declaration into the form that answers are made of; nil where nothing is left of it.
+func (x *External) check(d *Declaration) *declaration {
+	out := &declaration{object: d.Object, space: d.Namespace, created: d.Created, addrs: d.Addrs}
+	out.ttl = uint32(min(max(cmp.Or(d.TTL, x.o.TTL), time.Second), maxTTL) / time.Second)
+	for _, h := range d.Hostnames {
+		w, err := packLower(h)
+		if err != nil || len(w) == 1 {
+			continue
+		}
+		var q Question
+		q.Read([]byte(w))
+		if _, ok := x.zone(&q); ok {
+			out.names = append(out.names, w)
+		}
+	}
+	if len(d.Addrs) == 0 && d.Alias != "" {
+		if w, err := PackName(d.Alias); err == nil && len(w) > 1 {
+			out.alias = string(w)
+		}
+	}
+	if len(out.names) == 0 || (len(out.addrs) == 0 && out.alias == "") {
+		return nil
+	}
+	return out
+}
+
+// Declare takes in what an object other than a Service declares, in the place of what it declared before. Services
+// are read by Update.
+func (x *External) Declare(d Declaration) { x.declare(d.Object, x.check(&d)) }
+
+// Withdraw takes away what an object declared.
+func (x *External) Withdraw(object string) { x.declare(object, nil) }
 
 // externalName is a name's records; one without any only has names below.
 type externalName struct {
@@ -182,56 +226,66 @@ func (x *External) fromService(object string, s *model.Service) *declaration {
 	if s == nil {
 		return nil
 	}
-	d := &declaration{object: object, space: s.Meta.Namespace, created: s.Created, ttl: x.ttl(s.Annotations[annotationTTL])}
-	if s.Meta.Name == x.o.Service {
+	d := &Declaration{Object: object, Namespace: s.Meta.Namespace, Created: s.Created, TTL: parseTTL(s.Annotations[annotationTTL])}
+	if s.Meta.Name == x.o.Service && len(x.o.NameServers) == 0 {
 		for _, z := range x.zones {
-			if len(x.o.NameServers) == 0 {
-				d.names = append(d.names, z.ns[0])
-			}
+			d.Hostnames = append(d.Hostnames, "ns."+FormatName([]byte(z.apex)))
 		}
 	}
-	d.names = append(d.names, x.hostnames(s.Annotations[annotationHostname])...)
-	var alias string
+	d.Hostnames = append(d.Hostnames, splitList(s.Annotations[annotationHostname])...)
+	target := s.Annotations[annotationTarget]
 	switch {
-	case s.Annotations[annotationTarget] != "":
-		for t := range strings.SplitSeq(s.Annotations[annotationTarget], ",") {
-			t = strings.TrimSpace(t)
+	case target != "":
+		for _, t := range splitList(target) {
 			if a, err := netip.ParseAddr(t); err == nil {
-				d.addrs = append(d.addrs, a.Unmap().WithZone(""))
+				d.Addrs = append(d.Addrs, a.Unmap().WithZone(""))
 			} else {
-				alias = cmp.Or(alias, t)
+				d.Alias = cmp.Or(d.Alias, t)
 			}
 		}
-	case len(d.names) == 0:
-		d.names = x.hostnames(s.Annotations[annotationInternal])
-		d.addrs = s.ClusterIPs
+	case len(d.Hostnames) == 0:
+		d.Hostnames = splitList(s.Annotations[annotationInternal])
+		d.Addrs = s.ClusterIPs
 	case s.Type == model.LoadBalancer:
 		for _, in := range s.Ingress {
 			if in.IP.IsValid() {
-				d.addrs = append(d.addrs, in.IP)
+				d.Addrs = append(d.Addrs, in.IP)
 			} else {
-				alias = cmp.Or(alias, in.Hostname)
+				d.Alias = cmp.Or(d.Alias, in.Hostname)
 			}
 		}
 	case s.Type == model.NodePort:
-		d.addrs = x.nodeAddrs(s)
+		d.Addrs = x.nodeAddrs(s)
 	case s.Type == model.ExternalName:
-		alias = s.ExternalName
+		d.Alias = s.ExternalName
 	case s.Headless:
 		for _, e := range x.endpoints(s) {
-			d.addrs = append(d.addrs, e.Addresses...)
+			d.Addrs = append(d.Addrs, e.Addresses...)
 		}
 	}
-	if len(s.ExternalIPs) > 0 && s.Annotations[annotationTarget] == "" {
-		d.addrs = append(slices.Clone(d.addrs), s.ExternalIPs...)
+	if target == "" {
+		d.Addrs = append(slices.Clone(d.Addrs), s.ExternalIPs...)
 	}
-	if len(d.addrs) == 0 && alias != "" {
-		if w, err := PackName(alias); err == nil && len(w) > 1 {
-			d.alias = string(w)
+	return x.check(d)
+}
+
+func splitList(s string) (out []string) {
+	for item := range strings.SplitSeq(s, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			out = append(out, item)
 		}
 	}
-	if len(d.names) == 0 || (len(d.addrs) == 0 && d.alias == "") {
-		return nil
+	return out
+}
+
+// parseTTL reads the annotation: seconds, or a duration; 0 is neither.
+func parseTTL(s string) time.Duration {
+	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
+		return time.Duration(n) * time.Second
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 {
+		return 0
 	}
 	return d
 }
@@ -268,33 +322,6 @@ func (x *External) nodeAddrs(s *model.Service) (out []netip.Addr) {
 		return inner
 	}
 	return out
-}
-
-// hostnames reads a list of names and keeps those in the zones.
-func (x *External) hostnames(list string) (out []string) {
-	for h := range strings.SplitSeq(list, ",") {
-		w, err := packLower(strings.TrimSpace(h))
-		if err != nil || len(w) == 1 {
-			continue
-		}
-		var q Question
-		q.Read([]byte(w))
-		if _, ok := x.zone(&q); ok {
-			out = append(out, w)
-		}
-	}
-	return out
-}
-
-// ttl reads the annotation: seconds, or a duration.
-func (x *External) ttl(s string) uint32 {
-	d := x.o.TTL
-	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
-		d = time.Duration(n) * time.Second
-	} else if v, err := time.ParseDuration(s); err == nil {
-		d = v
-	}
-	return uint32(min(max(d, time.Second), maxTTL) / time.Second)
 }
 
 // declare puts an object's declaration in the place of what it declared before; nil takes it away.

@@ -136,6 +136,15 @@ func TestExternal(t *testing.T) {
 	if err != nil || !slices.Equal(from, []string{"Service shop/web"}) || !slices.Equal(inVain, []string{"Service evil/web"}) {
 		t.Errorf("sources: %v, %v, %v", from, inVain, err)
 	}
+	// Other objects than Services declare names, too.
+	x.Declare(Declaration{Object: "Ingress shop/front", Namespace: "shop", Hostnames: []string{"front.example.com", "front.test"}, Addrs: addrs("192.0.2.80"), TTL: time.Minute})
+	if got := askExternal(t, x, "front.example.com", "A"); !slices.Contains(got, "front.example.com. 60 IN A 192.0.2.80") {
+		t.Errorf("an Ingress's name: %q", got)
+	}
+	x.Withdraw("Ingress shop/front")
+	if got := askExternal(t, x, "front.example.com", "A"); got[0] != "NXDOMAIN" {
+		t.Errorf("an Ingress's name, withdrawn: %q", got)
+	}
 	// All goes when its objects go, and the other Service comes into its own.
 	x.Update(&model.Delta{Since: time.Unix(1700000000, 0), Services: map[model.Name]*model.Service{nm("shop/web"): nil, nm("shop/deep"): nil}})
 	if got := askExternal(t, x, "www.example.com", "A"); !slices.Contains(got, "www.example.com. 300 IN A 203.0.113.66") {
