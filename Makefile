@@ -15,7 +15,7 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
 build: ## bin/weft, bin/weft-lab and what they carry along (the first build takes minutes)
-	@build/go-build "weft" . -o $(BIN)/weft ./cmd/weft
+	@build/go-build "weft" . -o $(BIN)/ ./cmd/weft ./cmd/weft-cni
 	@build/go-build "the lab's pod programs" lab -o $(BIN)/ ./cmd/weft-shim ./cmd/echo
 	@build/go-build "the lab, with a Kubernetes inside" lab -o $(BIN)/ ./cmd/weft-lab ./cmd/weft-lab-kube
 

@@ -66,7 +66,7 @@ What it has put into the kernel stays there when it stops, so a restart or an up
 	fs.StringVar(&f.listen, "metrics-bind-address", ":9640", "`address` for /metrics, /livez, /healthz and /readyz")
 	fs.BoolVar(&f.cleanup, "cleanup", false, "remove every trace of weft from this node, pods' links included, and leave")
 	fs.StringVar(&f.podnet.Socket, "cni-socket", "", "`path` of the socket that the CNI plugin asks (default /run/weft/cni.sock)")
-	fs.StringVar(&f.podnet.StateDir, "state-dir", "", "`directory`, on a tmpfs, for the records of this node's pods (default /run/weft/pods)")
+	fs.StringVar(&f.podnet.StateDir, "state-dir", "", "`directory`, on a tmpfs, for the records of this node's pods (default /run/weft/podnet)")
 	fs.IntVar(&f.podnet.MTU, "mtu", 0, "MTU of pods' links in bytes (default: that of the node's own link)")
 	fs.BoolVar(&f.podnet.AlwaysTunnel, "always-tunnel", false, "carry pods' packets between nodes in VXLAN even where nodes share a link")
 	fs.StringVar(&f.install.ConfDir, "cni-conf-dir", "", "`directory` of the CNI configuration (default /etc/cni/net.d)")
