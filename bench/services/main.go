@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+var contenders = []string{"weft", "kube-proxy-nftables", "kube-proxy-iptables"}
+
+func main() {
+	klog.SetOutput(io.Discard) // kube-proxy tells of every counter that a namespace lacks
+	klog.LogToStderr(false)
+	if len(os.Args) > 1 && os.Args[1] == "worker" {
+		work(os.Args[2:])
+		return
+	}
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench-services:", err)
+		os.Exit(1)
+	}
+}
+
+// work measures one thing and prints it. The process has a network namespace of its own.
+func work(args []string) {
+	n := make([]int, len(args))
+	for i, a := range args[2:] {
+		v, err := strconv.Atoi(a)
+		if err != nil {
+			panic(err)
+		}
+		n[i] = v
+	}
+	var out any
+	if args[0] == "path" {
+		out = measurePath(args[1], n[0])
+	} else {
+		out = measureProgramming(args[1], n[0], n[1], n[2], n[3])
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(out); err != nil {
+		panic(err)
+	}
+}
+
+// results is all of one run.
+type results struct {
+	When        string        `json:"when"`
+	Kernel      string        `json:"kernel"`
+	CPUs        int           `json:"cpus"`
+	Programming []programming `json:"programming"`
+	Path        []pathResult  `json:"path"`
+}
+
+func run() error {
+	dir := flag.String("out", "../results", "`folder` for services.json and services.md")
+	most := flag.Int("kube-proxy-max", 10000, "most `Services` that kube-proxy is given: it takes minutes beyond")
+	quick := flag.Bool("quick", false, "small sizes only")
+	only := flag.String("only", "", "`part` to measure: programming or path (default: both)")
+	flag.Parse()
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("needs root: every measurement has a network namespace of its own")
+	}
+	for _, tool := range []string{"nft", "iptables"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return fmt.Errorf("kube-proxy needs %s: apt-get install nftables iptables", tool)
+		}
+	}
+	res := results{When: time.Now().UTC().Format(time.DateOnly), CPUs: runtime.NumCPU(), Kernel: kernel()}
+	type size struct{ services, endpoints, changes, rate int }
+	sizes := []size{{1000, 4, 200, 0}, {10000, 4, 1000, 1000}, {30000, 4, 200, 0}, {50000, 4, 1000, 0}, {5000, 50, 200, 0}, {1, 10000, 50, 0}}
+	paths := []int{1, 1000, 10000, 50000}
+	if *quick {
+		sizes, paths = []size{{1000, 4, 50, 1000}}, []int{1, 1000}
+	}
+	for _, s := range sizes {
+		for _, c := range contenders {
+			if *only == "path" || c != "weft" && s.services > *most {
+				continue
+			}
+			changes := s.changes
+			if c != "weft" {
+				changes = min(changes, 20) // each takes a second or more
+			}
+			var p programming
+			if err := isolated(&p, "programming", c, s.services, s.endpoints, changes, s.rate); err != nil {
+				return err
+			}
+			fmt.Printf("%-20s %6d x %-5d full sync %8.3f s  %s\n", c, s.services, s.endpoints, p.FullSync, p.Error)
+			res.Programming = append(res.Programming, p)
+		}
+	}
+	for _, n := range paths {
+		for _, c := range contenders {
+			if *only == "programming" || c != "weft" && n > *most {
+				continue
+			}
+			var p pathResult
+			if err := isolated(&p, "path", c, n); err != nil {
+				return err
+			}
+			fmt.Printf("%-20s %6d Services: %6.0f connections/s, %.2f of direct  %s\n", c, n, p.Service.PerSecond, p.Service.PerSecond/p.Direct.PerSecond, p.Error)
+			res.Path = append(res.Path, p)
+		}
+	}
+	return res.write(*dir)
+}
+
+// isolated runs one measurement in a process with a network namespace of its own.
+func isolated(into any, what, contender string, numbers ...int) error {
+	args := []string{"worker", what, contender}
+	for _, n := range numbers {
+		args = append(args, strconv.Itoa(n))
+	}
+	cmd := exec.Command("/proc/self/exe", args...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w", strings.Join(args, " "), err)
+	}
+	return json.Unmarshal(out.Bytes(), into)
+}
+
+func kernel() string {
+	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func (r *results) write(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	raw, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "services.json"), append(raw, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "services.md"), []byte(r.markdown()), 0o644)
+}
