@@ -87,5 +87,6 @@ func newRoot() *cobra.Command {
 	root.AddCommand(newLintCommand())
 	root.AddCommand(newPolicyCommand())
 	root.AddCommand(newPodCommand())
+	refuseBadLines(root)
 	return root
 }

@@ -194,6 +194,6 @@ func outputFlag(cmd *cobra.Command, to *string, values ...string) {
 				return nil
 			}
 		}
-		return fmt.Errorf("--output=%s: want one of %v", *to, values)
+		return exitCode{exitTrouble, fmt.Errorf("--output=%s: want one of %v", *to, values)}
 	}
 }
