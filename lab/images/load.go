@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 )
 
@@ -26,32 +27,41 @@ var caBundles = []string{
 	"/etc/ssl/ca-bundle.pem",
 }
 
-// LoadBinary registers under ref an image that holds one static program, as /<its name>, which is the entrypoint.
-// Beside it are a minimal /etc and /tmp.
-func (s *Store) LoadBinary(ref string, origin Origin, path string) (Image, error) {
+// LoadBinary registers under ref an image that holds a static program, as /<its name>, which is the entrypoint. Beside
+// it are a minimal /etc and /tmp, and further static programs, if any.
+func (s *Store) LoadBinary(ref string, origin Origin, path string, beside ...string) (Image, error) {
 	pattern, err := ParsePattern(ref)
 	if err != nil {
 		return Image{}, err
 	}
-	if err := checkStatic(path); err != nil {
-		return Image{}, err
-	}
-	base := filepath.Base(path)
-	sum, size, err := hashFile(path)
-	if err != nil {
-		return Image{}, fmt.Errorf("load image %s: %w", pattern, err)
-	}
+	programs := append([]string{path}, beside...)
 	img := Image{
-		Size:    size,
 		Created: time.Now().UTC(),
-		Config:  Config{Entrypoint: []string{"/" + base}, Env: []string{defaultPath + ":/"}, WorkingDir: "/"},
+		Config:  Config{Entrypoint: []string{"/" + filepath.Base(path)}, Env: []string{defaultPath + ":/"}, WorkingDir: "/"},
 	}
-	img.ID = contentID(img.Config, sum)
+	var sums []string
+	for _, p := range programs {
+		if err := checkStatic(p); err != nil {
+			return Image{}, err
+		}
+		sum, size, err := hashFile(p)
+		if err != nil {
+			return Image{}, fmt.Errorf("load image %s: %w", pattern, err)
+		}
+		img.Size += size
+		sums = append(sums, sum)
+	}
+	img.ID = contentID(img.Config, strings.Join(sums, " "))
 	err = s.add(pattern, origin, &img, func(dir string) error {
 		if err := baseFiles(dir); err != nil {
 			return err
 		}
-		return copyFile(path, filepath.Join(dir, base), 0o755)
+		for _, p := range programs {
+			if err := copyFile(p, filepath.Join(dir, filepath.Base(p)), 0o755); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return Image{}, fmt.Errorf("load image %s: %w", pattern, err)

@@ -17,7 +17,7 @@ const (
 )
 
 // programs are the lab's binaries, found beside weft-lab.
-var programs = []string{"weft-lab", "weft-lab-kube", "weft-shim", "weft", "echo"}
+var programs = []string{"weft-lab", "weft-lab-kube", "weft-shim", "weft", "weft-cni", "echo"}
 
 // files is where the lab's state lies: a tmpfs that only the lab's mount namespaces have.
 type files struct{ dir string }

@@ -20,8 +20,12 @@ func (l *lab) registerImages() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"weft", "echo"} {
-		if _, err := store.LoadBinary(Repository+"/"+name+":*", images.Shipped, l.files.program(name)); err != nil {
+	for _, programs := range [][]string{{"weft", "weft-cni"}, {"echo"}} {
+		var paths []string
+		for _, p := range programs {
+			paths = append(paths, l.files.program(p))
+		}
+		if _, err := store.LoadBinary(Repository+"/"+programs[0]+":*", images.Shipped, paths[0], paths[1:]...); err != nil {
 			return err
 		}
 	}
