@@ -346,7 +346,12 @@ func (p *pump) run(b body, length int64, u *upstream) {
 			u.close() // wakes the reader of the answer
 			return
 		}
-		if length >= 0 {
+		if length >= 0 && len(piece) >= large {
+			w.deliverBy(time.Now(), stuck)
+			if w.flushWith(piece) != nil {
+				return
+			}
+		} else if length >= 0 {
 			w.out = append(w.out, piece...)
 		} else {
 			w.out = appendChunk(w.out, piece)

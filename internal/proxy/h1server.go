@@ -287,15 +287,29 @@ func (h *h1conn) data(p []byte) error {
 		return nil
 	}
 	w := h.w
+	if len(p) < large {
+		if h.chunked {
+			w.out = appendChunk(w.out, p)
+		} else {
+			w.out = append(w.out, p...)
+		}
+		if len(w.out) < spill {
+			return nil
+		}
+		return h.flush()
+	}
 	if h.chunked {
-		w.out = appendChunk(w.out, p)
-	} else {
-		w.out = append(w.out, p...)
+		w.out = strconv.AppendUint(w.out, uint64(len(p)), 16)
+		w.out = append(w.out, "\r\n"...)
 	}
-	if len(w.out) < spill {
-		return nil
+	h.w.deliverBy(time.Now(), stuck)
+	if err := w.flushWith(p); err != nil {
+		return err
 	}
-	return h.flush()
+	if h.chunked {
+		w.out = append(w.out, "\r\n"...)
+	}
+	return nil
 }
 
 func (h *h1conn) flush() error {

@@ -23,6 +23,7 @@ type wire struct {
 	base   int
 	pinned [][]byte
 	out    []byte // not yet written
+	parts  net.Buffers
 
 	readBy, writeBy time.Time // the deadlines set
 	head            int       // bytes of buf that head parsing has looked at
@@ -34,6 +35,8 @@ const (
 	largeBuffer = 64 << 10
 	// spill is how much output is collected before it is written.
 	spill = 32 << 10
+	// large pieces are written from where they are.
+	large = 8 << 10
 	// minRoom is the least that a read should ask for.
 	minRoom = 512
 )
@@ -172,6 +175,16 @@ func (w *wire) flush() error {
 		return nil
 	}
 	_, err := w.conn.Write(w.out)
+	w.out = w.out[:0]
+	return err
+}
+
+// flushWith writes what has been collected and then p, of which no copy is made.
+func (w *wire) flushWith(p []byte) error {
+	w.parts = append(w.parts[:0], w.out, p)
+	parts := w.parts // WriteTo consumes it
+	_, err := parts.WriteTo(w.conn)
+	clear(w.parts)
 	w.out = w.out[:0]
 	return err
 }
