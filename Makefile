@@ -9,7 +9,7 @@ SHELL := /bin/bash
 BIN   := $(CURDIR)/bin
 
 .DEFAULT_GOAL := build
-.PHONY: help build demo test check unit lab-test clean
+.PHONY: help build demo test check unit lab-test bench-policy clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -32,6 +32,9 @@ unit: ## unit and kernel tests, with the race detector
 
 lab-test: build ## whole features on a real Kubernetes
 	@build/lab-test
+
+bench-policy: ## what policies cost: connections, throughput, changes
+	go test -count=1 -timeout 30m ./bench/policy -args -results $(CURDIR)/bench/results -rounds 14 -slice 250ms
 
 clean: ## remove what was built
 	rm -rf bin
