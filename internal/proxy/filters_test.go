@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/weft-net/weft/internal/route"
 )
 
@@ -476,5 +478,47 @@ func TestAccessLog(t *testing.T) {
 		} else if s := out.String(); !strings.Contains(s, `"GET /x?y HTTP/1.1" 200 `) || !strings.HasSuffix(s, " \"-\" \"a\\\"b\"\n") {
 			t.Error(s)
 		}
+	}
+}
+
+// Metrics hold what the configuration names, whatever clients send.
+func TestMetrics(t *testing.T) {
+	e := newEcho(t, "one")
+	u := simple(e.addr())
+	u.Routes[0].Rules[0].Name = "main"
+	r := start(t, u)
+	for i := range 20 {
+		r.once("GET", fmt.Sprintf("/%d", i), map[string]string{"Host": fmt.Sprintf("h%d.example.com", i)}, "")
+	}
+	c := r.dial()
+	c.send("nonsense\r\n\r\n")
+	c.answer("GET")
+	until(t, "exchanges are over", func() bool { return r.srv.active.Load() == 0 })
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(r.srv)
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			name := f.GetName()
+			for _, l := range m.Label {
+				name += " " + l.GetValue()
+			}
+			got[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	for name, want := range map[string]float64{
+		"weft_gateway_requests_total 2xx r main": 20, "weft_gateway_request_duration_seconds r main": 20,
+		"weft_gateway_refused_total malformed": 1, "weft_gateway_revision": 1, "weft_gateway_endpoints_ejected b": 0,
+	} {
+		if v, ok := got[name]; !ok || v != want {
+			t.Errorf("%s is %v, want %v", name, v, want)
+		}
+	}
+	if len(got) > 20 {
+		t.Errorf("%d series: %v", len(got), got)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -490,4 +491,73 @@ func TestConnectionLimit(t *testing.T) {
 	if resp, _ := r.once("GET", "/", nil, ""); resp.StatusCode != 200 {
 		t.Errorf("%d", resp.StatusCode)
 	}
+}
+
+// A body may take long as long as it moves; one that stands still ends.
+func TestSlowBodies(t *testing.T) {
+	e := newEcho(t, "one")
+	r := start(t, simple(e.addr()), Config{BodyTimeout: 400 * time.Millisecond})
+	c := r.dial()
+	c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
+	for range 10 {
+		time.Sleep(100 * time.Millisecond) // slow is what is tested
+		c.send(strings.Repeat("x", 10000))
+	}
+	if resp, b := c.answer("POST"); resp.StatusCode != 200 || len(b) < 100000 {
+		t.Errorf("%d, %d bytes", resp.StatusCode, len(b))
+	}
+	for _, head := range []string{"Content-Length: 10", "Content-Length: 100000", "Transfer-Encoding: chunked"} {
+		c = r.dial()
+		c.send("POST / HTTP/1.1\r\nHost: a\r\n" + head + "\r\n\r\n")
+		if resp, _ := c.answer("POST"); resp.StatusCode != 408 {
+			t.Errorf("%s: %d", head, resp.StatusCode)
+		}
+		c.closed()
+	}
+}
+
+// Connections that wait cost little, however many there are, and leave nothing behind.
+func TestIdleConnectionsAreSmall(t *testing.T) {
+	const n, most = 2000, 24 << 10
+	addr := talk(t, func(c net.Conn) {
+		defer c.Close()
+		for r := bufio.NewReader(c); ; {
+			if _, err := http.ReadRequest(r); err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		}
+	})
+	r := start(t, simple(addr))
+	size := func() int64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc + m.StackInuse)
+	}
+	before, goroutines := size(), runtime.NumGoroutine()
+	conns := make([]net.Conn, n)
+	buf := make([]byte, 1024)
+	for i := range conns {
+		c, err := net.Dial("tcp", r.tcp())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns[i] = c
+		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		if k, err := c.Read(buf); err != nil || !bytes.HasPrefix(buf[:k], []byte("HTTP/1.1 200")) {
+			t.Fatalf("%q, %v", buf[:k], err)
+		}
+	}
+	if per := (size() - before) / n; per > most {
+		t.Errorf("%d bytes for each idle connection", per)
+	} else {
+		t.Logf("%d bytes for each idle connection", per)
+	}
+	for _, c := range conns {
+		c.Close()
+	}
+	until(t, "no connection is left", func() bool { return r.srv.conns.Load() == 0 })
+	until(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= goroutines+4 })
 }

@@ -377,7 +377,14 @@ func (x *exchange) stopPump(p *pump) (client bool) {
 		<-p.done
 		return true
 	}
-	x.cancelBody()
-	<-p.done
-	return false
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for {
+		x.cancelBody()
+		select {
+		case <-p.done:
+			return false
+		case <-t.C:
+		}
+	}
 }

@@ -31,7 +31,8 @@ type h1conn struct {
 
 func (s *Server) serveH1(c net.Conn, p *peer) {
 	h := &h1conn{srv: s, w: newWire(c)}
-	h.x = exchange{srv: s, peer: p, sink: h, major: 1, cancelBody: func() { _ = c.SetReadDeadline(time.Unix(1, 0)) }}
+	h.x = exchange{srv: s, peer: p, sink: h, major: 1, cancelBody: h.w.giveUp}
+	h.w.patience = s.conf.BodyTimeout
 	forget := s.idlers.add(h)
 	preface := h.serve()
 	forget()
@@ -178,7 +179,6 @@ func (h *h1conn) accept() *parseError {
 	h.body.reset(h.w, r.length)
 	if r.length != 0 {
 		x.body = &h.body
-		h.w.expectBy(x.began, h.srv.conf.BodyTimeout)
 	}
 	return nil
 }

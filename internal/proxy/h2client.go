@@ -284,9 +284,11 @@ var errBodyClosed = errors.New("the request is over")
 
 // stopReading waits until nobody reads the body any more.
 func (x *exchange) stopReading(r *bodyReader) {
-	if !r.mu.TryLock() {
+	t := time.NewTicker(5 * time.Millisecond)
+	defer t.Stop()
+	for !r.mu.TryLock() {
 		x.cancelBody()
-		r.mu.Lock()
+		<-t.C
 	}
 	r.shut = true
 	r.mu.Unlock()

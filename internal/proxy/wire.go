@@ -7,7 +7,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,6 +26,11 @@ type wire struct {
 	pinned [][]byte
 	out    []byte // not yet written
 	parts  net.Buffers
+
+	// patience bounds each wait for a part of a body; 0 leaves the deadline alone. given is set when another goroutine
+	// wants the reader of a body to give up.
+	patience time.Duration
+	given    atomic.Bool
 
 	readBy, writeBy time.Time // the deadlines set
 	head            int       // bytes of buf that head parsing has looked at
@@ -169,6 +176,24 @@ func (w *wire) fill() error {
 	return err
 }
 
+// fillBody is fill with patience of its own for each part.
+func (w *wire) fillBody() error {
+	if w.patience > 0 && !w.given.Load() {
+		w.expectBy(time.Now(), w.patience)
+	}
+	if w.given.Load() {
+		return os.ErrDeadlineExceeded
+	}
+	return w.fill()
+}
+
+// giveUp makes a reader of the body return soon; the connection can't be read from any more. It may have to be called
+// again: the reader may be about to set a deadline.
+func (w *wire) giveUp() {
+	w.given.Store(true)
+	_ = w.conn.SetReadDeadline(time.Unix(1, 0))
+}
+
 // flush writes what has been collected.
 func (w *wire) flush() error {
 	if len(w.out) == 0 {
@@ -308,7 +333,7 @@ func (b *wireBody) read() ([]byte, error) {
 		if b.toEOF || b.length > smallBuffer {
 			w.grow()
 		}
-		if err := w.fill(); err != nil {
+		if err := w.fillBody(); err != nil {
 			if err == io.EOF && b.toEOF {
 				b.done = true
 				return nil, io.EOF
@@ -392,7 +417,7 @@ func (b *wireBody) line(limit int) ([]byte, error) {
 		if len(p) >= limit {
 			return nil, errChunk
 		}
-		if err := b.w.fill(); err != nil {
+		if err := b.w.fillBody(); err != nil {
 			return nil, unexpected(err)
 		}
 	}
@@ -425,7 +450,7 @@ func (b *wireBody) readTrailers() error {
 		if b.w.w == len(b.w.buf) && b.w.r == 0 {
 			b.w.grow()
 		}
-		if err := b.w.fill(); err != nil {
+		if err := b.w.fillBody(); err != nil {
 			return unexpected(err)
 		}
 	}
