@@ -522,3 +522,30 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("%d series: %v", len(got), got)
 	}
 }
+
+// A port that is taken is told of, keeps nothing else from being served, and is bound once it is free.
+func TestPortsThatAreTaken(t *testing.T) {
+	e := newEcho(t, "one")
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	r := start(t, simple(e.addr()))
+	u := route.Update{Listeners: []route.Listener{{Key: "second", Protocol: route.HTTP, Addresses: loopback, Port: uint16(taken.Addr().(*net.TCPAddr).Port)}}}
+	if err := r.srv.Apply(&u); err == nil || !strings.Contains(err.Error(), taken.Addr().String()) {
+		t.Errorf("%v", err)
+	}
+	if code, _ := r.get("/", nil); code != 200 {
+		t.Errorf("%d", code)
+	}
+	taken.Close()
+	if err := r.srv.Apply(&route.Update{}); err != nil {
+		t.Error(err)
+	}
+	c, err := net.Dial("tcp", taken.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}

@@ -35,6 +35,7 @@ type Config struct {
 type Server struct {
 	conf     Config
 	tables   *tables
+	unbound  bool // some socket could not be bound; guarded by the tables' lock
 	draining atomic.Bool
 	conns    atomic.Int64
 	active   atomic.Int64 // requests and streams
@@ -80,8 +81,10 @@ func (s *Server) Apply(u *route.Update) error {
 	s.tables.mu.Lock()
 	defer s.tables.mu.Unlock()
 	portsChanged, err := s.tables.apply(u, time.Now())
-	if portsChanged {
-		err = errors.Join(err, s.bind())
+	if portsChanged || s.unbound { // what could not be bound is tried again with each update
+		bindErr := s.bind()
+		s.unbound = bindErr != nil
+		err = errors.Join(err, bindErr)
 	}
 	return err
 }
