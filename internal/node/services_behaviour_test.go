@@ -26,7 +26,11 @@ var families = []model.Family{model.IPv4, model.IPv6}
 // expect asks once and wants that answer.
 func expect(t *testing.T, from *space, network, addr, want string) {
 	t.Helper()
-	if got, _ := from.ask(network, addr); got != want {
+	wait := patience
+	if want == silent {
+		wait = impatience
+	}
+	if got, _ := from.askFor(wait, network, addr); got != want {
 		t.Errorf("%s to %s %s: %s, want %s", from.name, network, addr, got, want)
 	}
 }
@@ -192,19 +196,38 @@ func TestAffinity(t *testing.T) {
 	}
 }
 
-// TestAffinityEnds: after its timeout a client may go anywhere.
+// TestAffinityEnds: a client is forgotten its timeout after its last new connection.
 func TestAffinityEnds(t *testing.T) {
 	c := newCluster(t)
 	c.start(t)
 	s := newShop()
 	s.service.AffinityTimeout = time.Second
 	c.update(t, s.delta())
-	first, _ := c.pod["b1"].ask("udp", targets["cluster IP"][model.IPv4])
-	eventually(t, "another endpoint answers", func() bool {
-		time.Sleep(1100 * time.Millisecond)
-		got, _ := c.pod["b1"].ask("udp", targets["cluster IP"][model.IPv4])
-		return got != first
-	})
+	var conn *nft.Conn
+	var err error
+	c.node[0].in(func() { conn, err = nft.Dial() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	affinity := &nft.Set{Table: nft.Table{Family: nft.IPv4, Name: servicetable.TableName}, Name: "affinity"}
+	remembered := func() (n int) {
+		if err := conn.Elements(affinity, func(nft.Elem) { n++ }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for range 2 {
+		c.pod["b1"].ask("udp", targets["cluster IP"][model.IPv4])
+		if n := remembered(); n != 1 {
+			t.Fatalf("%d clients are remembered, want 1", n)
+		}
+		since := time.Now()
+		eventually(t, "the client is forgotten", func() bool { return remembered() == 0 })
+		if took := time.Since(since); took < time.Second/2 {
+			t.Errorf("forgotten after %s", took)
+		}
+	}
 }
 
 // TestLeftAlone: what an agent put into the kernel stays when it dies, and the next one takes it over without a
@@ -273,7 +296,7 @@ func TestLeftAlone(t *testing.T) {
 		}
 		since := time.Now()
 		eventually(t, "forwarding again", func() bool {
-			got, _ := c.pod["b1"].ask("tcp", targets["cluster IP"][model.IPv4])
+			got, _ := c.pod["b1"].askFor(impatience, "tcp", targets["cluster IP"][model.IPv4])
 			return got == "a1" || got == "c2"
 		})
 		if took := time.Since(since); took > time.Second {
@@ -307,7 +330,7 @@ func (s *space) talk(t *testing.T, addr string) talker {
 }
 
 func (k talker) ask() string {
-	server, _ := exchange(k)
+	server, _ := exchange(k, impatience)
 	return server
 }
 
@@ -342,14 +365,14 @@ func TestTrackedUDP(t *testing.T) {
 			s.endpoints = []model.Endpoint{endpoint("a1"), endpoint("c2")}
 			c.update(t, s.delta())
 			for range 8 {
-				if got := k.ask(); got != "a1" {
+				if got, _ := exchange(k, patience); got != "a1" {
 					t.Errorf("%san old flow changed to %s though its endpoint serves", name, got)
 				}
 			}
 			s.endpoints[0].Ready, s.endpoints[0].Terminating = false, true
 			c.update(t, s.delta())
 			for range 8 {
-				if got := k.ask(); got != "a1" {
+				if got, _ := exchange(k, patience); got != "a1" {
 					t.Errorf("%sterminating but serving: %s, want a1 still", name, got)
 				}
 			}
@@ -412,13 +435,13 @@ func TestTrackedTCP(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			server, _ := exchange(conn)
+			server, _ := exchange(conn, patience)
 			byServer[server] = conn
 		}
 		stays := func(when, server string) {
 			t.Helper()
 			for range 8 {
-				if got, _ := exchange(byServer[server]); got != server {
+				if got, _ := exchange(byServer[server], patience); got != server {
 					t.Errorf("%s: %s: %s, want %s still", f, when, got, server)
 				}
 			}
@@ -430,7 +453,7 @@ func TestTrackedTCP(t *testing.T) {
 		s.endpoints = s.endpoints[:1]
 		c.update(t, s.delta())
 		eventually(t, "c2 is gone: its connections are reset", func() bool {
-			got, _ := exchange(byServer["c2"])
+			got, _ := exchange(byServer["c2"], impatience)
 			return got == refused
 		})
 		stays("the other is gone", "a1")
@@ -518,7 +541,7 @@ func TestTypeChanges(t *testing.T) {
 		for _, f := range families {
 			expect(t, c.pod["b1"], "tcp", targets["cluster IP"][f], has(typ != model.ExternalName, silent))
 			expect(t, c.outside, "tcp", targets["node port"][f], has(typ == model.NodePort || typ == model.LoadBalancer, refused))
-			if got, _ := c.pod["b1"].ask("tcp", targets["LB IP"][f]); (got == "a1") != (typ == model.LoadBalancer) {
+			if got, _ := c.pod["b1"].askFor(impatience, "tcp", targets["LB IP"][f]); (got == "a1") != (typ == model.LoadBalancer) {
 				t.Errorf("type %s: LB IP: %s", typ, got)
 			}
 		}
@@ -535,7 +558,7 @@ func TestRanges(t *testing.T) {
 	n := theNode()
 	n.PodCIDRs = []netip.Prefix{}
 	c.update(t, &model.Delta{Nodes: map[string]*model.Node{"node1": n}})
-	if _, saw := c.outside.ask("tcp", targets["cluster IP"][model.IPv4]); saw == "192.168.1.1" {
+	if _, saw := c.outside.askFor(impatience, "tcp", targets["cluster IP"][model.IPv4]); saw == "192.168.1.1" {
 		t.Errorf("no ranges of pods are known, yet outside was masqueraded to %s", saw)
 	}
 	c.update(t, &model.Delta{Nodes: map[string]*model.Node{"node1": theNode()}})

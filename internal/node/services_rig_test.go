@@ -271,11 +271,19 @@ const (
 	silent  = "silent"
 )
 
-// patience is how long a client waits where silence is what is expected; where an answer is, it comes in far less.
-const patience = 300 * time.Millisecond
+// How long a client waits for an answer: where one is expected, so long that a busy machine is no failure; where
+// silence is, long enough for an answer on a machine that is not.
+const (
+	patience   = 10 * time.Second
+	impatience = 300 * time.Millisecond
+)
 
 // ask sends one request and returns the server's name and the address it saw; or why there was none.
 func (s *space) ask(network, addr string) (server, client string) {
+	return s.askFor(patience, network, addr)
+}
+
+func (s *space) askFor(patience time.Duration, network, addr string) (server, client string) {
 	s.in(func() {
 		c, err := net.DialTimeout(network, addr, patience)
 		if err != nil {
@@ -283,12 +291,12 @@ func (s *space) ask(network, addr string) (server, client string) {
 			return
 		}
 		defer c.Close()
-		server, client = exchange(c)
+		server, client = exchange(c, patience)
 	})
 	return server, client
 }
 
-func exchange(c net.Conn) (server, client string) {
+func exchange(c net.Conn, patience time.Duration) (server, client string) {
 	_ = c.SetDeadline(time.Now().Add(patience))
 	if _, err := io.WriteString(c, "who\n"); err != nil {
 		return failure(err), ""
