@@ -8,6 +8,7 @@
 package fabric
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -106,7 +107,7 @@ func (f *Fabric) attach(h Host) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = h.Port
 	attrs.MasterIndex = f.bridges[h.Segment]
-	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: Link, PeerNamespace: netlink.NsFd(h.Net.Fd())}
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: Link, PeerNamespace: netlink.NsFd(h.Net.Fd()), PeerHardwareAddr: hardwareAddr(h.Port)}
 	if err := f.nl.LinkAdd(veth); err != nil {
 		return fmt.Errorf("add link: %w", err)
 	}
@@ -131,6 +132,13 @@ func (f *Fabric) attach(h Host) error {
 		}
 		return defaultRoutes(nl, link, f.plan.Router(h.Segment))
 	})
+}
+
+// hardwareAddr is the address burnt into a host's link: the same after a power cut, or its neighbours would look for it
+// at the old one until they give that up. It is of the locally administered kind.
+func hardwareAddr(port string) net.HardwareAddr {
+	sum := sha256.Sum256([]byte(port))
+	return append(net.HardwareAddr{0x02}, sum[:5]...)
 }
 
 // AddInternet gives `outside` the internet's addresses, and sends there what the router knows no other way for.

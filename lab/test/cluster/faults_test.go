@@ -36,6 +36,14 @@ func TestPowerCut(t *testing.T) {
 	ns := lab.Namespace(t)
 	lab.Apply(t, ns, echo)
 	lab.Rollout(t, ns, "ds/echo")
+	card := func() string {
+		out, err := lab.Exec(t.Context(), "node3", "cat", "/sys/class/net/eth0/address")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	before := card()
 	run(t, "node", "kill", "node3")
 	if reachable(t, "172.30.0.13") {
 		t.Error("node3 answers without power")
@@ -46,6 +54,9 @@ func TestPowerCut(t *testing.T) {
 	nodeReady(t, "node3", "Unknown")
 	run(t, "node", "start", "node3")
 	nodeReady(t, "node3", "True")
+	if after := card(); after != before {
+		t.Errorf("the power cut changed the node's network card: %s, then %s", before, after)
+	}
 	// The node's own pod is back, on the disk that the power cut left.
 	lab.Rollout(t, ns, "ds/echo")
 	labtest.Eventually(t, 60*time.Second, func() error {
