@@ -9,7 +9,7 @@ SHELL := /bin/bash
 BIN   := $(CURDIR)/bin
 
 .DEFAULT_GOAL := build
-.PHONY: help build demo test check unit lab-test bench-policy clean
+.PHONY: help build demo test check unit lab-test bench-policy bench-gateway clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -35,6 +35,10 @@ lab-test: build ## whole features on a real Kubernetes
 
 bench-policy: ## what policies cost: connections, throughput, changes
 	go test -count=1 -timeout 30m ./bench/policy -args -results $(CURDIR)/bench/results -rounds 14 -slice 250ms
+
+bench-gateway: ## weft gateway beside nginx and HAProxy: CPU per request
+	apt-get install -y nginx-light haproxy wrk nghttp2-client openssl >/dev/null
+	bench/gateway/run
 
 clean: ## remove what was built
 	rm -rf bin
