@@ -61,9 +61,9 @@ func TestConvert(t *testing.T) {
 
 func TestSyntax(t *testing.T) {
 	for text, want := range map[string]string{
-		".:53 {\n errors\n":        "a } is missing",
-		". {\n log \"abc\n}":       "a quote is not closed",
-		"":                         "no server block",
+		".:53 {\n errors\n":         "a } is missing",
+		". {\n log \"abc\n}":        "a quote is not closed",
+		"":                          "no server block",
 		". {\n log\n}\nx y\n log\n": "a { is missing",
 	} {
 		if _, _, err := Convert(text); err == nil || !strings.Contains(err.Error(), want) {
