@@ -17,13 +17,12 @@ import (
 
 // server is one of the programs under test.
 type server struct {
-	name    string
-	args    []string
-	env     []string
-	port    int
-	version string
-	cmd     *exec.Cmd
-	log     *os.File
+	name string
+	args []string
+	env  []string
+	port int
+	cmd  *exec.Cmd
+	log  *os.File
 }
 
 // start runs the server on the given core and waits until it answers a name.
