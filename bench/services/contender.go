@@ -237,6 +237,9 @@ func (k *kubeProxy) wait(n uint64, before time.Duration) (time.Duration, error) 
 	for {
 		now, sum := syncs()
 		if now > n {
+			if failed := failures(); failed > 0 {
+				return 0, fmt.Errorf("kube-proxy failed to sync %d times", failed)
+			}
 			k.syncs = now
 			return sum - before, nil
 		}
@@ -271,6 +274,24 @@ func (k *kubeProxy) behind() time.Duration {
 		return 0
 	}
 	return time.Since(k.pushed)
+}
+
+// failures is how many syncs kube-proxy counts as failed.
+func failures() int {
+	families, err := legacyregistry.DefaultGatherer.Gather()
+	if err != nil {
+		panic(err)
+	}
+	n := 0.0
+	for _, f := range families {
+		switch f.GetName() {
+		case "kubeproxy_sync_proxy_rules_nftables_sync_failures_total", "kubeproxy_sync_proxy_rules_iptables_restore_failures_total":
+			for _, m := range f.GetMetric() {
+				n += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return int(n)
 }
 
 // syncs reads kube-proxy's own account of its work: how many syncs have ended, and how long all took.

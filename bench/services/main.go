@@ -67,7 +67,11 @@ type results struct {
 
 func run() error {
 	dir := flag.String("out", "../results", "`folder` for services.json and services.md")
-	most := flag.Int("kube-proxy-max", 10000, "most `Services` that kube-proxy is given: it takes minutes beyond")
+	most := map[string]*int{
+		"weft":                new(1 << 20),
+		"kube-proxy-nftables": flag.Int("nftables-max", 50000, "most `endpoints` that kube-proxy is given in nftables mode: it takes minutes beyond"),
+		"kube-proxy-iptables": flag.Int("iptables-max", 5000, "most `endpoints` that kube-proxy is given in iptables mode: one sync takes minutes beyond"),
+	}
 	quick := flag.Bool("quick", false, "small sizes only")
 	only := flag.String("only", "", "`part` to measure: programming or path (default: both)")
 	flag.Parse()
@@ -88,7 +92,7 @@ func run() error {
 	}
 	for _, s := range sizes {
 		for _, c := range contenders {
-			if *only == "path" || c != "weft" && s.services > *most {
+			if *only == "path" || s.services*s.endpoints > *most[c] {
 				continue
 			}
 			changes := s.changes
@@ -105,7 +109,7 @@ func run() error {
 	}
 	for _, n := range paths {
 		for _, c := range contenders {
-			if *only == "programming" || c != "weft" && n > *most {
+			if *only == "programming" || 4*n > *most[c] {
 				continue
 			}
 			var p pathResult

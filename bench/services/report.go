@@ -18,6 +18,16 @@ func (r *results) find(contender string, services, endpoints int) *programming {
 	return nil
 }
 
+// missing says why there is no result.
+func (r *results) missing(contender string, services, endpoints int) string {
+	for _, p := range r.Programming {
+		if p.Contender == contender && p.Services == services && p.Endpoints == endpoints {
+			return p.Error
+		}
+	}
+	return "not run"
+}
+
 func (s seconds) String() string {
 	switch {
 	case s < 0.001:
@@ -56,7 +66,7 @@ func (r *results) markdown() string {
 			}
 			fmt.Fprintf(&b, "| %d × %d | %s |", w.Services, w.Endpoints, v)
 			for _, o := range others {
-				cell := "not run"
+				cell := r.missing(o, w.Services, w.Endpoints)
 				if p := r.find(o, w.Services, w.Endpoints); p != nil {
 					if ov, ok := of(p); ok {
 						cell = times(v, ov)
@@ -96,7 +106,7 @@ func (r *results) markdown() string {
 		}
 		fmt.Fprintf(&b, "| %d × %d | %.0f |", w.Services, w.Endpoints, w.Memory)
 		for _, o := range others {
-			cell := "not run"
+			cell := r.missing(o, w.Services, w.Endpoints)
 			if p := r.find(o, w.Services, w.Endpoints); p != nil {
 				cell = fmt.Sprintf("%.0f", p.Memory)
 			}

@@ -37,10 +37,17 @@ type slotted struct {
 	members []netip.AddrPort // where affinity may stay; sorted
 }
 
+// maxSticky is up to how many endpoints affinity works: those before a change and those after it must all have a
+// number of 16 bits.
+const maxSticky = 16000
+
 // wanted is what the kernel should hold for a rule; its pools are in the order of the rule, not of slots.
 func wanted(r *service.Rule, main, within span) held {
 	var h held
 	seconds := int((r.Affinity + time.Second - 1) / time.Second)
+	if len(r.Main.Endpoints) > maxSticky || r.Inside != nil && len(r.Inside.Endpoints) > maxSticky {
+		seconds = 0
+	}
 	label := func(p service.Pool, s span) string {
 		switch p.Action {
 		case service.Forward:

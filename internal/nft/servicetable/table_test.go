@@ -69,7 +69,7 @@ func (r rules) Len() int { return len(r) }
 func endpoints(f model.Family, from, n int) []netip.AddrPort {
 	out := make([]netip.AddrPort, n)
 	for i := range out {
-		a := netip.AddrFrom4([4]byte{10, 244, byte((from + i) >> 8), byte(from + i)})
+		a := netip.AddrFrom4([4]byte{10, 128 + byte((from+i)>>16), byte((from + i) >> 8), byte(from + i)})
 		if f == model.IPv6 {
 			b := netip.MustParseAddr("fd00:244::").As16()
 			b[14], b[15] = byte((from+i)>>8), byte(from+i)
@@ -454,6 +454,7 @@ func TestBigService(t *testing.T) {
 		rule(10000, 10000, time.Hour),
 		rule(12000, 10000, time.Hour),
 		rule(12000, 3, time.Hour),
+		rule(0, 20000, time.Hour), // too many to number: without affinity
 		rule(0, 5000, 0),
 		{},
 	} {
