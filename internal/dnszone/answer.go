@@ -519,7 +519,7 @@ func (w *writer) glueHost(label []byte, svcOwner uint16, v4, v6 string) bool {
 func (w *writer) ptr(f *finding, own uint16) {
 	var buf [maxLabel + 1]byte
 	for o := f.owners; o != nil; o = o.next {
-		s := o.svc.value.Load()
+		s := o.svc.Load()
 		if s == nil {
 			continue
 		}
@@ -615,7 +615,7 @@ func (z *Zone) self() []netip.Addr {
 	for _, a := range z.o.Self {
 		key := a.As16()
 		for o := z.addresses.get(key[:]); o != nil; o = o.next {
-			s := o.svc.value.Load()
+			s := o.svc.Load()
 			if s == nil || s.kind != clusterIP {
 				continue
 			}

@@ -362,28 +362,39 @@ func TestNoAllocation(t *testing.T) {
 	}
 }
 
+// numbered is a value for a table.
+type numbered struct {
+	key string
+	n   int
+}
+
+func (n *numbered) is(key []byte) bool { return n.key == string(key) }
+
 func TestTable(t *testing.T) {
-	tb := newTable[int]()
+	tb := newTable[numbered]()
 	want := make(map[string]int)
 	r := rand.New(rand.NewPCG(1, 1))
 	for range 20000 {
 		k := fmt.Sprint(r.IntN(700))
 		if r.IntN(3) == 0 {
-			tb.set(k, nil)
+			tb.set([]byte(k), nil)
 			delete(want, k)
 			continue
 		}
-		v := r.Int()
-		tb.set(k, &v)
-		want[k] = v
+		v := &numbered{k, r.Int()}
+		tb.set([]byte(k), v)
+		want[k] = v.n
 	}
 	if tb.live != len(want) {
 		t.Errorf("%d values counted, want %d", tb.live, len(want))
 	}
+	if n := len(*tb.cur.Load()); n > 4096 {
+		t.Errorf("%d slots for 700 keys", n)
+	}
 	for i := range 700 {
 		k := fmt.Sprint(i)
 		got := tb.get([]byte(k))
-		if w, ok := want[k]; ok != (got != nil) || ok && *got != w {
+		if w, ok := want[k]; ok != (got != nil) || ok && got.n != w {
 			t.Errorf("%s: %v, want %v (%v)", k, got, w, ok)
 		}
 	}

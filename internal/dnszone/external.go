@@ -37,7 +37,7 @@ type ExternalOptions struct {
 type External struct {
 	o        ExternalOptions
 	zones    []externalZone
-	names    *table[externalName]
+	names    *table[externalName, *externalName]
 	complete atomic.Bool
 	serial   atomic.Uint32
 
@@ -115,12 +115,15 @@ func (x *External) Withdraw(object string) { x.declare(object, nil) }
 
 // externalName is a name's records; one without any only has names below.
 type externalName struct {
+	name    string // on the wire, in lower case
 	ttl     uint32
 	v4, v6  string
 	alias   string
 	sources []string // the objects, for explaining
 	passed  []string // objects of other namespaces that want the name, too
 }
+
+func (e *externalName) is(key []byte) bool { return e.name == string(key) }
 
 // NewExternal makes zones without names.
 func NewExternal(o ExternalOptions) (*External, error) {
@@ -366,7 +369,10 @@ func (x *External) publish(name string) {
 	if now == nil && x.below[name] > 0 {
 		now = &externalName{}
 	}
-	x.names.set(name, now)
+	if now != nil {
+		now.name = name
+	}
+	x.names.set([]byte(name), now)
 }
 
 // count has the names above one exist, or not, as it comes or goes.
@@ -388,9 +394,9 @@ func (x *External) count(name string, n int) {
 		e := x.names.get([]byte(at))
 		switch {
 		case x.below[at] == 0:
-			x.names.set(at, nil)
+			x.names.set([]byte(at), nil)
 		case e == nil:
-			x.names.set(at, &externalName{})
+			x.names.set([]byte(at), &externalName{name: at})
 		}
 	}
 }

@@ -25,11 +25,12 @@ const (
 // service is what one Service and its EndpointSlices come to: compact, immutable, pointers few. Addresses are kept
 // as their bytes, one after the other, in strings.
 type service struct {
+	// What most lookups need comes first, and the strings up to v6 lie in one piece of memory: see pack.
+
 	// name is the labels of Service and namespace on the wire, in lower case: the zone's key for it, and the start
 	// of each name under it.
 	name string
 	kind kind
-
 	// a and aaaa are the records of the Service's own name, prepared: fixed in size, so they can be turned, with
 	// an owner that points at the question.
 	a, aaaa string
@@ -83,6 +84,27 @@ type binding struct {
 	set  int // which set of ports
 }
 
+func (s *service) is(key []byte) bool { return s.name == string(key) }
+
+// pack moves the strings together, in the order in which a lookup comes upon them.
+func (s *service) pack() *service {
+	parts := []*string{&s.name, &s.a, &s.aaaa, &s.v4, &s.v6}
+	size := 0
+	for _, p := range parts {
+		size += len(*p)
+	}
+	var b strings.Builder
+	b.Grow(size)
+	for _, p := range parts {
+		b.WriteString(*p)
+	}
+	all := b.String()
+	for _, p := range parts {
+		*p, all = all[:len(*p)], all[len(*p):]
+	}
+	return s
+}
+
 // compile makes the names of a Service. It is nil where there are none: a headless Service without a ready
 // endpoint is NXDOMAIN (specification section 2.4.1).
 func compile(key string, s *model.Service, es []*model.EndpointSlice, o *Options) *service {
@@ -97,7 +119,7 @@ func compile(key string, s *model.Service, es []*model.EndpointSlice, o *Options
 			return nil
 		}
 		out.target = string(w)
-		return out
+		return out.pack()
 	}
 
 	var binds []binding
@@ -132,7 +154,7 @@ func compile(key string, s *model.Service, es []*model.EndpointSlice, o *Options
 		out.a = prepare(o.ttl, typeA, out.v4, 4)
 		out.aaaa = prepare(o.ttl, typeAAAA, out.v6, 16)
 		out.addSlicePorts(binds, sets)
-		return out
+		return out.pack()
 	}
 
 	if o.IgnoreEmptyServices && len(binds) == 0 {
@@ -153,7 +175,7 @@ func compile(key string, s *model.Service, es []*model.EndpointSlice, o *Options
 			out.ports = append(out.ports, port{name: strings.ToLower(p.Name), proto: protoLabel(p.Protocol), port: p.Port})
 		}
 	}
-	return out
+	return out.pack()
 }
 
 // endpointLabel is the label that an endpoint is given, or "" where it is generated from its address.

@@ -78,10 +78,10 @@ type Zone struct {
 	soa        []byte // the SOA record but for its owner and serial; see appendSOA
 
 	// What readers see.
-	services   *table[service]
-	namespaces *table[namespace]
-	addresses  *table[owner]   // by 16 octets of address: whose endpoint or ClusterIP it is
-	pods       *table[podNode] // by 16 octets of address
+	services   *table[service, *service]
+	namespaces *table[namespace, *namespace]
+	addresses  *table[owner, *owner]     // whose endpoint or ClusterIP an address is
+	pods       *table[podNode, *podNode] // whose an address is
 	complete   atomic.Bool
 	serial     atomic.Uint32
 
@@ -96,8 +96,11 @@ type Zone struct {
 type origin struct {
 	svc    *model.Service // nil: slices without their Service
 	slices []*model.EndpointSlice
-	node   *node[service]
+	cell   *cell
 }
+
+// cell is what refers to a Service's names by whatever they are at the time; nil is none.
+type cell struct{ atomic.Pointer[service] }
 
 // space counts what makes a namespace exist.
 type space struct {
@@ -106,20 +109,28 @@ type space struct {
 }
 
 // namespace marks that a namespace exists.
-type namespace struct{}
+type namespace struct{ name string } // a label on the wire
+
+func (n *namespace) is(key []byte) bool { return n.name == string(key) }
 
 // owner is one of the Services that an address belongs to, the others behind it.
 type owner struct {
-	svc  *node[service]
-	vip  bool // the address is the Service's ClusterIP
+	addr [16]byte
+	svc  *cell
 	next *owner
+	vip  bool // the address is the Service's ClusterIP
 }
+
+func (o *owner) is(key []byte) bool { return string(o.addr[:]) == string(key) }
 
 // podNode is one of the namespaces with a pod that has an address.
 type podNode struct {
+	addr      [16]byte
 	namespace string
 	next      *podNode
 }
+
+func (p *podNode) is(key []byte) bool { return string(p.addr[:]) == string(key) }
 
 // New makes an empty zone. Until it has seen a complete Delta, names that it does not know are NotReady.
 func New(o Options) (*Zone, error) {
@@ -241,11 +252,11 @@ func (z *Zone) space(name string, change func(*space)) {
 	}
 	if sp.object == nil && sp.services == 0 {
 		delete(z.spaces, name)
-		z.namespaces.set(key, nil)
+		z.namespaces.set([]byte(key), nil)
 		return
 	}
 	if z.exposed(name) {
-		z.namespaces.set(key, &namespace{})
+		z.namespaces.set([]byte(key), &namespace{key})
 	}
 }
 
@@ -285,86 +296,83 @@ func (z *Zone) publish(name model.Name) {
 	if or.svc != nil && z.exposed(name.Namespace) {
 		svc = compile(key, or.svc, or.slices, &z.o)
 	}
-	var old *service
-	if or.node != nil {
-		old = or.node.value.Load()
-		key = or.node.key // so that the new copy of it can go
+	if or.cell == nil {
+		or.cell = &cell{}
 	}
-	if svc != nil {
-		svc.name = key
-	}
-	node := z.services.set(key, svc)
-	z.enter(or.node, node, old, svc)
-	or.node = node
+	old := or.cell.Load()
+	z.services.set([]byte(key), svc)
+	z.enter(or.cell, old, svc)
 	if or.svc == nil && len(or.slices) == 0 {
 		delete(z.origins, name)
 	}
 }
 
 // enter brings the reverse names of a Service up to date: only those of addresses that came or went are touched.
-func (z *Zone) enter(oldNode, node *node[service], old, svc *service) {
+func (z *Zone) enter(c *cell, old, svc *service) {
 	was, now := old.addresses(), svc.addresses()
-	for i, j := 0, 0; i < len(was) || j < len(now); {
-		switch {
-		case j == len(now) || i < len(was) && was[i].Less(now[j]):
-			z.disown(was[i], oldNode)
-			i++
-		case i == len(was) || now[j].Less(was[i]):
-			z.own(now[j], node, svc.isVIP(now[j]))
-			j++
-		default:
-			i++
-			j++
+	gone := func(a netip.Addr) { z.changeOwners(a, func(o *owner) *owner { return o.without(c) }) }
+	for _, a := range was {
+		if _, stays := slices.BinarySearchFunc(now, a, netip.Addr.Compare); !stays {
+			gone(a)
+		}
+	}
+	c.Store(svc)
+	for _, a := range now {
+		if _, stayed := slices.BinarySearchFunc(was, a, netip.Addr.Compare); !stayed {
+			z.changeOwners(a, func(o *owner) *owner { return o.with(&owner{addr: a.As16(), svc: c, vip: svc.isVIP(a)}) })
 		}
 	}
 }
 
-// own enters a Service as owner of an address. The list of owners is in order of their keys, and new: readers may
-// be in the old one.
-func (z *Zone) own(a netip.Addr, n *node[service], vip bool) {
+// changeOwners gives an address another list of owners. Lists are in order of the Services' names, and never changed:
+// readers may be in them.
+func (z *Zone) changeOwners(a netip.Addr, change func(*owner) *owner) {
 	key := a.As16()
-	var build func(*owner) *owner
-	build = func(o *owner) *owner {
-		if o == nil || o.svc.key > n.key {
-			return &owner{svc: n, vip: vip, next: o}
-		}
-		return &owner{svc: o.svc, vip: o.vip, next: build(o.next)}
-	}
-	z.addresses.set(string(key[:]), build(z.addresses.get(key[:])))
+	z.addresses.set(key[:], change(z.addresses.get(key[:])))
 }
 
-func (z *Zone) disown(a netip.Addr, n *node[service]) {
-	key := a.As16()
-	var build func(*owner) *owner
-	build = func(o *owner) *owner {
-		switch {
-		case o == nil:
-			return nil
-		case o.svc == n:
-			return o.next
-		}
-		return &owner{svc: o.svc, vip: o.vip, next: build(o.next)}
+// with is the list with one more owner; the new one is the list's own.
+func (o *owner) with(n *owner) *owner {
+	if o == nil || o.svc.Load().name > n.svc.Load().name {
+		n.next = o
+		return n
 	}
-	z.addresses.set(string(key[:]), build(z.addresses.get(key[:])))
+	c := *o
+	c.next = o.next.with(n)
+	return &c
+}
+
+func (o *owner) without(svc *cell) *owner {
+	switch {
+	case o == nil:
+		return nil
+	case o.svc == svc:
+		return o.next
+	}
+	c := *o
+	c.next = o.next.without(svc)
+	return &c
 }
 
 func (z *Zone) setPod(name model.Name, p *model.Pod) {
 	old := z.podded[name]
 	if old != nil {
-		z.eachPodAddr(old, func(key []byte, list *podNode) *podNode { return list.without(old.Namespace) })
+		z.eachPodAddr(old, func(_ [16]byte, list *podNode) *podNode { return list.without(old.Namespace) })
 	}
 	if p == nil || p.Finished {
 		delete(z.podded, name)
 		return
 	}
 	z.podded[name] = p
-	z.eachPodAddr(p, func(_ []byte, list *podNode) *podNode { return &podNode{namespace: p.Namespace, next: list} })
+	z.eachPodAddr(p, func(addr [16]byte, list *podNode) *podNode {
+		return &podNode{addr: addr, namespace: p.Namespace, next: list}
+	})
 }
 
-func (z *Zone) eachPodAddr(p *model.Pod, f func([]byte, *podNode) *podNode) {
+func (z *Zone) eachPodAddr(p *model.Pod, f func([16]byte, *podNode) *podNode) {
 	for _, a := range p.IPs {
 		key := a.As16()
-		z.pods.set(string(key[:]), f(key[:], z.pods.get(key[:])))
+		z.pods.set(key[:], f(key, z.pods.get(key[:])))
 	}
 }
 
@@ -376,7 +384,7 @@ func (p *podNode) without(ns string) *podNode {
 	case p.namespace == ns:
 		return p.next
 	}
-	return &podNode{namespace: p.namespace, next: p.next.without(ns)}
+	return &podNode{addr: p.addr, namespace: p.namespace, next: p.next.without(ns)}
 }
 
 // Apex is the cluster's domain on the wire, in lower case, and how many labels it has.
