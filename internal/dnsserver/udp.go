@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -203,6 +204,17 @@ type Listener struct {
 // Listen opens sockets on an address and port (0: any one), for UDP as many as there are to be readers: one for each
 // core. An address must be of one family: for both, listen on 0.0.0.0 and on [::].
 func (s *Server) Listen(ctx context.Context, addr netip.AddrPort, readers int) (*Listener, error) {
+	for {
+		l, err := s.listen(ctx, addr, readers)
+		// The kernel's choice for UDP may be taken for TCP: then it is to choose again.
+		if addr.Port() == 0 && errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		return l, err
+	}
+}
+
+func (s *Server) listen(ctx context.Context, addr netip.AddrPort, readers int) (*Listener, error) {
 	l := &Listener{s: s, addr: addr}
 	for range readers {
 		u, bound, err := listenUDP(l.addr)
