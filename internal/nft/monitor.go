@@ -14,18 +14,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Monitor hears of every change to the network namespace's ruleset but those of one Conn.
+// Monitor hears of every change to the network namespace's ruleset but those of one Conn, from Join on.
 type Monitor struct {
-	file *os.File
-	buf  []byte
+	file   *os.File
+	buf    []byte
+	joined bool
 }
 
 // monitorBuffer holds the news of the biggest transactions that others make; what does not fit is reported as
 // "something changed".
 const monitorBuffer = 2 << 20
 
-// NewMonitor listens in the network namespace of the calling thread. Changes made through own are kept out by the
-// kernel: a bulk load does not have to be read back as news.
+// NewMonitor makes a monitor of the network namespace of the calling thread. Changes made through own are kept out by
+// the kernel.
 func NewMonitor(own *Conn) (*Monitor, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
 	if err != nil {
@@ -58,7 +59,28 @@ func monitorSetup(fd int, own uint32) error {
 	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog); err != nil {
 		return err
 	}
-	return unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)})
+	return unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+}
+
+// Join starts listening; more than once is once. As long as anybody listens, the kernel puts every element that is
+// added into words, for which it takes half as long again: a table that nobody uses yet is better filled before.
+func (m *Monitor) Join() error {
+	if m.joined {
+		return nil
+	}
+	raw, err := m.file.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("nftables: monitor: %w", err)
+	}
+	var serr error
+	err = raw.Control(func(fd uintptr) {
+		serr = unix.SetsockoptInt(int(fd), unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.NFNLGRP_NFTABLES)
+	})
+	if err = errors.Join(err, serr); err != nil {
+		return fmt.Errorf("nftables: monitor: %w", err)
+	}
+	m.joined = true
+	return nil
 }
 
 func nativeLittle() bool { return binary.NativeEndian.Uint16([]byte{1, 0}) == 1 }

@@ -238,6 +238,9 @@ func TestMonitor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = m.Close() }()
+	if err := errors.Join(m.Join(), m.Join()); err != nil {
+		t.Fatal(err)
+	}
 	other, err := Dial()
 	if err != nil {
 		t.Fatal(err)

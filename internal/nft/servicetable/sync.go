@@ -91,6 +91,9 @@ func (t *Table) sync(want service.Rules) (gone []service.Frontend, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := t.monitor.Join(); err != nil {
+		return nil, err
+	}
 	for i, f := range []*family{t.v4, t.v6} {
 		if err := t.finish(f, &contents[i]); err != nil {
 			return nil, err
@@ -157,6 +160,10 @@ func (t *Table) read(f *family) (contents, error) {
 	}
 	if !c.there {
 		return c, nil
+	}
+	// What somebody does to it while it is read must be noticed.
+	if err := t.monitor.Join(); err != nil {
+		return c, err
 	}
 	sets, err := t.conn.Sets(f.table)
 	if err != nil {
