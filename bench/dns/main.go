@@ -207,6 +207,7 @@ func scaleOne(o options, s *server, c *cluster, probe *corev1.Service) (scaled, 
 		return out, err
 	}
 	defer conn.Close()
+	time.Sleep(3 * time.Second) // a server is not sent queries the moment that it knows a name
 	var took, pauses []float64
 	for i := range o.changes {
 		k := 1 + i*7%len(c.services)

@@ -106,11 +106,7 @@ func newDaemon(o Options, open func(kube.Kinds, prometheus.Registerer) (source, 
 		return nil, err
 	}
 	d.register()
-	// A change of the cluster leaves little garbage and much that lives: collect early rather than hold twice the live
-	// heap, unless the operator says otherwise.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
-	}
+	collect(gcFirst)
 	// The server's readers wait in the kernel. With one processor more than there are cores the runtime sees one
 	// idle, and does not take a reader's away from it each time that it waits, to give it back a moment later.
 	cores := runtime.GOMAXPROCS(0)
@@ -301,8 +297,10 @@ func (d *daemon) follow(ctx context.Context, deltas chan *model.Delta, configs <
 			}
 			d.updated.Observe(time.Since(start).Seconds())
 			d.observeLag(delta)
-			if !d.ready.Swap(true) {
-				go debug.FreeOSMemory() // what the first picture took to paint
+			if !d.ready.Load() {
+				collect(gcLater)
+				debug.FreeOSMemory() // before queries are sent here: changes wait meanwhile
+				d.ready.Store(true)
 				d.log.Info("first picture of the cluster complete", "services", d.zone.Services(), "addresses", d.zone.Addresses(),
 					"took", time.Since(start))
 			}
@@ -327,6 +325,17 @@ func (d *daemon) follow(ctx context.Context, deltas chan *model.Delta, configs <
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// How much garbage may come to what lives, in percent, before it is collected. The first picture leaves much, for the
+// API's objects are many times what is kept of them: it sets the peak. A change leaves next to none.
+const gcFirst, gcLater = 30, 50
+
+// collect sets that, unless the operator did.
+func collect(percent int) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(percent)
 	}
 }
 

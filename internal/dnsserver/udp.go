@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -94,6 +95,22 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
 
+// slice is how long a reader asks to run at a time.
+const slice = 100 * time.Microsecond
+
+// runSoon asks the kernel to run this thread soon when it has something to do, for shorter at a time in return: an
+// answer takes microseconds and should not wait for the turns of whatever else keeps the processor busy. Beside two
+// programs that never rest, the median wait falls from hundreds of microseconds to fifty. It takes no more of the
+// processor for that, and needs no privilege (Linux 6.12; earlier ones take no notice).
+func runSoon() {
+	attr, err := unix.SchedGetAttr(0, 0)
+	if err != nil || attr.Policy != unix.SCHED_NORMAL {
+		return
+	}
+	attr.Runtime = uint64(slice)
+	_ = unix.SchedSetAttr(0, attr, 0)
+}
+
 // stop has the socket's reader return once what it has read is answered.
 func (u *udpSocket) stop() {
 	// On a socket without a peer this reports ENOTCONN, and yet wakes the reader.
@@ -114,6 +131,7 @@ func (u *udpSocket) close() {
 func (s *Server) serveUDP(u *udpSocket, addr netip.AddrPort) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	runSoon()
 	b := newBurst(addr.Addr().IsUnspecified())
 	w := s.newWorker()
 	current := 0
