@@ -369,7 +369,8 @@ func probe(src netip.Addr, dst netip.AddrPort, proto model.Protocol, patience ti
 	until := time.Now().Add(patience)
 	for {
 		fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
-		n, err := unix.Poll(fds, min(int(time.Until(until).Milliseconds()), 20)+1)
+		// A negative time would be for ever.
+		n, err := unix.Poll(fds, min(max(int(time.Until(until).Milliseconds()), 0), 20)+1)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
