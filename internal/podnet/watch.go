@@ -152,7 +152,7 @@ func (n *Network) linkNames() []string {
 // act has fn act on the news, all that is there at once. What it fails on is tried again with the next news, and
 // after a growing while without any.
 func (n *Network) act(ctx context.Context, p *pending, fn func(context.Context, news) (failed news, err error)) error {
-	const shortest, longest = 100 * time.Millisecond, 30 * time.Second
+	const shortest, longest = 100 * time.Millisecond, 2 * time.Second
 	wait := shortest
 	var retry <-chan time.Time
 	for {
