@@ -9,7 +9,7 @@ SHELL := /bin/bash
 BIN   := $(CURDIR)/bin
 
 .DEFAULT_GOAL := build
-.PHONY: help build demo test check unit lab-test bench-dns bench-policy bench-gateway clean
+.PHONY: help build demo test check unit lab-test bench-services bench-dns bench-policy bench-gateway clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -37,8 +37,12 @@ bench-dns: ## weft, CoreDNS and Knot: CPU per query, memory, changes
 	apt-get install -y knot dnsperf >/dev/null
 	bench/dns/run
 
+bench-services: ## weft and kube-proxy: full syncs, changes, connections
+	apt-get install -y nftables iptables >/dev/null
+	cd bench/services && go run .
+
 bench-policy: ## what policies cost: connections, throughput, changes
-	go test -count=1 -timeout 30m ./bench/policy -args -results $(CURDIR)/bench/results -rounds 14 -slice 250ms
+	go test -tags bench -count=1 -timeout 30m ./bench/policy -args -results $(CURDIR)/bench/results -rounds 14 -slice 250ms
 
 bench-gateway: ## weft gateway beside nginx and HAProxy: CPU per request
 	apt-get install -y nginx-light haproxy wrk nghttp2-client openssl >/dev/null
