@@ -101,10 +101,13 @@ func run() error {
 			}
 			var p programming
 			if err := isolated(&p, "programming", c, s.services, s.endpoints, changes, s.rate); err != nil {
-				return err
+				p = programming{Contender: c, Services: s.services, Endpoints: s.endpoints, Error: err.Error()}
 			}
 			fmt.Printf("%-20s %6d x %-5d full sync %8.3f s  %s\n", c, s.services, s.endpoints, p.FullSync, p.Error)
 			res.Programming = append(res.Programming, p)
+			if err := res.write(*dir); err != nil { // what there is so far
+				return err
+			}
 		}
 	}
 	for _, n := range paths {
@@ -114,13 +117,16 @@ func run() error {
 			}
 			var p pathResult
 			if err := isolated(&p, "path", c, n); err != nil {
-				return err
+				p = pathResult{Contender: c, Services: n, Error: err.Error()}
 			}
 			fmt.Printf("%-20s %6d Services: %6.0f connections/s, %.2f of direct  %s\n", c, n, p.Service.PerSecond, p.Service.PerSecond/p.Direct.PerSecond, p.Error)
 			res.Path = append(res.Path, p)
+			if err := res.write(*dir); err != nil {
+				return err
+			}
 		}
 	}
-	return res.write(*dir)
+	return nil
 }
 
 // isolated runs one measurement in a process with a network namespace of its own.
