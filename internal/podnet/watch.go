@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -69,6 +70,18 @@ func (p *pending) take() news {
 	p.n = news{}
 	clear(p.links)
 	return n
+}
+
+func (p *pending) has(link string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.links[link]
+}
+
+func (p *pending) empty() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.links)+len(p.n.gone) == 0 && !p.n.underlay && !p.n.table
 }
 
 // tell hands news to those who act on them.
@@ -149,28 +162,36 @@ func (n *Network) linkNames() []string {
 	return names
 }
 
-// act has fn act on the news, all that is there at once. What it fails on is tried again with the next news, and
-// after a growing while without any.
+// act has fn act on the news, all that is there at once. What it fails on is tried again after a growing while;
+// news of other things doesn't hurry it, nor does it hold them up.
 func (n *Network) act(ctx context.Context, p *pending, fn func(context.Context, news) (failed news, err error)) error {
 	const shortest, longest = 100 * time.Millisecond, 2 * time.Second
 	wait := shortest
+	held := newPending()
 	var retry <-chan time.Time
 	for {
+		var w news
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-p.wake:
+			w = p.take()
+			w.links = slices.DeleteFunc(w.links, held.has)
 		case <-retry:
+			w, retry = held.take(), nil
 		}
-		failed, err := fn(ctx, p.take())
-		if err == nil {
+		failed, err := fn(ctx, w)
+		if err != nil {
+			n.log.Error("podnet: repair", "err", err, "again in", wait)
+			held.merge(failed)
+		}
+		switch {
+		case held.empty():
 			wait, retry = shortest, nil
-			continue
+		case retry == nil:
+			retry = time.After(wait)
+			wait = min(2*wait, longest)
 		}
-		n.log.Error("podnet: repair", "err", err, "again in", wait)
-		p.merge(failed)
-		retry = time.After(wait)
-		wait = min(2*wait, longest)
 	}
 }
 
