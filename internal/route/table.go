@@ -28,6 +28,7 @@ type Update struct {
 	Backends     []Backend     `json:"backends,omitempty"`
 	Endpoints    []EndpointSet `json:"endpoints,omitempty"`
 	Certificates []Certificate `json:"certificates,omitempty"`
+	Policies     []Policy      `json:"policies,omitempty"`
 
 	// Removed are the resources that are gone; of no meaning when Complete.
 	Removed []Ref `json:"removed,omitempty"`
@@ -43,6 +44,7 @@ const (
 	KindBackend     Kind = "Backend"
 	KindEndpointSet Kind = "EndpointSet"
 	KindCertificate Kind = "Certificate"
+	KindPolicy      Kind = "Policy"
 )
 
 // Ref names a resource by its kind and key.
@@ -81,6 +83,8 @@ type Listener struct {
 	ProxyProtocol bool `json:"proxyProtocol,omitempty"`
 	// TrustedProxies may tell the client's address in X-Forwarded-For; of all others the header is replaced.
 	TrustedProxies []netip.Prefix `json:"trustedProxies,omitempty"`
+	// Policies are keys; later ones come before earlier ones, and a route's before all of them.
+	Policies []string `json:"policies,omitempty"`
 }
 
 // ListenerTLS says how a listener ends TLS, or that it does not.
@@ -105,6 +109,19 @@ type ClientValidation struct {
 	CAs string `json:"cas"`
 	// AllowInsecureFallback lets clients in whose certificate is missing or not valid.
 	AllowInsecureFallback bool `json:"allowInsecureFallback,omitempty"`
+	// Optional lets clients in that show no certificate; one that is shown must be valid.
+	Optional bool `json:"optional,omitempty"`
+	// Depth is how many certificates may lie between the client's and a CA's; 0 is no limit.
+	Depth int `json:"depth,omitempty"`
+	// Subject is a regular expression (RE2) that the certificate's subject must match: 403 else.
+	Subject string `json:"subject,omitempty"`
+	// ErrorPage is where a client without a valid certificate is sent (302) in place of a 400.
+	ErrorPage string `json:"errorPage,omitempty"`
+	// Pass tells backends the certificate in ssl-client-cert, and always ssl-client-verify, -subject-dn and -issuer-dn,
+	// as ingress-nginx names them.
+	Pass bool `json:"pass,omitempty"`
+	// Headers are told to backends as above (auth-tls); clients' own of these names are removed.
+	Headers bool `json:"headers,omitempty"`
 }
 
 // RouteKind tells what a route's rules match.
@@ -132,6 +149,8 @@ type Route struct {
 	Name    string `json:"name,omitempty"`
 	// Rules in the order written. Of a TLSRoute, TCPRoute or UDPRoute only the first one's backends are used.
 	Rules []Rule `json:"rules,omitempty"`
+	// Policies are keys; later ones come before earlier ones, and a rule's before all of them.
+	Policies []string `json:"policies,omitempty"`
 }
 
 // Parent is one listener that a route is attached to.
@@ -154,6 +173,7 @@ type Rule struct {
 	Timeouts Timeouts          `json:"timeouts,omitzero"`
 	Retry    *Retry            `json:"retry,omitempty"`
 	Session  *Session          `json:"session,omitempty"`
+	Policies []string          `json:"policies,omitempty"` // keys; later ones come before earlier ones
 }
 
 // Match is what a request must have: all that is set.
@@ -163,6 +183,7 @@ type Match struct {
 	Method  string       `json:"method,omitempty"`
 	Headers []ValueMatch `json:"headers,omitempty"`
 	Query   []ValueMatch `json:"query,omitempty"`
+	Cookies []ValueMatch `json:"cookies,omitempty"` // of Ingress canaries; they count after headers, before query
 }
 
 // PathKind tells how a path is compared.
@@ -222,10 +243,11 @@ type Header struct {
 	Value string `json:"value"`
 }
 
-// PathRewrite replaces a path: all of it by Full, or the matched prefix by Prefix. One of the two is set.
+// PathRewrite replaces a path: all of it by Full or Template, or the matched prefix by Prefix. One of them is set.
 type PathRewrite struct {
-	Full   *string `json:"full,omitempty"`
-	Prefix *string `json:"prefix,omitempty"`
+	Template *Template `json:"template,omitempty"` // with $1 to $9 of the path's regular expression
+	Full     *string   `json:"full,omitempty"`
+	Prefix   *string   `json:"prefix,omitempty"`
 }
 
 // Redirect answers with a Location. What is not set is as requested.
@@ -235,6 +257,8 @@ type Redirect struct {
 	Port     uint16       `json:"port,omitempty"` // 0: that of Scheme when set, else the listener's
 	Path     *PathRewrite `json:"path,omitempty"`
 	Status   int          `json:"status,omitempty"` // 0: 302
+	// Location is all of the answer's Location header, in place of the above.
+	Location Template `json:"location,omitempty"`
 }
 
 // Rewrite changes what the backend gets to see.
@@ -308,6 +332,12 @@ type Session struct {
 	Permanent bool `json:"permanent,omitempty"`
 	// Path is the cookie's; "" is "/".
 	Path string `json:"path,omitempty"`
+	// Domain, SameSite ("Strict", "Lax", "None") and Secure are the cookie's attributes. Secure is also set on TLS.
+	Domain   string `json:"domain,omitempty"`
+	SameSite string `json:"sameSite,omitempty"`
+	Secure   bool   `json:"secure,omitempty"`
+	// ChangeOnFailure moves the session when its endpoint can't be reached; else it moves only when that is gone.
+	ChangeOnFailure bool `json:"changeOnFailure,omitempty"`
 }
 
 // BackendProtocol is what a backend's endpoints speak.
