@@ -27,6 +27,9 @@ type Delta struct {
 	ClusterNetworkPolicies map[string]*ClusterNetworkPolicy
 	AddressPools           map[string]*AddressPool
 	ServiceCIDRs           map[string]*ServiceCIDR
+
+	Secrets    map[Name]*Secret
+	ConfigMaps map[Name]*ConfigMap
 }
 
 // Merge adds what came later to d. An object in both takes the later value.
@@ -44,6 +47,8 @@ func (d *Delta) Merge(later *Delta) {
 	merge(&d.ClusterNetworkPolicies, later.ClusterNetworkPolicies)
 	merge(&d.AddressPools, later.AddressPools)
 	merge(&d.ServiceCIDRs, later.ServiceCIDRs)
+	merge(&d.Secrets, later.Secrets)
+	merge(&d.ConfigMaps, later.ConfigMaps)
 }
 
 func merge[K comparable, T any](dst *map[K]*T, src map[K]*T) {
