@@ -186,6 +186,14 @@ func (l *Lab) Exec(ctx context.Context, host string, command ...string) (string,
 	return l.Run(ctx, append([]string{"exec", "--in", host, "--"}, command...)...)
 }
 
+// Echo is where a host of the lab has the echo program. A node sees little of this machine's files, and has its own.
+func (l *Lab) Echo(host string) string {
+	if host == "outside" || host == "control" {
+		return filepath.Join(l.bin, "echo")
+	}
+	return "/run/weft-lab/bin/echo"
+}
+
 // PodExec runs a command in a pod. The pod may be written as TYPE/NAME.
 func (l *Lab) PodExec(ctx context.Context, namespace, pod string, command ...string) (string, error) {
 	return l.Run(ctx, append([]string{"kubectl", "exec", "-n", namespace, pod, "--"}, command...)...)

@@ -120,7 +120,7 @@ func TestControlPlaneAway(t *testing.T) {
 	service := lab.Get(t, ns, "svc/echo", "{.spec.clusterIP}")
 	url := "http://" + service + "/healthz"
 	get := func() error {
-		_, err := lab.Exec(t.Context(), "node1", "/run/weft-lab/bin/echo", "get", "-n", "20", url)
+		_, err := lab.Exec(t.Context(), "node1", lab.Echo("node1"), "get", "-n", "20", url)
 		return err
 	}
 	if err := get(); err != nil {

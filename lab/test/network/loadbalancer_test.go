@@ -118,12 +118,8 @@ func TestLoadBalancerFailover(t *testing.T) {
 	})
 	traffic := func() func() answers {
 		t.Helper()
-		dir, err := labtest.BinDir()
-		if err != nil {
-			t.Fatal(err)
-		}
 		// One request at a time, so that failures count up to the time without an answer.
-		tr := lab.Background(t, "exec", "--in", "outside", "--", filepath.Join(dir, "echo"), "get", "-for", "90s", "-interval", "10ms", "-timeout", "200ms", "-q", url)
+		tr := lab.Background(t, "exec", "--in", "outside", "--", lab.Echo("outside"), "get", "-for", "90s", "-interval", "10ms", "-timeout", "200ms", "-q", url)
 		return func() answers {
 			t.Helper()
 			out, _ := tr.Stop() // it exits 1 if a request failed: the caller judges

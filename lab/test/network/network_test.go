@@ -8,7 +8,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -130,14 +129,10 @@ func fromPod(namespace, pod string) place {
 	}}
 }
 
-// fromHost sends from a host of the lab, with the echo program of this machine.
+// fromHost sends from a host of the lab.
 func fromHost(host string) place {
 	return place{host, func(ctx context.Context, args ...string) (string, error) {
-		dir, err := labtest.BinDir()
-		if err != nil {
-			return "", err
-		}
-		return lab.Exec(ctx, host, append([]string{filepath.Join(dir, "echo"), "get"}, args...)...)
+		return lab.Exec(ctx, host, append([]string{lab.Echo(host), "get"}, args...)...)
 	}}
 }
 

@@ -23,7 +23,7 @@ func TestEverybodyReachesEverybody(t *testing.T) {
 	}
 	lab.Apply(t, ns, manifests.String())
 	lab.WaitFor(t, ns, "condition=Ready", "pod", "--all")
-	world := lab.Background(t, "exec", "--in", "outside", "--", "env", "HTTP_PORT=18099", "HTTPS_PORT=", "TCP_PORT=", "UDP_PORT=", "DRAIN=0s", echoBinary(t), "serve")
+	world := lab.Background(t, "exec", "--in", "outside", "--", "env", "HTTP_PORT=18099", "HTTPS_PORT=", "TCP_PORT=", "UDP_PORT=", "DRAIN=0s", lab.Echo("outside"), "serve")
 	defer world.Stop()
 	labtest.Eventually(t, 10*time.Second, func() error {
 		if a := fromHost("outside").get(t, "http://203.0.113.1:18099/"); a.answered != 1 {

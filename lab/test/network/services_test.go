@@ -12,15 +12,6 @@ import (
 	"github.com/weft-net/weft/lab/labtest"
 )
 
-func echoBinary(t testing.TB) string {
-	t.Helper()
-	dir, err := labtest.BinDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dir + "/echo"
-}
-
 // Every kind of frontend for every kind of client, both families, TCP and UDP.
 func TestFrontendsAndClients(t *testing.T) {
 	ns := lab.Namespace(t)
