@@ -25,9 +25,9 @@ type Monitor struct {
 // "something changed".
 const monitorBuffer = 2 << 20
 
-// NewMonitor makes a monitor of the network namespace of the calling thread. Changes made through own are kept out by
-// the kernel.
-func NewMonitor(own *Conn) (*Monitor, error) {
+// NewMonitor makes a monitor of the network namespace of the calling thread. Changes made through own, a Conn, are
+// kept out by the kernel.
+func NewMonitor(own interface{ Port() uint32 }) (*Monitor, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return nil, fmt.Errorf("nftables: monitor socket: %w", err)

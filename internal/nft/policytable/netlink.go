@@ -150,6 +150,9 @@ func (s *socket) setup() error {
 	return nil
 }
 
+// Port is the socket's netlink port, by which a monitor knows this process's changes from those of others.
+func (s *socket) Port() uint32 { return s.portID }
+
 func (s *socket) close() { _ = unix.Close(s.fd) }
 
 // inNetns runs f on a thread that is in another network namespace.

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weft-net/weft/internal/nft"
 	"github.com/weft-net/weft/internal/policy"
 )
 
@@ -46,6 +47,8 @@ type Table struct {
 	group       uint16
 	logAdmitted bool
 
+	monitor *nft.Monitor
+
 	mu        sync.Mutex
 	sock      *socket
 	nextSetID uint32
@@ -60,7 +63,16 @@ func Open(o Options) (*Table, error) {
 	if o.Group == 0 {
 		o.Group = DefaultGroup
 	}
-	return &Table{name: Name, netns: o.Netns, group: o.Group, logAdmitted: o.LogAdmitted, sock: s}, nil
+	t := &Table{name: Name, netns: o.Netns, group: o.Group, logAdmitted: o.LogAdmitted, sock: s}
+	err = inNetns(o.Netns, func() (err error) {
+		t.monitor, err = nft.NewMonitor(s)
+		return err
+	})
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	return t, nil
 }
 
 // Close gives up the connection. What the kernel holds stays in force.
@@ -68,6 +80,7 @@ func (t *Table) Close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.sock.close()
+	_ = t.monitor.Close()
 }
 
 // plan is the messages of a change by the order that keeps every part of it safe.
@@ -326,7 +339,10 @@ func (t *Table) sync(prog *policy.Program) error {
 			p.delChain = append(p.delChain, t.delChain(name))
 		}
 	}
-	return t.send(&p)
+	if err := t.send(&p); err != nil {
+		return err
+	}
+	return t.monitor.Join()
 }
 
 // difference is what has to go from a set and what has to come.
@@ -396,6 +412,10 @@ func (t *Table) read() (*state, error) {
 		}
 	})
 	if err != nil || !there {
+		return nil, err
+	}
+	// What somebody does to it while it is read must be noticed.
+	if err := t.monitor.Join(); err != nil {
 		return nil, err
 	}
 	var ofTable attrs
