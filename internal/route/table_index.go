@@ -23,6 +23,7 @@ type Entry struct {
 	regex   *regexp.Regexp
 	method  string
 	headers []valueMatcher
+	cookies []valueMatcher
 	query   []valueMatcher
 	// What breaks ties within one class and path, besides the route's age: characters of a regular expression, and of
 	// gRPC's service and method.
@@ -118,6 +119,9 @@ func (e *Entry) compile(m *Match) error {
 	if e.headers, err = valueMatchers(m.Headers, true); err != nil {
 		return fmt.Errorf("headers: %w", err)
 	}
+	if e.cookies, err = valueMatchers(m.Cookies, false); err != nil {
+		return fmt.Errorf("cookies: %w", err)
+	}
 	if e.query, err = valueMatchers(m.Query, false); err != nil {
 		return fmt.Errorf("query: %w", err)
 	}
@@ -152,10 +156,13 @@ func (e *Entry) compileGRPC(g *GRPCMatch) error {
 	return nil
 }
 
+// maxRegex is the most bytes of a regular expression.
+const maxRegex = 4096
+
 // whole compiles an expression that must match all of the input.
 func whole(flags, expr string) (*regexp.Regexp, error) {
-	if len(expr) > 4096 {
-		return nil, fmt.Errorf("the expression has %d bytes, more than 4096", len(expr))
+	if len(expr) > maxRegex {
+		return nil, fmt.Errorf("the expression has %d bytes, more than %d", len(expr), maxRegex)
 	}
 	if _, err := regexp.Compile(expr); err != nil { // by itself, so that ")(" can't break out
 		return nil, err
@@ -217,7 +224,7 @@ func NewHostTable(entries []*Entry) *HostTable {
 }
 
 // compare is the precedence that Gateway API prescribes (HTTPRouteRule.matches, GRPCRouteRule.matches): the exact path,
-// the longest prefix, a method, the most headers, the most query parameters; for gRPC the longest service, then
+// the longest prefix, a method, the most headers (then cookies), the most query parameters; for gRPC the longest service, then
 // method; the oldest route, its name, the order written. Regular expressions, where the API leaves it open, come
 // after exact paths, the longest first.
 func compare(a, b *Entry) int {
@@ -229,6 +236,7 @@ func compare(a, b *Entry) int {
 		cmp.Compare(b.weights[2], a.weights[2]),
 		cmp.Compare(min(len(b.method), 1), min(len(a.method), 1)),
 		cmp.Compare(len(b.headers), len(a.headers)),
+		cmp.Compare(len(b.cookies), len(a.cookies)),
 		cmp.Compare(len(b.query), len(a.query)),
 		cmp.Compare(a.Route.Created, b.Route.Created),
 		cmp.Compare(a.Route.Name, b.Route.Name),

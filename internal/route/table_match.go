@@ -16,7 +16,7 @@ type Request struct {
 	Header Lookup
 }
 
-// Lookup finds a header by its lower-case name. Several of one name are joined by ",".
+// Lookup finds a header by its lower-case name. Several of one name are joined by ",", those of Cookie by ";".
 type Lookup interface {
 	Lookup(name string) (value string, ok bool)
 }
@@ -90,11 +90,17 @@ func (e *Entry) pathMatches(path string) bool {
 	}
 }
 
-// failing names the first header or query parameter that does not match, or is "".
+// failing names the first header, cookie or query parameter that does not match, or is "".
 func (e *Entry) failing(r *Request) string {
 	for i := range e.headers {
 		if m := &e.headers[i]; !m.matches(r.Header.Lookup(m.name)) {
 			return "header " + m.name
+		}
+	}
+	for i := range e.cookies {
+		header, _ := r.Header.Lookup("cookie")
+		if m := &e.cookies[i]; !m.matches(Cookie(header, m.name)) {
+			return "cookie " + m.name
 		}
 	}
 	for i := range e.query {
@@ -103,6 +109,18 @@ func (e *Entry) failing(r *Request) string {
 		}
 	}
 	return ""
+}
+
+// Cookie finds a cookie in the value of a Cookie header (RFC 6265 section 4.2); several are to be joined by ";".
+func Cookie(header, name string) (string, bool) {
+	for header != "" {
+		var pair string
+		pair, header, _ = strings.Cut(header, ";")
+		if k, v, ok := strings.Cut(strings.TrimSpace(pair), "="); ok && k == name {
+			return strings.Trim(v, `"`), true
+		}
+	}
+	return "", false
 }
 
 // queryParam finds the first parameter of the name, decoded.

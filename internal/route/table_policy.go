@@ -64,8 +64,9 @@ func (p Policy) String() string { return "policy " + p.Key }
 func (p Policy) Format(s fmt.State, _ rune) { fmt.Fprint(s, p.String()) }
 
 // Template is text with variables in it: $host, $uri, $args, $arg_NAME, $request_uri, $escaped_request_uri, $scheme,
-// $request_method, $remote_addr, $server_port, $http_NAME, $cookie_NAME, $request_id, and $1 to $9, the groups of the
-// rule's regular expression. ${name} delimits a name. ParseTemplate tells what is wrong with one.
+// $request_method, $remote_addr, $server_port, $http_NAME, $cookie_NAME, $request_id and some more (see Variable), and
+// $1 to $9, the groups of the rule's regular expression. ${name} delimits a name, "$$" is a dollar sign. ParseTemplate
+// tells what is wrong with one.
 type Template string
 
 // Sources are the addresses that may (403 else): those in Allow, or all when it is empty, without those in Deny.
