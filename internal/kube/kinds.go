@@ -34,6 +34,12 @@ const (
 	ServiceCIDRs
 )
 
+// Ingress's kinds, each the Delta's map of the same name.
+const (
+	Ingresses Kinds = 1 << (iota + 24)
+	IngressClasses
+)
+
 // What each process follows.
 const (
 	ForNode = Services | EndpointSlices | Pods | Nodes | Namespaces | NetworkPolicies | ClusterNetworkPolicies | ServiceCIDRs
@@ -82,6 +88,16 @@ func feedsFor(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, kinds K
 		w: w, apiVersion: "networking.k8s.io/v1", kindName: "ServiceCIDR", example: &networkingv1.ServiceCIDR{}, silence: silence,
 		lw: listerOf(c.NetworkingV1().ServiceCIDRs()), from: FromServiceCIDR, optional: true, // older than Kubernetes 1.33
 		put: func(d *model.Delta, n model.Name, v *model.ServiceCIDR) { set(&d.ServiceCIDRs, n.Name, v) },
+	})
+	add(Ingresses, &feed[*networkingv1.Ingress, model.Ingress]{
+		w: w, apiVersion: "networking.k8s.io/v1", kindName: "Ingress", example: &networkingv1.Ingress{}, silence: silence,
+		lw: listerOf(c.NetworkingV1().Ingresses(all)), from: FromIngress,
+		put: func(d *model.Delta, n model.Name, v *model.Ingress) { set(&d.Ingresses, n, v) },
+	})
+	add(IngressClasses, &feed[*networkingv1.IngressClass, model.IngressClass]{
+		w: w, apiVersion: "networking.k8s.io/v1", kindName: "IngressClass", example: &networkingv1.IngressClass{}, silence: silence,
+		lw: listerOf(c.NetworkingV1().IngressClasses()), from: FromIngressClass,
+		put: func(d *model.Delta, n model.Name, v *model.IngressClass) { set(&d.IngressClasses, n.Name, v) },
 	})
 	add(AddressPools, addressPoolFeed(w, dyn, silence))
 	add(ClusterNetworkPolicies, clusterNetworkPolicyFeed(w, dyn, silence))

@@ -30,6 +30,9 @@ type Delta struct {
 
 	Secrets    map[Name]*Secret
 	ConfigMaps map[Name]*ConfigMap
+
+	Ingresses      map[Name]*Ingress
+	IngressClasses map[string]*IngressClass
 }
 
 // Merge adds what came later to d. An object in both takes the later value.
@@ -49,6 +52,8 @@ func (d *Delta) Merge(later *Delta) {
 	merge(&d.ServiceCIDRs, later.ServiceCIDRs)
 	merge(&d.Secrets, later.Secrets)
 	merge(&d.ConfigMaps, later.ConfigMaps)
+	merge(&d.Ingresses, later.Ingresses)
+	merge(&d.IngressClasses, later.IngressClasses)
 }
 
 func merge[K comparable, T any](dst *map[K]*T, src map[K]*T) {

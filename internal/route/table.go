@@ -168,7 +168,9 @@ type Rule struct {
 	Matches []Match  `json:"matches,omitempty"`
 	Filters []Filter `json:"filters,omitempty"`
 	// Invalid is why the rule can't be served, such as an unknown filter; requests that it wins get 500.
-	Invalid  string            `json:"invalid,omitempty"`
+	Invalid string `json:"invalid,omitempty"`
+	// Respond is the status that requests get at once, in place of a backend's answer; 0 is none. Policies apply.
+	Respond  int               `json:"respond,omitempty"`
 	Backends []WeightedBackend `json:"backends,omitempty"` // none, and no redirect: 500 (HTTP, gRPC)
 	Timeouts Timeouts          `json:"timeouts,omitzero"`
 	Retry    *Retry            `json:"retry,omitempty"`
@@ -190,11 +192,13 @@ type Match struct {
 type PathKind string
 
 // The ways to compare a path. A prefix is one of whole elements: "/a" has "/a/b", not "/ab". A regular expression
-// (RE2) must match all of the path.
+// (RE2) must match all of the path. A string prefix has "/a" match "/ab" (Ingress's ImplementationSpecific); it ranks
+// with prefixes by its length, after a prefix of the same.
 const (
-	PathExact  PathKind = "Exact"
-	PathPrefix PathKind = "Prefix"
-	PathRegex  PathKind = "Regex"
+	PathExact        PathKind = "Exact"
+	PathPrefix       PathKind = "Prefix"
+	PathRegex        PathKind = "Regex"
+	PathStringPrefix PathKind = "StringPrefix"
 )
 
 // PathMatch compares a request's path, without its query.
@@ -235,6 +239,14 @@ type HeaderEdit struct {
 	Set    []Header `json:"set,omitempty"`
 	Add    []Header `json:"add,omitempty"`
 	Remove []string `json:"remove,omitempty"`
+	// SetTemplates is as Set, and comes after it. A header whose value comes out empty is removed.
+	SetTemplates []TemplateHeader `json:"setTemplates,omitempty"`
+}
+
+// TemplateHeader is a header whose value is made anew for each request.
+type TemplateHeader struct {
+	Name  string   `json:"name"`
+	Value Template `json:"value"`
 }
 
 // Header is a header's name and value.
@@ -310,6 +322,11 @@ type Retry struct {
 	Codes    []int    `json:"codes,omitempty"`
 	Attempts int      `json:"attempts,omitempty"` // retries beyond the first attempt; 0 is none
 	Backoff  Duration `json:"backoff,omitempty"`  // before the first retry, doubled with each
+	// Idempotent keeps requests that reached a backend from being sent again unless their method is idempotent
+	// (RFC 9110 section 9.2.2).
+	Idempotent bool `json:"idempotent,omitempty"`
+	// Within bounds the time in which further attempts may begin; 0 is none.
+	Within Duration `json:"within,omitempty"`
 }
 
 // SessionKind is where a session's identity is kept.

@@ -45,6 +45,11 @@ type Policy struct {
 	Retry    *Retry    `json:"retry,omitempty"`
 	// ConnectTimeout is for one connection to one endpoint; 0 is the gateway's default.
 	ConnectTimeout Duration `json:"connectTimeout,omitempty"`
+	// ReadTimeout and SendTimeout are the longest silence of a backend while its answer is read, and the longest time
+	// that it takes nothing of the request (nginx's proxy_read_timeout, proxy_send_timeout): 504, or the answer is cut
+	// off. Upgraded connections obey them too. 0 is the gateway's default.
+	ReadTimeout Duration `json:"readTimeout,omitempty"`
+	SendTimeout Duration `json:"sendTimeout,omitempty"`
 	// BufferRequest reads a request's body, up to MaxRequestBody, before a backend is asked (proxy-request-buffering).
 	BufferRequest *bool `json:"bufferRequest,omitempty"`
 	// BufferResponse lets a backend go before a slow client has read all (proxy-buffering).
