@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gatewayapi
+
+import (
+	"net/netip"
+
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/route"
+)
+
+// ControllerName is what a GatewayClass's spec.controllerName must be for weft to serve its Gateways.
+const ControllerName = "weft.dev/gateway"
+
+// GroupName is the API group of all the kinds that are compiled here.
+const GroupName = gwv1.GroupName
+
+// Change is what became different: the newest value of each object, or nil when it is gone. Objects are read-only from
+// then on. Kinds that are served in older versions are to be converted to v1, whose schema is a superset.
+type Change struct {
+	GatewayClasses     map[string]*gwv1.GatewayClass
+	Gateways           map[model.Name]*gwv1.Gateway
+	ListenerSets       map[model.Name]*gwv1.ListenerSet
+	HTTPRoutes         map[model.Name]*gwv1.HTTPRoute
+	GRPCRoutes         map[model.Name]*gwv1.GRPCRoute
+	TLSRoutes          map[model.Name]*gwv1.TLSRoute
+	TCPRoutes          map[model.Name]*gwv1.TCPRoute
+	UDPRoutes          map[model.Name]*gwv1.UDPRoute
+	BackendTLSPolicies map[model.Name]*gwv1.BackendTLSPolicy
+	ReferenceGrants    map[model.Name]*gwv1.ReferenceGrant
+
+	Services       map[model.Name]*model.Service
+	EndpointSlices map[model.Name]*model.EndpointSlice
+	Namespaces     map[string]*model.Namespace
+	Secrets        map[model.Name]*model.Secret
+	ConfigMaps     map[model.Name]*model.ConfigMap
+
+	// Parameters are the GatewayConfigs that parametersRef may name.
+	Parameters map[model.Name]*Parameters
+	// Attachments are the policies of weft.dev by what they apply to.
+	Attachments map[Target]*Attachment
+	// Policies are what Attachments name by key.
+	Policies map[string]*Policy
+	// Feedback tells of each Gateway what became of it.
+	Feedback map[model.Name]*Feedback
+	// CRDVersion is the bundle version of the CRDs that are installed, such as "v1.6.3"; "" when it can't be told.
+	// nil is no change. Before the first one nothing is said about versions.
+	CRDVersion *string
+}
+
+// Parameters are the parts of a GatewayConfig (weft.dev) that concern listeners. A Gateway's own come before its
+// class's.
+type Parameters struct {
+	// Invalid is why the object can't be used; a Gateway that refers to it is not accepted.
+	Invalid string
+	// ProxyProtocol requires a PROXY protocol header on every TCP port; nil leaves it open.
+	ProxyProtocol *bool
+	// TrustedProxies may tell the client's address in X-Forwarded-For; nil leaves it open.
+	TrustedProxies []netip.Prefix
+}
+
+// Target is what a policy of weft.dev applies to.
+type Target struct {
+	Kind string // Gateway, ListenerSet, HTTPRoute, GRPCRoute
+	model.Name
+	Section string // a listener's or a rule's name; "" is all of the object
+}
+
+// Attachment is the policies of one Target: keys, later ones before earlier ones.
+type Attachment struct {
+	Policies []string
+}
+
+// Policy is a policy with the Services that it names, which need to be in the tables where it is.
+type Policy struct {
+	route.Policy
+	// Backends are Services that the policy names by BackendKey.
+	Backends []ServicePort
+}
+
+// ServicePort is one port of a Service.
+type ServicePort struct {
+	Service model.Name
+	Port    uint16
+}
+
+// Feedback is what is known of a Gateway's infrastructure and pods. Without any a Gateway is not programmed.
+type Feedback struct {
+	// Addresses at which clients reach it.
+	Addresses []Address
+	// Problem is what keeps it from being programmed, if anything does.
+	Problem *Problem
+	// Confirmed is the Serial of the newest Gateway change that every connected pod serves; 0 is none.
+	Confirmed uint64
+}
+
+// Address is one address of a Gateway.
+type Address struct {
+	IP       netip.Addr // invalid when only a hostname is known
+	Hostname string
+}
+
+// Problem is why a Gateway is not programmed.
+type Problem struct {
+	// Reason is one of Gateway API's for Programmed: AddressNotAssigned, AddressNotUsable, NoResources, Invalid, Pending.
+	Reason gwv1.GatewayConditionReason
+	// Message names the object, the field and the cure.
+	Message string
+}
