@@ -4,7 +4,7 @@
 // them with a Kubernetes client. Their validation and defaults are in the CustomResourceDefinitions of the Helm
 // chart (deploy/chart/crds), which a test holds against these types.
 //
-// It imports k8s.io/apimachinery only.
+// It imports k8s.io/apimachinery and k8s.io/api only.
 package v1alpha1
 
 import (
@@ -22,7 +22,7 @@ var AddressPools = GroupVersion.WithResource("addresspools")
 // SchemeBuilder and AddToScheme register the group's kinds with a scheme.
 var (
 	SchemeBuilder = runtime.NewSchemeBuilder(func(s *runtime.Scheme) error {
-		s.AddKnownTypes(GroupVersion, &AddressPool{}, &AddressPoolList{})
+		s.AddKnownTypes(GroupVersion, &AddressPool{}, &AddressPoolList{}, &GatewayConfig{}, &GatewayConfigList{})
 		metav1.AddToGroupVersion(s, GroupVersion)
 		return nil
 	})

@@ -32,6 +32,13 @@ const (
 	AddressPools
 	ClusterNetworkPolicies
 	ServiceCIDRs
+	Secrets
+	ConfigMaps
+
+	// Those whose objects come as they are, in the Delta's Objects.
+	GatewayAPI     // GatewayClass, Gateway, ListenerSet, the routes, BackendTLSPolicy, ReferenceGrant
+	GatewayConfigs // of weft.dev
+	GatewayParts   // what the controller made for Gateways: see OwnedBy
 )
 
 // Ingress's kinds, each the Delta's map of the same name.
@@ -99,6 +106,21 @@ func feedsFor(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, kinds K
 		lw: listerOf(c.NetworkingV1().IngressClasses()), from: FromIngressClass,
 		put: func(d *model.Delta, n model.Name, v *model.IngressClass) { set(&d.IngressClasses, n.Name, v) },
 	})
+	add(Secrets, &feed[*corev1.Secret, model.Secret]{
+		w: w, apiVersion: "v1", kindName: "Secret", example: &corev1.Secret{}, silence: silence,
+		lw: selecting(listerOf(c.CoreV1().Secrets(all)), usefulSecrets, ""), from: FromSecret,
+		put: func(d *model.Delta, n model.Name, v *model.Secret) { set(&d.Secrets, n, v) },
+	})
+	add(ConfigMaps, &feed[*corev1.ConfigMap, model.ConfigMap]{
+		w: w, apiVersion: "v1", kindName: "ConfigMap", example: &corev1.ConfigMap{}, silence: silence,
+		lw: listerOf(c.CoreV1().ConfigMaps(all)), from: FromConfigMap,
+		put: func(d *model.Delta, n model.Name, v *model.ConfigMap) { set(&d.ConfigMaps, n, v) },
+	})
+	for kind, feeds := range objectFeeds(w, c, dyn, silence) {
+		for _, f := range feeds {
+			add(kind, f)
+		}
+	}
 	add(AddressPools, addressPoolFeed(w, dyn, silence))
 	add(ClusterNetworkPolicies, clusterNetworkPolicyFeed(w, dyn, silence))
 	return out

@@ -33,6 +33,8 @@ type Delta struct {
 
 	Ingresses      map[Name]*Ingress
 	IngressClasses map[string]*IngressClass
+
+	Objects map[ObjectKey]*Object // of all other kinds
 }
 
 // Merge adds what came later to d. An object in both takes the later value.
@@ -52,6 +54,7 @@ func (d *Delta) Merge(later *Delta) {
 	merge(&d.ServiceCIDRs, later.ServiceCIDRs)
 	merge(&d.Secrets, later.Secrets)
 	merge(&d.ConfigMaps, later.ConfigMaps)
+	merge(&d.Objects, later.Objects)
 	merge(&d.Ingresses, later.Ingresses)
 	merge(&d.IngressClasses, later.IngressClasses)
 }
