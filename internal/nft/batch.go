@@ -122,7 +122,7 @@ func (b *Batch) AddRule(c Chain, text string, exprs ...expr.Any) {
 	nest := len(m)
 	m = openNest(m, unix.NFTA_RULE_EXPRESSIONS)
 	for _, e := range exprs {
-		data, err := expr.Marshal(byte(c.Table.Family), canonical(e))
+		data, err := marshal(c.Table.Family, e)
 		if err != nil {
 			b.err = fmt.Errorf("nftables: rule of chain %s %s: %T: %w", c.Table, c.Name, e, err)
 			return

@@ -61,7 +61,7 @@ func (r Rule) Is(f Family, exprs []expr.Any) bool {
 		return false
 	}
 	for i, e := range exprs {
-		b, err := expr.Marshal(byte(f), canonical(e))
+		b, err := marshal(f, e)
 		if err != nil {
 			return false
 		}

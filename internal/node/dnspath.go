@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weft-net/weft/internal/dnspath"
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/nft/dnstable"
+)
+
+// DNSPath is the Part that brings queries to the cluster's DNS Service to the node's own server without connection
+// tracking. See packages dnspath and dnstable.
+type DNSPath struct {
+	log     *slog.Logger
+	repairs prometheus.Counter
+
+	mu       sync.Mutex
+	table    *dnspath.Table
+	kernel   *dnstable.Table
+	complete bool
+	inForce  dnspath.Paths
+	failed   bool // what should be in the kernel may not be there
+}
+
+// NewDNSPath connects to the kernel in the network namespace of the calling thread. It changes nothing there before
+// the first Update with a full picture.
+func NewDNSPath(node string, reg prometheus.Registerer, log *slog.Logger) (*DNSPath, error) {
+	d := &DNSPath{log: log, table: dnspath.NewTable(node), failed: true, repairs: prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "weft_dns_path_repairs_total",
+		Help: "Times that the nftables tables for DNS queries were made anew because somebody else had changed them.",
+	})}
+	var err error
+	if d.kernel, err = dnstable.Open(); err != nil {
+		return nil, fmt.Errorf("dns: %w", err)
+	}
+	if reg != nil {
+		ready := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "weft_dns_path_frontends",
+			Help: "Addresses of the cluster's DNS Service whose queries this node's own server takes untracked.",
+		}, d.frontends)
+		if err := errors.Join(reg.Register(d.repairs), reg.Register(ready)); err != nil {
+			_ = d.kernel.Close()
+			return nil, fmt.Errorf("dns: %w", err)
+		}
+	}
+	return d, nil
+}
+
+func (d *DNSPath) frontends() float64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return float64(len(d.inForce.Queries))
+}
+
+// Close lets go of the kernel, which goes on as it is.
+func (d *DNSPath) Close() error { return d.kernel.Close() }
+
+// Name implements Part.
+func (d *DNSPath) Name() string { return "dns" }
+
+// Update implements Part.
+func (d *DNSPath) Update(_ context.Context, delta *model.Delta) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	touched := d.table.Update(delta)
+	if d.complete = d.complete || delta.Complete; !d.complete || !(touched || d.failed) {
+		return nil
+	}
+	return d.enforce()
+}
+
+// enforce brings the kernel to the table. Callers hold mu.
+func (d *DNSPath) enforce() error {
+	want := d.table.Paths()
+	if !d.failed && want.Equal(d.inForce) {
+		return nil
+	}
+	d.failed = true
+	if err := d.kernel.Apply(want); err != nil {
+		return err
+	}
+	d.inForce, d.failed = want, false
+	d.log.Info("DNS paths in force", "untracked", len(want.Queries), "servers", len(want.Servers))
+	return nil
+}
+
+// Run implements Part: it repairs the tables when somebody else has changed them.
+func (d *DNSPath) Run(ctx context.Context) error {
+	for {
+		changed, err := d.kernel.Wait(ctx)
+		if err != nil {
+			return err
+		}
+		if !changed {
+			return nil
+		}
+		for !d.repair() {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(repairPause):
+			}
+		}
+	}
+}
+
+func (d *DNSPath) repair() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.complete {
+		return true
+	}
+	d.log.Warn("somebody else changed the tables for DNS queries; making them anew")
+	d.repairs.Inc()
+	d.kernel.Forget()
+	d.failed = true
+	if err := d.enforce(); err != nil {
+		d.log.Error("can't repair the tables for DNS queries; trying again", "err", err, "in", repairPause)
+		return false
+	}
+	return true
+}
+
+// Cleanup implements Cleaner: it deletes the tables.
+func (d *DNSPath) Cleanup(context.Context) error { return dnstable.Remove() }
