@@ -17,9 +17,9 @@ func newConvertCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "convert",
 		GroupID: "person",
-		Short:   "Turn other programs' configuration into weft's",
+		Short:   "Turn other programs' configuration, and manifests of yesterday, into today's",
 	}
-	cmd.AddCommand(newConvertCorefileCommand())
+	cmd.AddCommand(newConvertCorefileCommand(), newConvertManifestsCommand())
 	return cmd
 }
 

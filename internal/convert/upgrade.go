@@ -64,6 +64,14 @@ func Upgrade(opt Options, objects []Object) ([]Object, []Note) {
 	for _, o := range slices.Clone(c.objects) {
 		c.refer(o)
 	}
+	// In the order of the objects, not of the passes over them.
+	place := make(map[string]int, len(c.objects))
+	for i, o := range c.objects {
+		place[o.Source+" "+o.name()] = i
+	}
+	slices.SortStableFunc(c.notes, func(a, b Note) int {
+		return place[a.Source+" "+a.Object] - place[b.Source+" "+b.Object]
+	})
 	return c.objects, c.notes
 }
 

@@ -33,7 +33,16 @@ type Manifest struct {
 
 // ReadManifests reads the objects of files and folders (all *.yaml, *.yml and *.json below them); "-" is stdin.
 // Lists are taken apart. An error names file and line.
-func ReadManifests(paths ...string) ([]Manifest, error) {
+func ReadManifests(paths ...string) ([]Manifest, error) { return readFiles(paths, decode) }
+
+// ReadRawManifests is ReadManifests with every object as it is written: *unstructured.Unstructured, with fields that
+// no API knows.
+func ReadRawManifests(paths ...string) ([]Manifest, error) { return readFiles(paths, decodeRaw) }
+
+// decoder reads one JSON object, taking lists apart.
+type decoder func(raw []byte) ([]runtime.Object, error)
+
+func readFiles(paths []string, decode decoder) ([]Manifest, error) {
 	var out []Manifest
 	for _, p := range paths {
 		if p == "-" {
@@ -41,7 +50,7 @@ func ReadManifests(paths ...string) ([]Manifest, error) {
 			if err != nil {
 				return nil, fmt.Errorf("standard input: %w", err)
 			}
-			ms, err := ParseManifests("<stdin>", data)
+			ms, err := parse("<stdin>", data, decode)
 			if err != nil {
 				return nil, err
 			}
@@ -60,7 +69,7 @@ func ReadManifests(paths ...string) ([]Manifest, error) {
 			if err != nil {
 				return err
 			}
-			ms, err := ParseManifests(path, data)
+			ms, err := parse(path, data, decode)
 			out = append(out, ms...)
 			return err
 		})
@@ -72,7 +81,9 @@ func ReadManifests(paths ...string) ([]Manifest, error) {
 }
 
 // ParseManifests reads the objects of one file's content, YAML documents or JSON.
-func ParseManifests(file string, data []byte) ([]Manifest, error) {
+func ParseManifests(file string, data []byte) ([]Manifest, error) { return parse(file, data, decode) }
+
+func parse(file string, data []byte, decode decoder) ([]Manifest, error) {
 	var out []Manifest
 	for _, doc := range documents(data) {
 		raw, err := yaml.YAMLToJSON(doc.text)
@@ -125,7 +136,24 @@ func documents(data []byte) []document {
 	return out
 }
 
-// decode reads one JSON object, taking lists apart.
+// decodeRaw is a decoder that knows no kind.
+func decodeRaw(raw []byte) ([]runtime.Object, error) {
+	obj, _, err := unstructured.UnstructuredJSONScheme.Decode(raw, nil, nil)
+	if err != nil {
+		return nil, fmt.Errorf("not a Kubernetes object: %w", err)
+	}
+	list, ok := obj.(*unstructured.UnstructuredList)
+	if !ok {
+		return []runtime.Object{obj}, nil
+	}
+	var out []runtime.Object
+	for i := range list.Items {
+		out = append(out, &list.Items[i])
+	}
+	return out, nil
+}
+
+// decode is a decoder that gives objects client-go's types.
 func decode(raw []byte) ([]runtime.Object, error) {
 	obj, _, err := scheme.Codecs.UniversalDeserializer().Decode(raw, nil, nil)
 	if runtime.IsNotRegisteredError(err) {
