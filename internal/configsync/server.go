@@ -263,6 +263,11 @@ func (s *Server) serve(ctx context.Context, raw *tls.Conn) error {
 	c.wake()
 	s.mu.Lock()
 	g, epoch := s.gateway(gateway), s.epoch
+	at := uint64(0) // what the pod has of this epoch
+	if h.Epoch == epoch && (g.tables == nil || h.Revision != g.tables.revision || h.Digest == g.tables.digest) {
+		at = h.Revision
+	}
+	c.confirmed = at
 	g.conns[c], s.conns[c] = struct{}{}, struct{}{}
 	s.mu.Unlock()
 	s.log.Info("a gateway's pod is here", "gateway", gateway, "pod", c.name, "revision", h.Revision)
@@ -280,15 +285,11 @@ func (s *Server) serve(ctx context.Context, raw *tls.Conn) error {
 	// A certificate that has run out ends what it opened.
 	expired := time.AfterFunc(time.Until(peer[0].NotAfter), func() { raw.Close() })
 	defer expired.Stop()
-	return s.feed(ctx, gateway, g, c, epoch, h)
+	return s.feed(ctx, gateway, g, c, epoch, at, h)
 }
 
 // feed sends what is due and waits until it is confirmed, over and over.
-func (s *Server) feed(ctx context.Context, gateway string, g *served, c *conn, epoch string, h hello) error {
-	at := uint64(0) // what the pod has of this epoch
-	if h.Epoch == epoch {
-		at = h.Revision
-	}
+func (s *Server) feed(ctx context.Context, gateway string, g *served, c *conn, epoch string, at uint64, h hello) error {
 	ping := time.NewTicker(pingEvery)
 	defer ping.Stop()
 	for {
@@ -303,7 +304,7 @@ func (s *Server) feed(ctx context.Context, gateway string, g *served, c *conn, e
 				s.mu.Unlock()
 				continue
 			}
-			if at == 0 && h.Epoch != "" && h.Digest == t.digest {
+			if at == 0 && h.Epoch != "" && h.Epoch != epoch && h.Digest == t.digest {
 				u = &update{Epoch: epoch, Revision: t.revision, Digest: t.digest} // it has all of it, from another controller
 			} else {
 				u = t.updateFrom(epoch, at)
