@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
+	"github.com/weft-net/weft/internal/configsync"
 	"github.com/weft-net/weft/internal/gateway"
 	"github.com/weft-net/weft/internal/proxy"
 )
@@ -21,6 +22,7 @@ func newGatewayCommand() *cobra.Command {
 	var access string
 	var share float64
 	var file string
+	var sync configsync.Client
 	c := gateway.Config{Metrics: prometheus.NewRegistry()}
 	cmd := &cobra.Command{
 		Use:   "gateway",
@@ -28,7 +30,8 @@ func newGatewayCommand() *cobra.Command {
 		Long: `The proxy of a Gateway: HTTP, HTTP/2, gRPC, TLS, TCP and UDP.
 
 It serves the tables that it is given, has no access to the Kubernetes API, and needs no privilege but that of binding
-its ports. With --config it reads the tables from a file, and again whenever the file changes.`,
+its ports. With --controller it gets the tables from weft's controller, as a Gateway's pods do. With --config it reads
+them from a file, and again whenever the file changes.`,
 		GroupID: "cluster",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -36,10 +39,19 @@ its ports. With --config it reads the tables from a file, and again whenever the
 			if err != nil {
 				return err
 			}
-			if file == "" {
-				return errors.New("nothing to serve: say --config=FILE")
+			c.Log, c.Proxy.Log = log, log
+			switch {
+			case (file == "") == (sync.Server == ""):
+				return errors.New("what to serve? Say --config=FILE or --controller=HOST:PORT")
+			case file != "":
+				c.Source = gateway.File{Path: file, Log: log}
+			default:
+				if sync.Identity == "" {
+					return errors.New("--controller needs --identity: the directory with tls.crt, tls.key and ca.crt")
+				}
+				sync.Log, sync.Pod = log, os.Getenv("POD_NAME")
+				c.Source = &sync
 			}
-			c.Source, c.Log, c.Proxy.Log = gateway.File{Path: file, Log: log}, log, log
 			if access != "off" {
 				if access != "json" && access != "combined" {
 					return fmt.Errorf("--access-log=%s: want off, json or combined", access)
@@ -55,6 +67,9 @@ its ports. With --config it reads the tables from a file, and again whenever the
 	fs := cmd.Flags()
 	logging.add(fs)
 	fs.StringVar(&file, "config", "", "`file` with the tables, YAML or JSON")
+	fs.StringVar(&sync.Server, "controller", "", "`HOST:PORT` of the controllers' configuration stream, all addresses of the host")
+	fs.StringVar(&sync.Identity, "identity", "", "`directory` with the client certificate for the controller: tls.crt, tls.key, ca.crt")
+	fs.StringVar(&sync.Keep, "keep", "", "`file` in memory-backed storage to keep the controller's configuration in; empty for none")
 	fs.StringVar(&access, "access-log", "off", "access log on standard output: off, json or combined")
 	fs.Float64Var(&share, "access-log-share", 1, "share of requests that are logged, 0 to 1")
 	fs.StringVar(&c.Listen, "metrics-bind-address", ":9642", "`address` for /metrics, /livez, /healthz and /readyz; empty for none")
