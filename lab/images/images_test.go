@@ -53,6 +53,9 @@ func TestParse(t *testing.T) {
 			t.Errorf("%q was taken for %s", ref, got)
 		}
 	}
+	if _, err := Parse("team/App:V1"); err == nil || !strings.Contains(err.Error(), "lower-case: team/app") {
+		t.Errorf("an upper-case name: %v", err)
+	}
 	for ref, want := range map[string]string{
 		"nginx:*":          "docker.io/library/nginx:*",
 		"ghcr.io/team/a:*": "ghcr.io/team/a:*",

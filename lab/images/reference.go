@@ -33,6 +33,10 @@ func Parse(ref string) (Reference, error) {
 	rest, digest, _ := strings.Cut(ref, "@")
 	parsed, err := name.ParseReference(ref)
 	if err != nil {
+		low := strings.ToLower(ref) // tags may have capitals, but the hint is about the name
+		if _, lerr := name.ParseReference(low); lerr == nil {
+			return Reference{}, fmt.Errorf("image reference %q: a repository's name is lower-case: %s", ref, low)
+		}
 		return Reference{}, fmt.Errorf("image reference %q: %w", ref, err)
 	}
 	r := Reference{Repository: canonical(parsed.Context()), Digest: digest}
