@@ -54,6 +54,7 @@ changes of its configuration file without losing a query.`,
 	fs := cmd.Flags()
 	access.AddFlags(fs)
 	fs.StringSliceVar(&o.Listen, "listen", []string{":53"}, "`address:port` to answer on, over UDP and TCP; :port is all addresses")
+	fs.StringSliceVar(&o.ListenNode, "listen-node", nil, "`address:port` for queries that the node brings here untracked, over UDP only; the Service's annotation weft.dev/untracked-dns-port names its port for this one")
 	fs.StringSliceVar(&o.ListenExternal, "listen-external", nil, "`address:port` for the zones that the configuration has for the outside world")
 	fs.StringVar(&o.Status, "metrics-bind-address", ":9153", "`address:port` of /metrics, /livez and /readyz; empty is none")
 	fs.StringVar(&o.ConfigFile, "config", "", "configuration `file` (docs/dns.md); changes are taken at once")

@@ -155,7 +155,11 @@ func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record
 	if err != nil {
 		return nil, err
 	}
-	return node.NewAgent(log, reg, pods, pol, services, announce)
+	dns, err := node.NewDNSPath(f.name, reg, log.With("part", "dns"))
+	if err != nil {
+		return nil, err
+	}
+	return node.NewAgent(log, reg, pods, pol, services, announce, dns)
 }
 
 // prefixes reads a flag's CIDRs.

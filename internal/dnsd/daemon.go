@@ -29,6 +29,7 @@ import (
 // Options are the flags of `weft dns`.
 type Options struct {
 	Listen         []string // addresses and ports; ":53" is both families
+	ListenNode     []string // the same, over UDP only: for what comes untracked from the node's own pods (package dnspath)
 	ListenExternal []string // of the zones for the outside world
 	Status         string   // address and port of /metrics, /livez, /readyz, /queries
 
@@ -387,16 +388,22 @@ func (d *daemon) applyExternal(cfg *dnsserver.Config) error {
 	return nil
 }
 
+// opener opens sockets on an address and port.
+type opener func(netip.AddrPort) (*dnsserver.Listener, error)
+
 // listen opens all sockets before anything is served, so that a port that is taken is an error at the start.
 func (d *daemon) listen(ctx context.Context) (out []*dnsserver.Listener, err error) {
-	add := func(s *dnsserver.Server, addrs []string) error {
+	all := func(s *dnsserver.Server) opener {
+		return func(ap netip.AddrPort) (*dnsserver.Listener, error) { return s.Listen(ctx, ap, d.readers) }
+	}
+	add := func(open opener, addrs []string) error {
 		for _, a := range addrs {
 			aps, err := parseListen(a)
 			if err != nil {
 				return err
 			}
 			for i, ap := range aps {
-				l, err := s.Listen(ctx, ap, d.readers)
+				l, err := open(ap)
 				if err != nil {
 					if i > 0 && len(aps) > 1 {
 						d.log.Warn("not listening on IPv6", "err", err) // a machine without
@@ -409,9 +416,11 @@ func (d *daemon) listen(ctx context.Context) (out []*dnsserver.Listener, err err
 		}
 		return nil
 	}
-	if err = add(d.server, d.o.Listen); err == nil {
-		err = add(d.outer, d.o.ListenExternal)
-	}
+	err = errors.Join(
+		add(all(d.server), d.o.Listen),
+		add(func(ap netip.AddrPort) (*dnsserver.Listener, error) { return d.server.ListenUDP(ap, d.readers) }, d.o.ListenNode),
+		add(all(d.outer), d.o.ListenExternal),
+	)
 	if err != nil {
 		for _, l := range out {
 			l.Close()

@@ -216,7 +216,7 @@ type Listener struct {
 	s    *Server
 	addr netip.AddrPort
 	udp  []*udpSocket
-	tcp  *tcpListener
+	tcp  *tcpListener // nil without
 }
 
 // Listen opens sockets on an address and port (0: any one), for UDP as many as there are to be readers: one for each
@@ -232,24 +232,38 @@ func (s *Server) Listen(ctx context.Context, addr netip.AddrPort, readers int) (
 	}
 }
 
-func (s *Server) listen(ctx context.Context, addr netip.AddrPort, readers int) (*Listener, error) {
+// ListenUDP is Listen without TCP.
+func (s *Server) ListenUDP(addr netip.AddrPort, readers int) (*Listener, error) {
 	l := &Listener{s: s, addr: addr}
+	if err := l.openUDP(readers); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (s *Server) listen(ctx context.Context, addr netip.AddrPort, readers int) (*Listener, error) {
+	l, err := s.ListenUDP(addr, readers)
+	if err != nil {
+		return nil, err
+	}
+	if l.tcp, err = listenTCP(ctx, l.addr); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *Listener) openUDP(readers int) error {
 	for range readers {
 		u, bound, err := listenUDP(l.addr)
 		if err != nil {
-			l.Close()
-			return nil, err
+			return err
 		}
 		l.addr = bound
 		l.udp = append(l.udp, u)
 	}
-	t, err := listenTCP(ctx, l.addr)
-	if err != nil {
-		l.Close()
-		return nil, err
-	}
-	l.tcp = t
-	return l, nil
+	return nil
 }
 
 // Addr is the address and port.
@@ -266,12 +280,14 @@ func (l *Listener) Serve() error {
 			}
 		})
 	}
-	wg.Go(func() {
-		if err := l.s.serveTCP(l.tcp); err != nil {
-			errs[len(l.udp)] = err
-			l.Stop()
-		}
-	})
+	if l.tcp != nil {
+		wg.Go(func() {
+			if err := l.s.serveTCP(l.tcp); err != nil {
+				errs[len(l.udp)] = err
+				l.Stop()
+			}
+		})
+	}
 	wg.Wait()
 	return errors.Join(errs...)
 }
