@@ -24,7 +24,8 @@
 //	admitted     frontend -> label          the same, for those whom @sources admits to a "restricted" frontend
 //	outside      frontend -> label          behind "external" and "external-local": where it goes from there
 //	inside       frontend -> label          behind "external-local": for pods of this node and the node itself
-//	endpoints    frontend, slot -> endpoint
+//	rows         frontend, slot -> the endpoints of this slot and the next ones, and their port
+//	endpoints    frontend, slot -> endpoint, where the endpoints have several ports
 //	sources      frontend, ranges of clients
 //
 // and with session affinity, in place of endpoints, which a number stands for that means the same endpoint for as
@@ -39,16 +40,19 @@
 // restart changes none.
 //
 // Labels: "reject", "drop", "external" (masquerade, then outside), "external-local", "restricted", or "pick-N", a
-// chain for each number of endpoints, which draws a slot below N and looks the endpoint up. With session affinity it
-// is "st-N-T", T being the seconds. "in-N" and "si-N-T" are the same for inside, whose slots start higher up. A prime
-// at the end marks the spare slots, higher up again: a change too big for one transaction writes its endpoints there
-// first; then one label changes.
+// chain for each number of endpoints, which draws a slot below N and goes to "slot-P", P being the slot's place in
+// its row: that looks the row up and takes its endpoint number P. A row has 4 endpoints in IPv4, 2 in IPv6: what a
+// full sync takes depends on the number of elements, hardly on their size. "mix-N" looks an endpoint up by itself.
+// With session affinity it is "st-N-T", T being the seconds. "in-N", "mi-N" and "si-N-T" are the same for inside,
+// whose slots start higher up. A prime at the end marks the spare slots, higher up again: a change too big for one
+// transaction writes its endpoints there first; then one label changes.
 //
 // In the maps a label is a number, ":0012" being pick-12; the maps dispatch, admit and picks tell which chain each
 // number is. That is for the sake of time: if a map of every Service led to chains by itself, the kernel would walk
 // all of it, in search of loops, whenever one Service changed (5 ms at 50,000 Services; 0.02 ms this way). Within a
 // rule the number goes through the packet priority, since that is the way in which old releases of the nft tool can
-// print it; it is below 2^16, which no traffic class is, and on the first packet of a connection only.
+// print it, on the first packet of a connection only. A label is below 2^16, which no traffic class is; it, and the
+// slot that takes its place there, are cleared before the packet goes on.
 //
 // # Mark
 //

@@ -32,9 +32,31 @@ type held struct {
 // slotted is the endpoints of a pool, each at the index of its slot. Slots that a dump did not have are invalid.
 type slotted struct {
 	span    span
+	kind    slotKind
 	slots   []netip.AddrPort
-	sticky  bool             // with affinity: slots hold numbers, and there are members
-	members []netip.AddrPort // where affinity may stay; sorted
+	members []netip.AddrPort // where affinity may stay; sorted; only if sticky
+}
+
+// slotKind is how slots are kept.
+type slotKind uint8
+
+const (
+	rows   slotKind = iota // several in one element: all have the same port
+	mixed                  // one in each, with its port
+	sticky                 // one in each: the number that affinity knows the endpoint by
+)
+
+// kindOf is how the slots of sorted endpoints are to be kept.
+func kindOf(endpoints []netip.AddrPort, seconds int) slotKind {
+	if seconds > 0 {
+		return sticky
+	}
+	for _, ep := range endpoints {
+		if ep.Port() != endpoints[0].Port() {
+			return mixed
+		}
+	}
+	return rows
 }
 
 // maxSticky is up to how many endpoints affinity works: those before a change and those after it must all have a
@@ -48,21 +70,21 @@ func wanted(r *service.Rule, main, within span) held {
 	if len(r.Main.Endpoints) > maxSticky || r.Inside != nil && len(r.Inside.Endpoints) > maxSticky {
 		seconds = 0
 	}
-	label := func(p service.Pool, s span) string {
+	label := func(p service.Pool, s slotted) string {
 		switch p.Action {
 		case service.Forward:
-			return pick{n: len(p.Endpoints), span: s, affinity: seconds}.label()
+			return pick{n: len(p.Endpoints), span: s.span, affinity: seconds, mixed: s.kind == mixed}.label()
 		case service.Reject:
 			return labelReject
 		}
 		return labelDrop
 	}
-	h.main = slotted{span: main, slots: r.Main.Endpoints, sticky: seconds > 0}
+	h.main = slotted{span: main, slots: r.Main.Endpoints, kind: kindOf(r.Main.Endpoints, seconds)}
 	h.within = slotted{span: within}
-	h.services = label(r.Main, main)
+	h.services = label(r.Main, h.main)
 	if r.Inside != nil {
-		h.within = slotted{span: within, slots: r.Inside.Endpoints, sticky: seconds > 0}
-		h.inside, h.outside, h.services = label(*r.Inside, within), h.services, labelExternalLocal
+		h.within = slotted{span: within, slots: r.Inside.Endpoints, kind: kindOf(r.Inside.Endpoints, seconds)}
+		h.inside, h.outside, h.services = label(*r.Inside, h.within), h.services, labelExternalLocal
 	} else if r.Masquerade && r.Main.Action == service.Forward {
 		h.outside, h.services = h.services, labelExternal
 	}
@@ -166,7 +188,7 @@ func hashEndpoint(ep netip.AddrPort) uint16 {
 
 // keep makes sorted endpoints the members, if the pool has affinity.
 func (s *slotted) keep(sorted []netip.AddrPort) {
-	if s.sticky {
+	if s.kind == sticky {
 		s.members = sorted
 	}
 }
@@ -185,16 +207,10 @@ func (p *plan) size() int {
 		n += 4 * pickBytes
 	}
 	for _, s := range [][2]slotted{{p.old.main, p.next.main}, {p.old.within, p.next.within}} {
-		if len(s[0].slots)+len(s[1].slots) < 64 {
-			n += elementBytes * 4 * (len(s[0].slots) + len(s[1].slots))
-			continue
-		}
-		for i := range max(len(s[0].slots), len(s[1].slots)) {
-			if i >= len(s[0].slots) || i >= len(s[1].slots) || s[0].slots[i] != s[1].slots[i] {
-				n += elementBytes * 2
-			}
-		}
-		if s[0].sticky || s[1].sticky {
+		p.eachSlot(s[0], s[1], func(_ int, remove, add bool) {
+			n += elementBytes * (b2i(remove) + b2i(add))
+		})
+		if s[0].kind == sticky || s[1].kind == sticky {
 			n += elementBytes * (len(s[0].members) + len(s[1].members))
 		}
 	}
@@ -257,8 +273,8 @@ func (t *Table) prepare(p *plan) error {
 	p.next.within.keep(inside)
 	p.number()
 	for _, s := range []slotted{p.next.main, p.next.within} {
-		for i, ep := range s.slots {
-			t.addSlot(p, s, i, ep)
+		for i := 0; i < len(s.slots); i += p.f.step(s.kind) {
+			t.addSlots(p, s, i)
 			if err := t.flush(false); err != nil {
 				return err
 			}
@@ -273,9 +289,9 @@ func (t *Table) prepare(p *plan) error {
 // cleanUp deletes what prepare's new places have replaced.
 func (t *Table) cleanUp(p *plan) error {
 	for _, s := range []slotted{p.old.main, p.old.within} {
-		for i, ep := range s.slots {
-			if ep.IsValid() {
-				t.batch.Delete(p.f.slots(s.sticky), t.slotKey(p.fe, s.span, i))
+		for i := 0; i < len(s.slots); i += p.f.step(s.kind) {
+			if anyValid(s.from(i, p.f)) {
+				t.batch.Delete(p.f.slots(s.kind), t.slotKey(p.fe, s.span, i))
 				if err := t.flush(false); err != nil {
 					return err
 				}
@@ -436,40 +452,79 @@ func (t *Table) used(label string) bool {
 
 // replace turns the slots of a pool into others of the same span.
 func (t *Table) replace(p *plan, old, next slotted) {
-	for i := range max(len(old.slots), len(next.slots)) {
-		var was, is netip.AddrPort
-		if i < len(old.slots) {
-			was = old.slots[i]
+	p.eachSlot(old, next, func(i int, remove, add bool) {
+		if remove {
+			t.batch.Delete(p.f.slots(old.kind), t.slotKey(p.fe, old.span, i))
 		}
-		if i < len(next.slots) {
-			is = next.slots[i]
+		if add {
+			t.addSlots(p, next, i)
 		}
-		if was == is && old.sticky == next.sticky && (!next.sticky || p.old.numbers[was] == p.next.numbers[is]) {
+	})
+}
+
+// eachSlot calls f for the first slot of each element that must change if the slots of a pool are to become others of
+// the same span: whether the old element must go, and whether a new one comes.
+func (p *plan) eachSlot(old, next slotted, f func(i int, remove, add bool)) {
+	if old.kind != next.kind {
+		p.eachSlot(old, slotted{kind: old.kind}, f)
+		old = slotted{kind: next.kind}
+	}
+	step := p.f.step(next.kind)
+	for i := 0; i < max(len(old.slots), len(next.slots)); i += step {
+		was, is := old.from(i, p.f), next.from(i, p.f)
+		if slices.Equal(was, is) && (next.kind != sticky || p.old.numbers[was[0]] == p.next.numbers[is[0]]) {
 			continue
 		}
-		if was.IsValid() {
-			t.batch.Delete(p.f.slots(old.sticky), t.slotKey(p.fe, old.span, i))
-		}
-		if is.IsValid() {
-			t.addSlot(p, next, i, is)
-		}
+		f(i, anyValid(was), len(is) > 0)
 	}
 }
 
-// slots is the map of slots: to endpoints, or with affinity to their numbers.
-func (f *family) slots(sticky bool) *nft.Set {
-	if sticky {
+// from are the slots in the element of which the first is i.
+func (s slotted) from(i int, f *family) []netip.AddrPort {
+	return s.slots[min(i, len(s.slots)):min(i+f.step(s.kind), len(s.slots))]
+}
+
+func anyValid(eps []netip.AddrPort) bool { return slices.ContainsFunc(eps, netip.AddrPort.IsValid) }
+
+// step is how many slots an element has.
+func (f *family) step(k slotKind) int {
+	if k == rows {
+		return f.perRow()
+	}
+	return 1
+}
+
+// perRow is how many endpoints there are in a row. It is a power of two, and with their port and the key that leads
+// there they fit into the registers.
+func (f *family) perRow() int {
+	if f.bits == 128 {
+		return 2
+	}
+	return 4
+}
+
+// slots is the map of slots of a kind.
+func (f *family) slots(k slotKind) *nft.Set {
+	switch k {
+	case sticky:
 		return f.ids
+	case mixed:
+		return f.endpoints
 	}
-	return f.endpoints
+	return f.rows
 }
 
-func (t *Table) addSlot(p *plan, s slotted, slot int, ep netip.AddrPort) {
-	data := t.endpoint(ep)
-	if s.sticky {
-		data = native32(uint32(p.next.numbers[ep]))
+// addSlots adds the element of which the first slot is i.
+func (t *Table) addSlots(p *plan, s slotted, i int) {
+	switch s.kind {
+	case rows:
+		t.data = p.f.appendRow(t.data[:0], s.from(i, p.f))
+	case mixed:
+		t.data = appendEndpoint(t.data[:0], s.slots[i])
+	case sticky:
+		t.data = binary.NativeEndian.AppendUint32(t.data[:0], uint32(p.next.numbers[s.slots[i]]))
 	}
-	t.batch.Add(p.f.slots(s.sticky), t.slotKey(p.fe, s.span, slot), data, "")
+	t.batch.Add(p.f.slots(s.kind), t.slotKey(p.fe, s.span, i), t.data, "")
 }
 
 // reslot gives each of the endpoints a slot. One that has a slot keeps it, unless there are fewer endpoints than

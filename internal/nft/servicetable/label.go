@@ -30,6 +30,8 @@ const (
 const (
 	pickMain   = "pick-"
 	pickIn     = "in-"
+	mixedMain  = "mix-"
+	mixedIn    = "mi-"
 	stickyMain = "st-"
 	stickyIn   = "si-"
 	spareMark  = "'"
@@ -39,7 +41,19 @@ const (
 type pick struct {
 	n        int
 	span     span
-	affinity int // seconds; 0 is none
+	affinity int  // seconds; 0 is none
+	mixed    bool // endpoints have different ports; not with affinity
+}
+
+// kind is where the slots are that the pick draws from.
+func (p pick) kind() slotKind {
+	switch {
+	case p.affinity > 0:
+		return sticky
+	case p.mixed:
+		return mixed
+	}
+	return rows
 }
 
 func (p pick) inside() bool { return p.span&insideBit != 0 }
@@ -56,17 +70,19 @@ const maxPlain = 64
 
 // label is the pick's name.
 func (p pick) label() string {
-	if p.span == 0 && p.affinity == 0 && p.n <= maxPlain {
+	if p.span == 0 && p.affinity == 0 && !p.mixed && p.n <= maxPlain {
 		return plainLabels[p.n]
 	}
-	prefix := pickMain
-	switch {
-	case p.affinity > 0 && p.inside():
-		prefix = stickyIn
-	case p.affinity > 0:
-		prefix = stickyMain
-	case p.inside():
-		prefix = pickIn
+	main, in := pickMain, pickIn
+	switch p.kind() {
+	case sticky:
+		main, in = stickyMain, stickyIn
+	case mixed:
+		main, in = mixedMain, mixedIn
+	}
+	prefix := main
+	if p.inside() {
+		prefix = in
 	}
 	s := prefix + strconv.Itoa(p.n)
 	if p.affinity > 0 {
@@ -89,14 +105,17 @@ func parsePick(label string) (p pick, ok bool) {
 	if spare {
 		p.span |= spareBit
 	}
-	sticky := false
+	kind := rows
 	for _, k := range []struct {
 		prefix string
 		span   span
-		sticky bool
-	}{{pickMain, 0, false}, {pickIn, insideBit, false}, {stickyMain, 0, true}, {stickyIn, insideBit, true}} {
+		kind   slotKind
+	}{
+		{pickMain, 0, rows}, {pickIn, insideBit, rows}, {mixedMain, 0, mixed}, {mixedIn, insideBit, mixed},
+		{stickyMain, 0, sticky}, {stickyIn, insideBit, sticky},
+	} {
 		if after, found := strings.CutPrefix(rest, k.prefix); found {
-			rest, sticky, ok = after, k.sticky, true
+			rest, kind, ok = after, k.kind, true
 			p.span |= k.span
 			break
 		}
@@ -110,7 +129,8 @@ func parsePick(label string) (p pick, ok bool) {
 	if two {
 		p.affinity, err2 = strconv.Atoi(seconds)
 	}
-	if err1 != nil || err2 != nil || two != sticky || p.n < 1 || p.label() != label {
+	p.mixed = kind == mixed
+	if err1 != nil || err2 != nil || two != (kind == sticky) || p.n < 1 || p.label() != label {
 		return pick{}, false
 	}
 	return p, true
@@ -160,7 +180,7 @@ func (c *codes) code(label string) uint16 {
 	if code, ok := c.byLabel[label]; ok {
 		return code
 	}
-	if p, ok := parsePick(label); ok && p.span == 0 && p.affinity == 0 && p.n <= maxDecimal {
+	if p, ok := parsePick(label); ok && p.span == 0 && p.kind() == rows && p.n <= maxDecimal {
 		c.set(label, decimal(p.n))
 		return decimal(p.n)
 	}

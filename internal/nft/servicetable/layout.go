@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/google/nftables/expr"
@@ -42,13 +43,14 @@ type family struct {
 	bits  int // of an address: 32 or 128
 
 	services, admitted, outside, inside *nft.Set
-	endpoints                           *nft.Set
+	rows, endpoints                     *nft.Set
 	ids, stay, stayInside, affinity     *nft.Set
 	sources                             *nft.Set
 	clusterIPs, hairpin                 *nft.Set
 	pods, serviceRanges, nodePortRanges *nft.Set
 	dispatch, admit, picks              *nft.Set
 	nodePortDispatch, nodePortPicks     *nft.Set
+	slot, nodePortSlot                  *nft.Set
 }
 
 func newFamily(f nft.Family) *family {
@@ -68,7 +70,7 @@ func newFamily(f nft.Family) *family {
 		admitted:  set("admitted", fe, label, "the same, for sources that a restricted frontend admits"),
 		outside:   set("outside", fe, label, "external frontends: where traffic goes"),
 		inside:    set("inside", fe, label, "externalTrafficPolicy Local: where traffic of this node and its pods goes"),
-		endpoints: set("endpoints", with(nft.Slot), ep, "frontend and slot to endpoint"),
+		endpoints: set("endpoints", with(nft.Slot), ep, "frontend and slot to endpoint, where ports differ"),
 
 		ids:        set("ids", with(nft.Slot), id, "frontend and slot to the number of an endpoint"),
 		stay:       set("stay", with(nft.Priority), ep, "frontend and number to endpoint"),
@@ -87,7 +89,14 @@ func newFamily(f nft.Family) *family {
 		picks:            set("picks", label, verdict, ""),
 		nodePortDispatch: set("nodeport-dispatch", label, verdict, ""),
 		nodePortPicks:    set("nodeport-picks", label, verdict, ""),
+		slot:             set("slot", label, verdict, "place in a row"),
+		nodePortSlot:     set("nodeport-slot", label, verdict, ""),
 	}
+	row := make(nft.Type, out.perRow(), out.perRow()+1)
+	for i := range row {
+		row[i] = addr
+	}
+	out.rows = set("rows", with(nft.Priority), append(row, nft.Port), "frontend and slot to endpoints")
 	out.affinity.Flags, out.affinity.Size, out.affinity.Timeout = nft.Dynamic|nft.Timeouts, maxAffinity, 3*time.Hour
 	for _, s := range []*nft.Set{out.sources, out.pods, out.serviceRanges, out.nodePortRanges} {
 		s.Flags = nft.Interval
@@ -104,9 +113,9 @@ func addrLen(f nft.Family) int {
 
 func (f *family) sets() []*nft.Set {
 	return []*nft.Set{
-		f.services, f.admitted, f.outside, f.inside, f.endpoints, f.ids, f.stay, f.stayInside, f.affinity, f.sources,
+		f.services, f.admitted, f.outside, f.inside, f.rows, f.endpoints, f.ids, f.stay, f.stayInside, f.affinity, f.sources,
 		f.clusterIPs, f.hairpin, f.pods, f.serviceRanges, f.nodePortRanges,
-		f.dispatch, f.admit, f.picks, f.nodePortDispatch, f.nodePortPicks,
+		f.dispatch, f.admit, f.picks, f.nodePortDispatch, f.nodePortPicks, f.slot, f.nodePortSlot,
 	}
 }
 
@@ -171,6 +180,9 @@ func (f *family) chains(cfg *service.Scope) []chain {
 		{name: "prerouting", hook: &nft.Hook{Type: "nat", Num: unix.NF_INET_PRE_ROUTING, Priority: priorityDNAT}, rules: []rule{newRule("", one(gotoChain("services")))}},
 		{name: "output", hook: &nft.Hook{Type: "nat", Num: unix.NF_INET_LOCAL_OUT, Priority: priorityDNAT}, rules: []rule{newRule("", one(gotoChain("services")))}},
 		{name: "postrouting", hook: &nft.Hook{Type: "nat", Num: unix.NF_INET_POST_ROUTING, Priority: prioritySNAT}, rules: f.postrouting()},
+	}
+	for i := range f.perRow() {
+		out = append(out, chain{name: slotChain(i, false), rules: f.slotRules(vip, i)}, chain{name: slotChain(i, true), rules: f.slotRules(np, i)})
 	}
 	if cfg.LoopbackNodePorts {
 		out = append(out, f.loopbackChains()...)
@@ -254,11 +266,25 @@ func (f *family) pickRules(p pick, nodePort bool) []rule {
 	words := uint32(f.bits / 32)
 	slot := vipReg + k.words()
 	number := &expr.Numgen{Register: slot, Modulus: uint32(p.n), Type: unix.NFT_NG_RANDOM, Offset: uint32(p.span)}
+	if p.kind() == rows {
+		slots := f.slot
+		if nodePort {
+			slots = f.nodePortSlot
+		}
+		return []rule{
+			{"a slot", []expr.Any{number, setPriority(slot)}},
+			{"its place in its row", []expr.Any{
+				&expr.Meta{Key: expr.MetaKeyPRIORITY, Register: slot},
+				&expr.Bitwise{SourceRegister: slot, DestRegister: slot, Len: 4, Mask: native32(uint32(f.perRow() - 1)), Xor: native32(0)},
+				lookup(slots, slot, verdictReg),
+			}},
+		}
+	}
 	dnat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.table.Family), RegAddrMin: endpointReg, RegProtoMin: endpointReg + words}
 	reset := rule{"the label was there", []expr.Any{
 		&expr.Immediate{Register: vipReg, Data: native32(0)}, setPriority(vipReg),
 	}}
-	if p.affinity == 0 {
+	if p.kind() == mixed {
 		return []rule{reset, {"", k.load(vipReg, number, lookup(f.endpoints, vipReg, endpointReg), dnat)}}
 	}
 	stay := f.stay
@@ -284,6 +310,41 @@ func (f *family) pickRules(p pick, nodePort bool) []rule {
 			remember(dynsetDelete), remember(unix.NFT_DYNSET_OP_UPDATE), endpoint, one(dnat)),
 		newRule("too many clients to remember", endpoint, one(dnat)),
 	}
+}
+
+// slotChain is the chain that sends to one place of a row.
+func slotChain(place int, nodePort bool) string {
+	name := "slot-" + strconv.Itoa(place)
+	if nodePort {
+		return nodePortPrefix + name
+	}
+	return name
+}
+
+// slotRules are the rules of a slotChain: look up the row of the slot that is in the packet priority, which is cleared,
+// and take one of its endpoints.
+//
+// The nft tool can't print what uses a part of a map's value. So the row is looked up twice where its first endpoint
+// is not the one: once to where the tool takes it for what the packet is sent to, then to where the right endpoint
+// ends up in its place (in IPv6 that is over the key, which is of no use any more). And where the port is to be, the
+// tool is given the packet's port to print.
+func (f *family) slotRules(k key, place int) []rule {
+	words := uint32(f.bits / 32)
+	slot := vipReg + k.words()
+	value := slot + 1
+	first := value - uint32(place)*words
+	port := first + uint32(f.perRow())*words
+	exprs := k.load(vipReg,
+		&expr.Meta{Key: expr.MetaKeyPRIORITY, Register: slot},
+		&expr.Bitwise{SourceRegister: slot, DestRegister: slot, Len: 4, Mask: native32(^uint32(f.perRow() - 1)), Xor: native32(0)},
+		&expr.Immediate{Register: value, Data: native32(0)}, setPriority(value),
+		&expr.Payload{DestRegister: port, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		lookup(f.rows, vipReg, value))
+	if place > 0 {
+		exprs = append(exprs, lookup(f.rows, vipReg, first))
+	}
+	exprs = append(exprs, &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.table.Family), RegAddrMin: value, RegProtoMin: port})
+	return []rule{{"place " + strconv.Itoa(place) + " of the row, and the row's port", exprs}}
 }
 
 func setPriority(from uint32) expr.Any {
@@ -356,6 +417,34 @@ func appendAddr(b []byte, a netip.Addr) []byte {
 
 func appendEndpoint(b []byte, ep netip.AddrPort) []byte {
 	return append(binary.BigEndian.AppendUint16(appendAddr(b, ep.Addr()), ep.Port()), 0, 0)
+}
+
+// appendRow is the value of a row: up to perRow endpoints, which have one port.
+func (f *family) appendRow(b []byte, eps []netip.AddrPort) []byte {
+	for _, ep := range eps {
+		b = appendAddr(b, ep.Addr())
+	}
+	for range f.perRow() - len(eps) {
+		b = append(b, unspecified[:f.bits/8]...)
+	}
+	return append(binary.BigEndian.AppendUint16(b, eps[0].Port()), 0, 0)
+}
+
+var unspecified [16]byte
+
+// parseRow reads a row's endpoints back; places without one are invalid.
+func (f *family) parseRow(b []byte) (eps [4]netip.AddrPort, ok bool) {
+	n := f.bits / 8
+	if len(b) < f.perRow()*n+2 {
+		return eps, false
+	}
+	port := binary.BigEndian.Uint16(b[f.perRow()*n:])
+	for i := range f.perRow() {
+		if a, _ := netip.AddrFromSlice(b[i*n : i*n+n]); !a.IsUnspecified() {
+			eps[i], ok = netip.AddrPortFrom(a, port), true
+		}
+	}
+	return eps, ok
 }
 
 // parseKey reads a frontend back from the start of a key.

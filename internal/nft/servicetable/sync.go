@@ -233,7 +233,7 @@ func (t *Table) readElements(f *family, c *contents) error {
 				if p.inside() {
 					pool = &h.within
 				}
-				pool.span, pool.sticky = p.span, p.affinity > 0
+				pool.span, pool.kind = p.span, p.kind()
 			}
 		})
 		if err != nil {
@@ -289,10 +289,10 @@ func (t *Table) readMembers(f *family, c *contents) error {
 	return nil
 }
 
-// readSlots reads both maps of slots. A frontend has its slots in one of them; what is in the other is a stray.
+// readSlots reads the maps of slots. A pool has its slots in one of them; what is in another is a stray.
 func (t *Table) readSlots(f *family, c *contents) error {
-	for _, sticky := range []bool{true, false} {
-		set := f.slots(sticky)
+	for _, kind := range []slotKind{rows, mixed, sticky} {
+		set := f.slots(kind)
 		endpoints := make(map[*held]map[uint16]netip.AddrPort)
 		err := t.conn.Elements(set, func(e nft.Elem) {
 			fe, rest, ok := f.parseKey(e.Key)
@@ -300,8 +300,13 @@ func (t *Table) readSlots(f *family, c *contents) error {
 				return
 			}
 			h := t.heldOf(fe)
-			ep, ok := f.parseEndpoint(e.Data)
-			if sticky {
+			var eps [4]netip.AddrPort
+			switch kind {
+			case rows:
+				eps, ok = f.parseRow(e.Data)
+			case mixed:
+				eps[0], ok = f.parseEndpoint(e.Data)
+			case sticky:
 				if endpoints[h] == nil {
 					endpoints[h] = make(map[uint16]netip.AddrPort, len(h.numbers))
 					for ep, n := range h.numbers {
@@ -309,22 +314,27 @@ func (t *Table) readSlots(f *family, c *contents) error {
 					}
 				}
 				n, _ := codeOf(e.Data)
-				ep, ok = endpoints[h][n]
+				eps[0], ok = endpoints[h][n]
 			}
 			n := binary.NativeEndian.Uint32(rest)
-			s, slot := &h.main, int(span(n)&slotsOf)
+			s, slot, step := &h.main, int(span(n)&slotsOf), f.step(kind)
 			if span(n)&insideBit != 0 {
 				s = &h.within
 			}
-			if !ok || s.span != span(n)&^slotsOf || s.sticky != sticky || slot >= 1<<16 {
+			if !ok || s.span != span(n)&^slotsOf || s.kind != kind || slot >= 1<<16 || slot%step != 0 {
 				c.strays = append(c.strays, stray{set, slices.Clone(e.Key)})
 				return
 			}
-			for len(s.slots) <= slot {
-				s.slots = append(s.slots, netip.AddrPort{})
+			for i, ep := range eps[:step] {
+				if !ep.IsValid() {
+					continue
+				}
+				for len(s.slots) <= slot+i {
+					s.slots = append(s.slots, netip.AddrPort{})
+				}
+				c.twice = c.twice || s.slots[slot+i].IsValid()
+				s.slots[slot+i] = ep
 			}
-			c.twice = c.twice || s.slots[slot].IsValid()
-			s.slots[slot] = ep
 		})
 		if err != nil {
 			return err
@@ -392,8 +402,6 @@ func (t *Table) skeleton(f *family, c *contents) error {
 	}
 	if c.there {
 		t.keepPicks(f, c.chains)
-	} else {
-		t.makeCommonPicks(f)
 	}
 	known := make(map[string]bool)
 	picks := make([]pickChain, 0, len(t.picks))
@@ -418,6 +426,12 @@ func (t *Table) skeleton(f *family, c *contents) error {
 		known[ch.name] = true
 		if ch.hook == nil || c.there {
 			t.ensureChain(f, c, ch)
+		}
+	}
+	for m, nodePort := range map[*nft.Set]bool{f.slot: false, f.nodePortSlot: true} {
+		t.batch.FlushSet(m)
+		for i := range f.perRow() {
+			t.batch.AddVerdict(m, native32(uint32(i)), nft.Goto(slotChain(i, nodePort)), "")
 		}
 	}
 	for _, m := range []*nft.Set{f.dispatch, f.admit, f.picks, f.nodePortDispatch, f.nodePortPicks} {
@@ -469,16 +483,6 @@ func (t *Table) ensureChain(f *family, c *contents, ch chain) {
 	if !same || c.foreign {
 		t.rewritten++
 		t.writeChain(f, ch)
-	}
-}
-
-// commonPicks is up to how many endpoints picks are there from the start. To add one later costs the kernel a walk
-// through all endpoints (20 ms at 200,000).
-const commonPicks = 12
-
-func (t *Table) makeCommonPicks(f *family) {
-	for n := range commonPicks {
-		t.keepPick(pickChain{pick: pick{n: n + 1}, family: f.name()})
 	}
 }
 

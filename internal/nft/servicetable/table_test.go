@@ -89,6 +89,9 @@ func random(r *rand.Rand, n int) rules {
 	for _, f := range []model.Family{model.IPv4, model.IPv6} {
 		count := []int{0, 1, 2, 3, 5, 40}[r.IntN(6)]
 		eps := endpoints(f, r.IntN(50), count)
+		if r.IntN(4) == 0 && count > 1 { // a named port that is not the same in all pods
+			eps[0] = netip.AddrPortFrom(eps[0].Addr(), 9090)
+		}
 		pool := service.Pool{Endpoints: eps}
 		if count == 0 {
 			pool.Action = service.Reject
@@ -249,7 +252,7 @@ func compareSlots(t *testing.T, fe service.Frontend, got, want slotted, numbers 
 	if !slices.Equal(slots, want.slots) {
 		t.Errorf("%s: slots %v, want %v in some order", fe, got.slots, want.slots)
 	}
-	if !want.sticky {
+	if want.kind != sticky {
 		if len(got.members) > 0 {
 			t.Errorf("%s: members %v without affinity", fe, got.members)
 		}
@@ -494,7 +497,7 @@ func TestSlotsStay(t *testing.T) {
 }
 
 func TestLabels(t *testing.T) {
-	for _, p := range []pick{{n: 1}, {n: 12}, {n: 10000, span: spareBit}, {n: 3, span: insideBit}, {n: 3, affinity: 10800},
+	for _, p := range []pick{{n: 1}, {n: 12}, {n: 1, mixed: true}, {n: 70, span: insideBit, mixed: true}, {n: 10000, span: spareBit}, {n: 3, span: insideBit}, {n: 3, affinity: 10800},
 		{n: 65535, span: insideBit | spareBit, affinity: 86400}} {
 		got, ok := parsePick(p.label())
 		if !ok || got != p {
@@ -675,6 +678,12 @@ func TestReadable(t *testing.T) {
 			now[fe] = rule
 		}
 	}
+	for f, a := range map[model.Family]string{model.IPv4: "10.96.1.1", model.IPv6: "fd00:96::1:1"} {
+		eps := endpoints(f, 1, 3)
+		eps[1] = netip.AddrPortFrom(eps[1].Addr(), 9090)
+		now[service.Frontend{Addr: netip.MustParseAddr(a), Protocol: model.TCP, Port: 80}] = &service.Rule{
+			Service: model.Name{Namespace: "ns", Name: "mixed"}, Main: service.Pool{Endpoints: eps}}
+	}
 	if _, err := tab.Sync(now); err != nil {
 		t.Fatal(err)
 	}
@@ -682,8 +691,14 @@ func TestReadable(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	if strings.Contains(string(out), "Error") {
+		t.Errorf("the tool can't print all: %s", out)
+	}
 	for _, want := range []string{
 		`10.96.0.3 . tcp . 80 comment "ns/svc-3:p" : `,
+		"meta priority set numgen random mod 3 ",
+		"dnat to ip daddr . meta l4proto . th dport . meta priority & ffff:fffc map @rows",
+		"10.128.0.22 . 10.128.0.23 . 10.128.0.24 . 0.0.0.0 . 8080",
 		"dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 3 map @endpoints",
 		"dnat ip6 to ip6 daddr . meta l4proto . th dport . numgen random mod 3 map @endpoints",
 		"goto pick-3", "goto external-local",
