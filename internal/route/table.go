@@ -322,6 +322,8 @@ type Retry struct {
 	Codes    []int    `json:"codes,omitempty"`
 	Attempts int      `json:"attempts,omitempty"` // retries beyond the first attempt; 0 is none
 	Backoff  Duration `json:"backoff,omitempty"`  // before the first retry, doubled with each
+	// Never leaves out connections that can't be made, too (nginx's proxy_next_upstream off).
+	Never bool `json:"never,omitempty"`
 	// Idempotent keeps requests that reached a backend from being sent again unless their method is idempotent
 	// (RFC 9110 section 9.2.2).
 	Idempotent bool `json:"idempotent,omitempty"`

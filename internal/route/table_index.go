@@ -39,12 +39,13 @@ const (
 	exactPath class = iota
 	regexPath
 	prefixPath
+	stringPrefix
 	anyService // a gRPC method of whatever service
 )
 
 // PrefixLength is the number of bytes of the path that the entry's prefix covers: what a prefix rewrite replaces.
 func (e *Entry) PrefixLength() int {
-	if e.class == prefixPath {
+	if e.class == prefixPath || e.class == stringPrefix {
 		return len(e.path)
 	}
 	return 0
@@ -102,6 +103,10 @@ func (e *Entry) compile(m *Match) error {
 		e.class, e.path = exactPath, m.Path.Value
 	case m.Path.Kind == PathPrefix:
 		e.class, e.path = prefixPath, strings.TrimRight(m.Path.Value, "/")
+	case m.Path.Kind == PathStringPrefix && (m.Path.Value == "" || m.Path.Value == "/"):
+		e.class = prefixPath
+	case m.Path.Kind == PathStringPrefix:
+		e.class, e.path = stringPrefix, m.Path.Value
 	case m.Path.Kind == PathRegex:
 		e.class = regexPath
 		e.weights[0] = len(m.Path.Value)
@@ -111,7 +116,7 @@ func (e *Entry) compile(m *Match) error {
 		}
 		e.regex, err = whole(flags, m.Path.Value)
 	default:
-		err = fmt.Errorf("path.kind: %q is not one of Exact, Prefix, Regex", m.Path.Kind)
+		err = fmt.Errorf("path.kind: %q is not one of Exact, Prefix, Regex, StringPrefix", m.Path.Kind)
 	}
 	if err != nil {
 		return err
@@ -197,6 +202,8 @@ func valueMatchers(in []ValueMatch, headers bool) ([]valueMatcher, error) {
 type HostTable struct {
 	exact    map[string][]*Entry
 	prefix   map[string][]*Entry // the key has no trailing slash; "" is "/"
+	byString map[string][]*Entry // of stringPrefix
+	lengths  []int               // of the keys of byString, the longest first
 	regex    []*Entry
 	anySvc   []*Entry
 	maxDepth int // the most slashes that a key of prefix has
@@ -214,6 +221,14 @@ func NewHostTable(entries []*Entry) *HostTable {
 		case prefixPath:
 			t.prefix[e.path] = append(t.prefix[e.path], e)
 			t.maxDepth = max(t.maxDepth, strings.Count(e.path, "/"))
+		case stringPrefix:
+			if t.byString == nil {
+				t.byString = map[string][]*Entry{}
+			}
+			if t.byString[e.path] == nil && !slices.Contains(t.lengths, len(e.path)) {
+				t.lengths = append(t.lengths, len(e.path)) // entries come by length
+			}
+			t.byString[e.path] = append(t.byString[e.path], e)
 		case regexPath:
 			t.regex = append(t.regex, e)
 		case anyService:
@@ -231,6 +246,7 @@ func compare(a, b *Entry) int {
 	return cmp.Or(
 		cmp.Compare(tier(a), tier(b)),
 		cmp.Compare(len(b.path)*int(tierByLength(b)), len(a.path)*int(tierByLength(a))),
+		cmp.Compare(a.class, b.class),
 		cmp.Compare(b.weights[0], a.weights[0]),
 		cmp.Compare(b.weights[1], a.weights[1]),
 		cmp.Compare(b.weights[2], a.weights[2]),
@@ -252,7 +268,7 @@ func tier(e *Entry) int {
 		return 0
 	case e.class == regexPath:
 		return 1
-	case e.class == prefixPath && e.path != "":
+	case e.class == prefixPath && e.path != "", e.class == stringPrefix:
 		return 2
 	case e.class == anyService:
 		return 3
@@ -262,7 +278,7 @@ func tier(e *Entry) int {
 
 // tierByLength says whether entries of the class rank by the length of their path: 1, or 0.
 func tierByLength(e *Entry) uint8 {
-	if e.class == prefixPath {
+	if e.class == prefixPath || e.class == stringPrefix {
 		return 1
 	}
 	return 0

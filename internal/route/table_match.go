@@ -32,7 +32,14 @@ func (t *HostTable) Match(r *Request) *Entry {
 		}
 	}
 	// From the longest prefix of whole elements to the shortest, "/" left for last.
+	lengths := t.lengths
 	for p := t.longest(r.Path); p != ""; {
+		for len(lengths) > 0 && lengths[0] > len(p) {
+			if e := t.stringPrefix(lengths[0], r); e != nil {
+				return e
+			}
+			lengths = lengths[1:]
+		}
 		if e := first(t.prefix[p], r); e != nil {
 			return e
 		}
@@ -42,10 +49,23 @@ func (t *HostTable) Match(r *Request) *Entry {
 		}
 		p = p[:i]
 	}
+	for _, n := range lengths {
+		if e := t.stringPrefix(n, r); e != nil {
+			return e
+		}
+	}
 	if e := first(t.anySvc, r); e != nil {
 		return e
 	}
 	return first(t.prefix[""], r)
+}
+
+// stringPrefix looks for a prefix of n bytes.
+func (t *HostTable) stringPrefix(n int, r *Request) *Entry {
+	if n > len(r.Path) {
+		return nil
+	}
+	return first(t.byString[r.Path[:n]], r)
 }
 
 // longest cuts the path to as many elements as the longest prefix of the table has.
@@ -83,6 +103,8 @@ func (e *Entry) pathMatches(path string) bool {
 		return path == e.path
 	case regexPath:
 		return e.regex.MatchString(path)
+	case stringPrefix:
+		return strings.HasPrefix(path, e.path)
 	case prefixPath:
 		return strings.HasPrefix(path, e.path) && (len(path) == len(e.path) || path[len(e.path)] == '/') || e.path == ""
 	default: // /service/Method

@@ -70,6 +70,10 @@ func TestPathsMatch(t *testing.T) {
 		{path(PathRegex, "/[0-9]+"), "/12", true},
 		{path(PathRegex, "/[0-9]+"), "/12/x", false},
 		{path(PathRegex, "/a|/b"), "/bb", false},
+		{path(PathStringPrefix, "/a"), "/ab", true},
+		{path(PathStringPrefix, "/a"), "/a/b", true},
+		{path(PathStringPrefix, "/a/"), "/a", false},
+		{path(PathStringPrefix, "/"), "/x", true},
 		{Match{}, "/x", true},
 		{Match{GRPC: &GRPCMatch{Service: "s.S", Method: "M"}}, "/s.S/M", true},
 		{Match{GRPC: &GRPCMatch{Service: "s.S"}}, "/s.S/Other", true},
@@ -145,7 +149,7 @@ func TestMatchAgreesWithPrecedence(t *testing.T) {
 	for range 3000 {
 		var ms []Match
 		for range 1 + rnd.IntN(9) {
-			m := path([]PathKind{PathExact, PathPrefix, PathRegex}[rnd.IntN(3)], pick())
+			m := path([]PathKind{PathExact, PathPrefix, PathRegex, PathStringPrefix}[rnd.IntN(4)], pick())
 			switch rnd.IntN(5) {
 			case 0:
 				m.Method = "POST"

@@ -90,9 +90,12 @@ type BasicAuth struct {
 // ExternalAuth asks another server whether a request may pass: 2xx is yes, 401 and 403 are handed to the client, all
 // else is 500. It gets the request's headers, and its method and URL in X-Original-Method and X-Original-URL.
 type ExternalAuth struct {
-	// Backend is the key of the Backend to ask.
-	Backend string   `json:"backend"`
-	Host    string   `json:"host,omitempty"`   // of the Host header
+	// Disabled asks nobody, against a more general policy.
+	Disabled bool `json:"disabled,omitempty"`
+	// Backend is the key of the Backend to ask. "" asks whatever the listener of the request has for Host and Path, as
+	// if a client had sent the question, without that route's own ExternalAuth.
+	Backend string   `json:"backend,omitempty"`
+	Host    string   `json:"host,omitempty"`   // of the Host header; a Template
 	Path    Template `json:"path"`             // with its query
 	Method  string   `json:"method,omitempty"` // "": the request's own method
 	// Signin is where a browser goes on 401 (302). SigninParam is the query parameter, "rd" usually, that tells where it

@@ -13,20 +13,21 @@ type Variable uint8
 
 // The variables. Those with a name or number have it in the template: $arg_NAME, $http_NAME, $cookie_NAME, $1.
 const (
-	VarHost           Variable = iota // the requested host in lower case, without port
+	VarHost           Variable = iota // the requested host in lower case, without port; also $server_name
 	VarURI                            // the path, without query; also $document_uri
 	VarArgs                           // the query, without "?"; also $query_string
 	VarIsArgs                         // "?" when there is a query, else ""
 	VarArg                            // $arg_NAME: a query parameter, as it was sent
 	VarRequestURI                     // the path and query
+	VarUnslashedURI                   // $request_uri_unslashed: the path and query, without one "/" at the end
 	VarEscapedURI                     // the same, with all but unreserved characters escaped: for a query parameter
 	VarScheme                         // "http" or "https"
 	VarRequestMethod                  //
 	VarRemoteAddr                     // the client's address; also $binary_remote_addr, for keys
 	VarServerPort                     // the port that clients connect to
-	VarServerName                     // the listener's or route's hostname that the request was matched by
 	VarHeader                         // $http_NAME: a request's header; "_" in the name stands for "-"
 	VarCookie                         // $cookie_NAME
+	VarRemoteUser                     // the name that basic authentication let in
 	VarRequestID                      // that of X-Request-ID
 	VarGroup                          // $1 to $9: of the rule's, or a replacement's, regular expression
 	VarClientVerified                 // $ssl_client_verify: "SUCCESS", "NONE", or "FAILED:" and why
@@ -35,11 +36,11 @@ const (
 
 var variables = map[string]Variable{
 	"host": VarHost, "uri": VarURI, "document_uri": VarURI, "args": VarArgs, "query_string": VarArgs, "is_args": VarIsArgs,
-	"request_uri": VarRequestURI, "escaped_request_uri": VarEscapedURI, "scheme": VarScheme, "request_method": VarRequestMethod,
-	"remote_addr": VarRemoteAddr, "binary_remote_addr": VarRemoteAddr, "server_port": VarServerPort, "server_name": VarServerName,
+	"request_uri": VarRequestURI, "request_uri_unslashed": VarUnslashedURI, "remote_user": VarRemoteUser, "escaped_request_uri": VarEscapedURI, "scheme": VarScheme, "request_method": VarRequestMethod,
+	"remote_addr": VarRemoteAddr, "binary_remote_addr": VarRemoteAddr, "server_port": VarServerPort, "server_name": VarHost,
 	"request_id": VarRequestID, "req_id": VarRequestID, "ssl_client_verify": VarClientVerified, "ssl_client_s_dn": VarClientSubject,
 	// As ingress-nginx's template names them; people's annotations do so too.
-	"pass_access_scheme": VarScheme, "best_http_host": VarHost, "the_real_ip": VarRemoteAddr, "pass_server_port": VarServerPort,
+	"pass_access_scheme": VarScheme, "the_real_ip": VarRemoteAddr, "pass_server_port": VarServerPort,
 }
 
 // Values tells what variables are for one request. name is that of VarArg, VarHeader (in lower case, with "-") and
@@ -125,6 +126,9 @@ func nameLength(s string) int {
 func variable(name string) (textPart, error) {
 	if name[0] >= '1' && name[0] <= '9' {
 		return textPart{variable: VarGroup, group: int(name[0] - '0')}, nil
+	}
+	if name == "best_http_host" { // ingress-nginx's
+		name = "http_host"
 	}
 	if v, ok := variables[name]; ok {
 		return textPart{variable: v}, nil

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package route
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// Check tells what of the policy can't be enforced, each by its field. The proxy answers 503 for such a policy, so
+// whoever makes one says it to its author.
+func (p *Policy) Check() error {
+	var errs []error
+	fault := func(field string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", field, err))
+		}
+	}
+	template := func(field string, t Template) {
+		_, err := ParseTemplate(t)
+		fault(field, err)
+	}
+	status := func(field string, s int) {
+		if s != 0 && (s < 400 || s > 599) {
+			fault(field, fmt.Errorf("%d is not a status from 400 to 599", s))
+		}
+	}
+	if a := p.ExternalAuth; a != nil && !a.Disabled {
+		template("externalAuth.host", Template(a.Host))
+		template("externalAuth.path", a.Path)
+		template("externalAuth.signin", a.Signin)
+		template("externalAuth.cacheKey", a.CacheKey)
+		for i, h := range a.RequestHeaders {
+			template(fmt.Sprintf("externalAuth.requestHeaders[%d]", i), Template(h.Value))
+		}
+		if a.Backend == "" && a.Host == "" {
+			fault("externalAuth.backend", errors.New("neither a backend nor a host is named"))
+		}
+		if strings.ContainsFunc(a.Method, func(r rune) bool { return r < 'A' || r > 'Z' }) {
+			fault("externalAuth.method", fmt.Errorf("%q is not a method", a.Method))
+		}
+	}
+	names := map[string]bool{}
+	for i, l := range p.RateLimits {
+		at := fmt.Sprintf("rateLimits[%d]", i)
+		if l.Requests == 0 || l.Per <= 0 {
+			fault(at, errors.New("requests and per must be more than 0"))
+		}
+		if names[l.Name] {
+			fault(at+".name", fmt.Errorf("%q names another limit already", l.Name))
+		}
+		names[l.Name] = true
+		status(at+".status", l.Status)
+		template(at+".key", l.Key)
+	}
+	if c := p.Connections; c != nil {
+		status("connections.status", c.Status)
+	}
+	if p.MaxRequestBody != nil && *p.MaxRequestBody < 0 {
+		fault("maxRequestBody", errors.New("it is less than 0"))
+	}
+	if r := p.ResponseRate; r != nil && (r.BytesPerSecond < 0 || r.After < 0) {
+		fault("responseRate", errors.New("it is less than 0"))
+	}
+	if e := p.ErrorPages; e != nil {
+		for _, s := range e.Statuses {
+			if s < 300 || s > 599 {
+				fault("errorPages.statuses", fmt.Errorf("%d is not a status from 300 to 599", s))
+			}
+		}
+	}
+	if h := p.HSTS; h != nil && h.MaxAge < 0 {
+		fault("hsts.maxAge", errors.New("it is less than 0"))
+	}
+	replacements := func(field string, list []Replacement) {
+		for i, r := range list {
+			_, err := r.Compile()
+			fault(fmt.Sprintf("%s[%d]", field, i), err)
+		}
+	}
+	if c := p.Cookies; c != nil {
+		replacements("cookies.domains", c.Domains)
+		replacements("cookies.paths", c.Paths)
+	}
+	if l := p.Locations; l != nil {
+		replacements("locations.replace", l.Replace)
+	}
+	if b := p.Balance; b != nil {
+		switch b.Kind {
+		case LeastRequest, RoundRobin, EWMA:
+		case Hash:
+			if b.Key == "" {
+				fault("balance.key", errors.New("Hash needs one"))
+			}
+			template("balance.key", b.Key)
+		default:
+			fault("balance.kind", fmt.Errorf("%q is not one of LeastRequest, RoundRobin, EWMA, Hash", b.Kind))
+		}
+	}
+	if s := p.Session; s != nil {
+		fault("session", s.Check())
+	}
+	return errors.Join(errs...)
+}
+
+// Check tells what of the session's attributes is wrong.
+func (s *Session) Check() error {
+	token := regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+	switch {
+	case s.Kind != SessionCookie && s.Kind != SessionHeader:
+		return fmt.Errorf("kind: %q is not one of Cookie, Header", s.Kind)
+	case !token.MatchString(s.Name):
+		return fmt.Errorf("name: %q can't be a cookie's or header's name", s.Name)
+	case strings.ContainsAny(s.Path, ";\r\n"):
+		return fmt.Errorf("path: %q can't be a cookie's path", s.Path)
+	case strings.ContainsAny(s.Domain, ";\r\n "):
+		return fmt.Errorf("domain: %q can't be a cookie's domain", s.Domain)
+	}
+	switch s.SameSite {
+	case "", "Strict", "Lax", "None":
+		return nil
+	}
+	return fmt.Errorf("sameSite: %q is not one of Strict, Lax, None", s.SameSite)
+}
