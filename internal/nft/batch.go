@@ -136,7 +136,9 @@ func (b *Batch) AddRule(c Chain, text string, exprs ...expr.Any) {
 	b.create = endMessage(m, start)
 }
 
-// AddSet creates a set or map. One that is there must have the same types and flags and keeps its elements.
+// AddSet creates a set or map. One that is there must have the same types and flags and keeps its elements; since
+// Linux 6.5 its Size becomes the new one unless that is 0. A set of keys that is created with a Size, and with no Flags,
+// is made for so many elements, to which it costs less to add.
 func (b *Batch) AddSet(s *Set) {
 	start := len(b.create)
 	m := appendMessage(b.create, unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, s.Table.Family)

@@ -34,6 +34,8 @@ const (
 	// may not (a user namespace), the system's net.core.wmem_max decides.
 	wantSendBuffer = 8 << 20
 	recvBuffer     = 1 << 20
+	// keptBuffer is the room that a transaction leaves for the next ones.
+	keptBuffer = 1 << 20
 	// sendSlack is what the kernel counts a message for beyond its bytes.
 	sendSlack = 4096
 )
@@ -118,6 +120,11 @@ func (c *Conn) Commit(b *Batch) error {
 	if err := c.drain(nil); err != nil {
 		return err
 	}
+	defer func() {
+		if cap(c.out) > keptBuffer {
+			c.out = nil
+		}
+	}()
 	if err := c.send(c.out); err != nil {
 		return err
 	}

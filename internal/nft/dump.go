@@ -28,11 +28,38 @@ type SetInfo struct {
 	KeyLen  int
 	DataLen int
 	KeyType uint32
+	Size    uint32 // the most elements; 0 is unlimited
 }
 
 // Is tells whether the kernel's set is what s describes, so that it can be kept.
 func (i SetInfo) Is(s *Set) bool {
 	return i.Name == s.Name && uint32(i.Flags) == s.flags() && i.KeyLen == s.Key.Len() && (s.Data.verdict() || i.DataLen == s.Data.Len()) && i.KeyType == s.Key.id()
+}
+
+// Generation is a number that each transaction in the network namespace, anybody's, makes one higher.
+func (c *Conn) Generation() (uint32, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.drain(nil); err != nil {
+		return 0, err
+	}
+	if err := c.send(endMessage(appendMessage(nil, unix.NFT_MSG_GETGEN, 0, 0), 0)); err != nil {
+		return 0, err
+	}
+	var id uint32
+	err := c.drain(func(m message) {
+		if msg, ok := m.nft(); ok && msg == unix.NFT_MSG_NEWGEN {
+			eachAttr(m.attrs(), func(typ uint16, data []byte) {
+				if typ == unix.NFTA_GEN_ID {
+					id = be32(data)
+				}
+			})
+		}
+	})
+	if err == nil && id == 0 {
+		err = fmt.Errorf("nftables: generation: %w", ErrUnconfirmed)
+	}
+	return id, err
 }
 
 // Tables lists the names of a family's tables.
@@ -86,6 +113,12 @@ func (c *Conn) Sets(t Table) ([]SetInfo, error) {
 				s.KeyLen = int(be32(data))
 			case unix.NFTA_SET_DATA_LEN:
 				s.DataLen = int(be32(data))
+			case unix.NFTA_SET_DESC:
+				eachAttr(data, func(typ uint16, data []byte) {
+					if typ == unix.NFTA_SET_DESC_SIZE {
+						s.Size = be32(data)
+					}
+				})
 			}
 		})
 		out = append(out, s)

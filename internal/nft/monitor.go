@@ -83,6 +83,9 @@ func (m *Monitor) Join() error {
 	return nil
 }
 
+// Joined tells whether it listens.
+func (m *Monitor) Joined() bool { return m.joined }
+
 func nativeLittle() bool { return binary.NativeEndian.Uint16([]byte{1, 0}) == 1 }
 
 // Wait returns when somebody else has changed one of the tables: true, or when ctx is done: false. What it can't

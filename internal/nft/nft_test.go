@@ -231,6 +231,30 @@ func TestRuleIs(t *testing.T) {
 	}
 }
 
+// TestGeneration: each transaction counts, whoever makes it, and nothing else does.
+func TestGeneration(t *testing.T) {
+	c := dial(t)
+	other, err := Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	before, err := c.Generation()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, by := range []*Conn{c, other, c} {
+		var b Batch
+		b.AddTable(Table{IPv4, string(rune('a' + i))}, "")
+		if err := by.Commit(&b); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := c.Generation(); err != nil || got != before+uint32(i)+1 {
+			t.Errorf("after %d transactions: generation %d, was %d; %v", i+1, got, before, err)
+		}
+	}
+}
+
 func TestMonitor(t *testing.T) {
 	c := dial(t)
 	m, err := NewMonitor(c)

@@ -23,11 +23,16 @@ const maxReads = 20
 func (t *Table) Sync(want service.Rules) (gone []service.Frontend, err error) {
 	for range maxReads {
 		gone, err = t.sync(want)
+		if later := t.await(); err == nil {
+			err = later
+		}
 		if !errors.Is(err, nft.ErrInterrupted) {
 			break
 		}
 	}
 	t.adopting = false
+	t.batch, t.spare = new(nft.Batch), nil // a single change needs much less
+	t.synced = err == nil
 	return gone, err
 }
 
@@ -39,6 +44,11 @@ func (t *Table) sync(want service.Rules) (gone []service.Frontend, err error) {
 	t.ips, t.local = make(map[netip.Addr]int, want.Len()), make(map[netip.Addr]int)
 	t.unused = t.unused[:0]
 	t.batch.Reset()
+	t.commits = 0
+	start, err := t.conn.Generation()
+	if err != nil {
+		return nil, err
+	}
 
 	var contents [2]contents
 	for i, f := range []*family{t.v4, t.v6} {
@@ -47,6 +57,11 @@ func (t *Table) sync(want service.Rules) (gone []service.Frontend, err error) {
 		}
 	}
 	for i, f := range []*family{t.v4, t.v6} {
+		if !contents[i].there {
+			if err := t.create(f, contents[i].foreign, want.Len()); err != nil {
+				return nil, fmt.Errorf("table %s: %w", f.table, err)
+			}
+		}
 		if err := t.skeleton(f, &contents[i]); err != nil {
 			return nil, fmt.Errorf("table %s: %w", f.table, err)
 		}
@@ -91,13 +106,17 @@ func (t *Table) sync(want service.Rules) (gone []service.Frontend, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := t.monitor.Join(); err != nil {
+	for i, f := range []*family{t.v4, t.v6} {
+		if err := t.counted(f, &contents[i]); err != nil {
+			return nil, err
+		}
+	}
+	alone, err := t.listen(start)
+	if err != nil {
 		return nil, err
 	}
 	for i, f := range []*family{t.v4, t.v6} {
-		if err := t.finish(f, &contents[i]); err != nil {
-			return nil, err
-		}
+		t.finish(f, &contents[i])
 	}
 	if err := t.flush(true); err != nil {
 		return nil, err
@@ -105,8 +124,26 @@ func (t *Table) sync(want service.Rules) (gone []service.Frontend, err error) {
 	if err := t.setAliases(); err != nil {
 		return nil, err
 	}
-	t.synced = true
+	if !alone {
+		return nil, nft.ErrInterrupted
+	}
 	return gone, nil
+}
+
+// listen has what others do to the tables be noticed from here on, and tells whether nobody did anything to any table
+// since the generation start. New tables are filled before anybody listens, which is why that has to be asked.
+func (t *Table) listen(start uint32) (alone bool, err error) {
+	if t.monitor.Joined() {
+		return true, nil
+	}
+	if err := t.flush(true); err != nil {
+		return false, err
+	}
+	if err := t.monitor.Join(); err != nil {
+		return false, err
+	}
+	now, err := t.conn.Generation()
+	return now == start+t.commits, err
 }
 
 // ownerOf is the Service that a frontend's comment names: "namespace/name:port".
@@ -383,17 +420,62 @@ func (t *Table) readCounted(f *family, c *contents) error {
 	return errors.Join(read(f.clusterIPs, c.ips), read(f.hairpin, c.local))
 }
 
+const (
+	// leastBuckets is how many elements a set is made for at least.
+	leastBuckets = 1 << 13
+
+	// unlimited is a Size that no set reaches.
+	unlimited = 1 << 30
+)
+
+// create makes the table with its sets. Those of keys are made for a number of elements, for the kernel adds to such
+// ones a third faster, and does not reorder them, than to those that it enlarges step by step. When they are there,
+// that number ceases to be a limit. A kernel that can't do this gets the other ones.
+func (t *Table) create(f *family, discard bool, frontends int) error {
+	add := func(size func(*nft.Set) uint32) error {
+		t.batch.AddTable(f.table, "Kubernetes Services, by weft")
+		for _, s := range f.sets() {
+			sized := *s
+			if s.Flags == 0 {
+				sized.Size = size(s)
+			}
+			t.batch.AddSet(&sized)
+		}
+		return t.flush(true)
+	}
+	if discard {
+		t.batch.DiscardTable(f.table)
+	}
+	err := add(func(s *nft.Set) uint32 {
+		switch s {
+		case f.services, f.rows, f.clusterIPs:
+			return uint32(max(leastBuckets, 2*frontends))
+		case f.admitted, f.outside, f.inside, f.endpoints, f.ids, f.stay, f.stayInside, f.hairpin:
+			return leastBuckets
+		}
+		return 0
+	})
+	if err != nil {
+		return err
+	}
+	if err := add(func(*nft.Set) uint32 { return t.resized }); err != nil {
+		return err
+	}
+	sets, err := t.conn.Sets(f.table)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(sets, func(i nft.SetInfo) bool { return i.Name == f.rows.Name && i.Size < unlimited }) {
+		return nil
+	}
+	t.batch.DiscardTable(f.table)
+	return add(func(*nft.Set) uint32 { return 0 })
+}
+
 // skeleton writes all that does not belong to a Service: the chains with their rules, what labels lead to, the
 // ranges of the Scope. In a table that is taken over this replaces the same with the same, in one transaction; in
 // a new one the base chains are left for finish.
 func (t *Table) skeleton(f *family, c *contents) error {
-	if c.foreign {
-		t.batch.DiscardTable(f.table)
-	}
-	t.batch.AddTable(f.table, "Kubernetes Services, by weft")
-	for _, s := range f.sets() {
-		t.batch.AddSet(s)
-	}
 	for _, s := range c.strays {
 		t.batch.Delete(s.set, s.key)
 		if err := t.flush(false); err != nil {
@@ -480,7 +562,7 @@ func (t *Table) ensureChain(f *family, c *contents, ch chain) {
 	for i := 0; same && i < len(have); i++ {
 		same = have[i].Is(f.table.Family, ch.rules[i].exprs)
 	}
-	if !same || c.foreign {
+	if !same {
 		t.rewritten++
 		t.writeChain(f, ch)
 	}
@@ -512,9 +594,8 @@ func (t *Table) writeChain(f *family, ch chain) {
 	}
 }
 
-// finish sets right the sets that several frontends share. A new table gets its base chains, and with them comes
-// into force, in the same transaction in which any older layout goes.
-func (t *Table) finish(f *family, c *contents) error {
+// counted sets right the sets that several frontends share.
+func (t *Table) counted(f *family, c *contents) error {
 	for _, s := range []struct {
 		set  *nft.Set
 		is   map[netip.Addr]bool
@@ -541,8 +622,14 @@ func (t *Table) finish(f *family, c *contents) error {
 			}
 		}
 	}
+	return nil
+}
+
+// finish gives a new table its base chains. With them it comes into force, in the same transaction in which any older
+// layout goes.
+func (t *Table) finish(f *family, c *contents) {
 	if c.there {
-		return nil
+		return
 	}
 	for _, ch := range f.chains(&t.cfg) {
 		if ch.hook != nil {
@@ -552,7 +639,6 @@ func (t *Table) finish(f *family, c *contents) error {
 	for _, old := range c.obsolete {
 		t.batch.DeleteTable(old)
 	}
-	return nil
 }
 
 // disjoint sorts prefixes and leaves out those within others, which the kernel's sets of ranges do not take.

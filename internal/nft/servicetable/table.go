@@ -32,7 +32,8 @@ type Table struct {
 	commit  func(*nft.Batch) error // conn's
 	monitor *nft.Monitor
 	cfg     service.Scope
-	limit   int // of one transaction, bytes
+	limit   int    // of one transaction, bytes
+	resized uint32 // what the Size of new sets becomes: unlimited
 
 	routes *netlink.Handle
 	lo     int // index of the loopback interface
@@ -50,10 +51,14 @@ type Table struct {
 	rewritten int // chains that were not as they should be
 
 	adopting bool // counts are only taken, not written: Sync does it at its end
-	batch    nft.Batch
-	plans    []plan // scratch
-	key      []byte // scratch
-	data     []byte // scratch
+	batch    *nft.Batch
+	spare    *nft.Batch // takes turns with batch while Sync commits
+	pending  chan error // the result of a commit under way; nil if there is none
+	serial   bool       // Sync waits for each commit
+	commits  uint32     // of Sync so far
+	plans    []plan     // scratch
+	key      []byte     // scratch
+	data     []byte     // scratch
 }
 
 // pickChain is the chain of a pick for addresses or for node ports of one family.
@@ -75,8 +80,8 @@ func Open(cfg service.Scope) (*Table, error) {
 		return nil, err
 	}
 	t := &Table{
-		conn: conn, commit: conn.Commit, monitor: monitor, cfg: cfg, limit: min(conn.Limit(), maxTransaction),
-		v4: newFamily(nft.IPv4), v6: newFamily(nft.IPv6),
+		conn: conn, commit: conn.Commit, monitor: monitor, cfg: cfg, limit: min(conn.Limit(), maxTransaction), resized: unlimited,
+		v4: newFamily(nft.IPv4), v6: newFamily(nft.IPv6), batch: new(nft.Batch),
 	}
 	if t.routes, t.lo, err = openRoutes(); err != nil {
 		_ = t.Close()
@@ -158,14 +163,49 @@ func owner(c service.Change) model.Name {
 	return c.Old.Service
 }
 
-// flush commits what has gathered, at the latest when half a transaction is full.
+// flush commits what has gathered, at the latest when half a transaction is full. Sync commits less at once, and while
+// the kernel works on it goes on with the next; what becomes of it, a later flush tells.
 func (t *Table) flush(all bool) error {
-	if !all && t.batch.Len() < t.limit/2 {
+	full := t.limit / 2
+	if t.adopting {
+		full = min(full, syncTransaction)
+	}
+	if !all && t.batch.Len() < full {
 		return nil
 	}
 	t.dropUnused()
-	err := t.commit(&t.batch)
+	if err := t.await(); err != nil {
+		t.batch.Reset()
+		return err
+	}
+	if !t.batch.Empty() {
+		t.commits++
+	}
+	if all || t.serial || !t.adopting {
+		err := t.commit(t.batch)
+		t.batch.Reset()
+		return err
+	}
+	if t.spare == nil {
+		t.spare = new(nft.Batch)
+	}
+	b, done := t.batch, make(chan error, 1)
+	t.batch, t.spare, t.pending = t.spare, b, done
 	t.batch.Reset()
+	go func() { done <- t.commit(b) }()
+	return nil
+}
+
+// syncTransaction is how many bytes Sync gathers before it has them committed.
+const syncTransaction = 256 << 10
+
+// await waits for the commit under way.
+func (t *Table) await() error {
+	if t.pending == nil {
+		return nil
+	}
+	err := <-t.pending
+	t.pending = nil
 	return err
 }
 

@@ -354,6 +354,7 @@ func TestEveryMoment(t *testing.T) {
 		if _, err := tab.Sync(now); err != nil {
 			t.Fatal(err)
 		}
+		tab.serial = true // each transaction is looked at before the next
 		lives := r.IntN(12)
 		tab.commit = func(b *nft.Batch) error {
 			if lives == 0 {
@@ -656,6 +657,64 @@ func TestOwnChangesAreNotNews(t *testing.T) {
 	}
 	if !<-heard {
 		t.Fatal("somebody else's change was not noticed")
+	}
+}
+
+// TestOthersMeanwhile: what somebody else does to new tables while they are filled, when nobody listens yet, is found
+// out and repaired.
+func TestOthersMeanwhile(t *testing.T) {
+	inNamespace(t)
+	other, err := nft.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	tab := open(t)
+	tab.serial = true
+	now := random(rand.New(rand.NewPCG(7, 7)), 1)
+	harmed := false
+	tab.commit = func(b *nft.Batch) error {
+		if err := tab.conn.Commit(b); err != nil || harmed || len(tab.held) == 0 {
+			return err
+		}
+		harmed = true
+		var harm nft.Batch
+		harm.FlushSet(tab.v4.services)
+		harm.FlushSet(tab.v6.services)
+		return other.Commit(&harm)
+	}
+	if _, err := tab.Sync(now); err != nil {
+		t.Fatal(err)
+	}
+	if !harmed {
+		t.Fatal("nothing was done to the tables")
+	}
+	verify(t, now)
+}
+
+// TestSetsGrow: sets that are made for a number of elements hold more; where the kernel can't change their size, they
+// are made for no number.
+func TestSetsGrow(t *testing.T) {
+	inNamespace(t)
+	for _, resized := range []uint32{unlimited, 0} { // 0 changes nothing, as in a kernel that can't
+		tab := open(t)
+		tab.resized = resized
+		if _, err := tab.Sync(make(rules)); err != nil {
+			t.Fatal(err)
+		}
+		now := make(rules)
+		for i := range 3 * leastBuckets {
+			fe := service.Frontend{Addr: netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}), Protocol: model.TCP, Port: 80}
+			now[fe] = &service.Rule{Service: model.Name{Namespace: "ns", Name: fmt.Sprint(i)}, Main: service.Pool{Endpoints: endpoints(model.IPv4, i, 1)}}
+		}
+		if err := tab.Apply(changes(nil, now)); err != nil {
+			t.Fatalf("size %d: %v", resized, err)
+		}
+		verify(t, now)
+		if err := Remove(); err != nil {
+			t.Fatal(err)
+		}
+		_ = tab.Close()
 	}
 }
 
