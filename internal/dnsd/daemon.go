@@ -22,6 +22,7 @@ import (
 
 	"github.com/weft-net/weft/internal/dnsserver"
 	"github.com/weft-net/weft/internal/dnszone"
+	"github.com/weft-net/weft/internal/hostnames"
 	"github.com/weft-net/weft/internal/kube"
 	"github.com/weft-net/weft/internal/model"
 )
@@ -68,6 +69,7 @@ type daemon struct {
 	config *dnsserver.Config
 	zone   *dnszone.Zone
 	zones  *dnszone.External
+	names  *hostnames.Table // of Ingresses and routes, for zones
 	kinds  kube.Kinds
 	source atomic.Pointer[opened]
 	reg    *prometheus.Registry
@@ -98,7 +100,7 @@ func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 }
 
 func newDaemon(o Options, open func(kube.Kinds, prometheus.Registerer) (source, error)) (*daemon, error) {
-	d := &daemon{o: o, log: o.Log, open: open, reg: prometheus.NewRegistry()}
+	d := &daemon{o: o, log: o.Log, open: open, names: hostnames.NewTable(), reg: prometheus.NewRegistry()}
 	var err error
 	if d.server, err = dnsserver.New(o.Log); err != nil {
 		return nil, err
@@ -222,7 +224,7 @@ func (d *daemon) kindsFor(cfg *dnsserver.Config) kube.Kinds {
 		kinds |= kube.Pods
 	}
 	if len(cfg.External.Zones) > 0 {
-		kinds |= kube.Nodes
+		kinds |= kube.Nodes | kube.Ingresses | kube.GatewayAPI
 	}
 	return kinds
 }
@@ -292,9 +294,7 @@ func (d *daemon) follow(ctx context.Context, deltas chan *model.Delta, configs <
 				}
 			} else {
 				d.zone.Update(delta)
-				if d.zones != nil {
-					d.zones.Update(delta)
-				}
+				d.updateExternal(delta)
 			}
 			d.updated.Observe(time.Since(start).Seconds())
 			d.observeLag(delta)
@@ -348,9 +348,9 @@ func (d *daemon) renew(delta *model.Delta) bool {
 		err = d.server.Apply(d.config, zone)
 	}
 	if err == nil {
-		d.zone = zone
-		if err = d.applyExternal(d.config); err == nil && d.zones != nil {
-			d.zones.Update(delta)
+		d.zone, d.names = zone, hostnames.NewTable()
+		if err = d.applyExternal(d.config); err == nil {
+			d.updateExternal(delta)
 		}
 	}
 	if err != nil {
@@ -376,16 +376,35 @@ func (d *daemon) reconfigure(cfg *dnsserver.Config) error {
 
 // applyExternal makes the zones for the outside world.
 func (d *daemon) applyExternal(cfg *dnsserver.Config) error {
-	x, err := dnszone.NewExternal(cfg.ExternalZones())
+	x, err := dnszone.NewExternal(d.zone, cfg.ExternalZones())
 	if err != nil {
 		return err
 	}
+	for _, n := range d.names.All() {
+		x.Declare(n)
+	}
 	if d.zone.Complete() {
-		x.Update(d.zone.Snapshot())
+		known := d.zone.Snapshot()
+		if d.zones != nil {
+			known.Nodes = d.zones.Nodes()
+		}
+		x.Update(known)
 	}
 	d.zones = x
 	d.outer.ApplyExternal(cfg, x)
 	return nil
+}
+
+// updateExternal takes what changed to the zones for the outside world.
+func (d *daemon) updateExternal(delta *model.Delta) {
+	now, gone := d.names.Update(delta)
+	for _, o := range gone {
+		d.zones.Withdraw(o)
+	}
+	for _, n := range now {
+		d.zones.Declare(n)
+	}
+	d.zones.Update(delta)
 }
 
 // opener opens sockets on an address and port.

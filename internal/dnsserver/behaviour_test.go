@@ -373,7 +373,11 @@ func TestExternalZonesRefuseTheRest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x, err := dnszone.NewExternal(cfg.ExternalZones())
+	z, err := dnszone.New(cfg.Zone())
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := dnszone.NewExternal(z, cfg.ExternalZones())
 	if err != nil {
 		t.Fatal(err)
 	}

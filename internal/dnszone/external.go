@@ -46,8 +46,8 @@ type External struct {
 	byName   map[string]map[string]*declaration // by name on the wire, then object
 	below    map[string]int                     // how many names there are at or below each
 	services map[model.Name]*model.Service      // those with annotations
-	slices   map[model.Name]*model.EndpointSlice
-	slicesOf map[model.Name]map[model.Name]*model.EndpointSlice // by Service
+	cluster  *Zone                              // has the endpoints of those
+	sliceOf  map[model.Name]model.Name          // the Service that a slice was read for
 	nodes    map[string]*model.Node
 }
 
@@ -67,6 +67,19 @@ type Declaration struct {
 	Addrs     []netip.Addr
 	Alias     string        // a name, where there are no addresses
 	TTL       time.Duration // 0 is the zones' default
+}
+
+// Annotate takes in the external-dns annotations of the object that declares: hostname, target and ttl.
+func (d *Declaration) Annotate(annotations map[string]string) {
+	d.Hostnames = append(d.Hostnames, splitList(annotations[annotationHostname])...)
+	d.TTL = parseTTL(annotations[annotationTTL])
+	for _, t := range splitList(annotations[annotationTarget]) {
+		if a, err := netip.ParseAddr(t); err == nil {
+			d.Addrs = append(d.Addrs, a.Unmap().WithZone(""))
+		} else {
+			d.Alias = cmp.Or(d.Alias, t)
+		}
+	}
 }
 
 // declaration is a Declaration, checked.
@@ -125,15 +138,15 @@ type externalName struct {
 
 func (e *externalName) is(key []byte) bool { return e.name == string(key) }
 
-// NewExternal makes zones without names.
-func NewExternal(o ExternalOptions) (*External, error) {
+// NewExternal makes zones without names. The endpoints of Services are read from the cluster's own zone: it must take
+// in every Delta before the External does, and in the same goroutine.
+func NewExternal(cluster *Zone, o ExternalOptions) (*External, error) {
 	o.TTL = cmp.Or(o.TTL, 5*time.Minute)
 	x := &External{
 		o: o, names: newTable[externalName](), sources: make(map[string]*declaration),
 		byName: make(map[string]map[string]*declaration), below: make(map[string]int),
-		services: make(map[model.Name]*model.Service), slices: make(map[model.Name]*model.EndpointSlice),
-		slicesOf: make(map[model.Name]map[model.Name]*model.EndpointSlice),
-		nodes:    make(map[string]*model.Node),
+		services: make(map[model.Name]*model.Service), cluster: cluster, sliceOf: make(map[model.Name]model.Name),
+		nodes: make(map[string]*model.Node),
 	}
 	for _, name := range o.Zones {
 		apex, err := packLower(name)
@@ -170,9 +183,15 @@ const negativeExternal = 60
 
 // Update takes what changed: Services; Nodes and EndpointSlices for Services of type NodePort and without ClusterIP.
 func (x *External) Update(d *model.Delta) {
+	if len(x.zones) == 0 {
+		return
+	}
 	again := make(map[model.Name]bool)
 	for name, s := range d.Services {
 		if s == nil || (s.Annotations[annotationHostname] == "" && s.Annotations[annotationInternal] == "" && name != x.o.Service) {
+			if _, had := x.services[name]; !had {
+				continue
+			}
 			delete(x.services, name)
 		} else {
 			x.services[name] = s
@@ -180,22 +199,14 @@ func (x *External) Update(d *model.Delta) {
 		again[name] = true
 	}
 	for name, s := range d.EndpointSlices {
-		if old := x.slices[name]; old != nil {
-			of := model.Name{Namespace: name.Namespace, Name: old.Service}
-			delete(x.slicesOf[of], name)
-			if len(x.slicesOf[of]) == 0 {
-				delete(x.slicesOf, of)
-			}
-			delete(x.slices, name)
+		if of, ok := x.sliceOf[name]; ok {
+			delete(x.sliceOf, name)
 			again[of] = true
 		}
 		if s != nil {
-			of := model.Name{Namespace: name.Namespace, Name: s.Service}
-			if x.slicesOf[of] == nil {
-				x.slicesOf[of] = make(map[model.Name]*model.EndpointSlice, 1)
+			if of := (model.Name{Namespace: name.Namespace, Name: s.Service}); x.services[of] != nil {
+				again[of] = true
 			}
-			x.slicesOf[of][name], x.slices[name] = s, s
-			again[of] = true
 		}
 	}
 	if len(d.Nodes) > 0 {
@@ -229,23 +240,16 @@ func (x *External) fromService(object string, s *model.Service) *declaration {
 	if s == nil {
 		return nil
 	}
-	d := &Declaration{Object: object, Namespace: s.Meta.Namespace, Created: s.Created, TTL: parseTTL(s.Annotations[annotationTTL])}
+	d := &Declaration{Object: object, Namespace: s.Meta.Namespace, Created: s.Created}
 	if s.Meta.Name == x.o.Service && len(x.o.NameServers) == 0 {
 		for _, z := range x.zones {
 			d.Hostnames = append(d.Hostnames, "ns."+FormatName([]byte(z.apex)))
 		}
 	}
-	d.Hostnames = append(d.Hostnames, splitList(s.Annotations[annotationHostname])...)
+	d.Annotate(s.Annotations)
 	target := s.Annotations[annotationTarget]
 	switch {
 	case target != "":
-		for _, t := range splitList(target) {
-			if a, err := netip.ParseAddr(t); err == nil {
-				d.Addrs = append(d.Addrs, a.Unmap().WithZone(""))
-			} else {
-				d.Alias = cmp.Or(d.Alias, t)
-			}
-		}
 	case len(d.Hostnames) == 0:
 		d.Hostnames = splitList(s.Annotations[annotationInternal])
 		d.Addrs = s.ClusterIPs
@@ -294,7 +298,12 @@ func parseTTL(s string) time.Duration {
 }
 
 func (x *External) endpoints(s *model.Service) (out []model.Endpoint) {
-	for _, sl := range x.slicesOf[s.Meta.Name] {
+	or := x.cluster.origins[s.Meta.Name]
+	if or == nil {
+		return nil
+	}
+	for _, sl := range or.slices {
+		x.sliceOf[sl.Meta.Name] = s.Meta.Name
 		for _, e := range sl.Endpoints {
 			if e.Ready || s.PublishNotReadyAddresses {
 				out = append(out, e)
@@ -303,6 +312,9 @@ func (x *External) endpoints(s *model.Service) (out []model.Endpoint) {
 	}
 	return out
 }
+
+// Nodes are those that have been told of: what a new External needs beside the cluster's Snapshot.
+func (x *External) Nodes() map[string]*model.Node { return x.nodes }
 
 // nodeAddrs are the nodes' outer addresses, or their inner ones where none has an outer one; with
 // externalTrafficPolicy Local only of nodes with an endpoint.

@@ -36,7 +36,11 @@ func with(s *model.Service, annotations ...string) *model.Service {
 }
 
 func externalFixture(t testing.TB) *External {
-	x, err := NewExternal(ExternalOptions{Zones: []string{"example.com", "example.org"}, Service: nm("weft/dns")})
+	z, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := NewExternal(z, ExternalOptions{Zones: []string{"example.com", "example.org"}, Service: nm("weft/dns")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,8 +72,14 @@ func externalFixture(t testing.TB) *External {
 		"node-2": {Meta: model.Meta{Name: model.Name{Name: "node-2"}}, Ready: true, InternalIPs: addrs("10.0.0.2")},
 		"node-3": {Meta: model.Meta{Name: model.Name{Name: "node-3"}}, InternalIPs: addrs("10.0.0.3"), ExternalIPs: addrs("198.51.100.3")},
 	}
-	x.Update(d)
+	externalUpdate(x, d)
 	return x
+}
+
+// externalUpdate has the cluster's zone and the External take in a Delta.
+func externalUpdate(x *External, d *model.Delta) {
+	x.cluster.Update(d)
+	x.Update(d)
 }
 
 func askExternal(t *testing.T, x *External, name, typ string) []string {
@@ -146,11 +156,64 @@ func TestExternal(t *testing.T) {
 		t.Errorf("an Ingress's name, withdrawn: %q", got)
 	}
 	// All goes when its objects go, and the other Service comes into its own.
-	x.Update(&model.Delta{Since: time.Unix(1700000000, 0), Services: map[model.Name]*model.Service{nm("shop/web"): nil, nm("shop/deep"): nil}})
+	externalUpdate(x, &model.Delta{Since: time.Unix(1700000000, 0), Services: map[model.Name]*model.Service{nm("shop/web"): nil, nm("shop/deep"): nil}})
 	if got := askExternal(t, x, "www.example.com", "A"); !slices.Contains(got, "www.example.com. 300 IN A 203.0.113.66") {
 		t.Errorf("after the first owner left: %q", got)
 	}
 	if got := askExternal(t, x, "x.b.wild.example.com", "A"); !strings.Contains(got[1], "192.0.2.7") {
 		t.Errorf("after b.wild left: %q", got)
+	}
+}
+
+// What a headless Service's name, or a NodePort Service's of local endpoints, leads to follows the endpoints.
+func TestExternalFollowsEndpoints(t *testing.T) {
+	x := externalFixture(t)
+	expect := func(what, name string, want ...string) {
+		t.Helper()
+		got := askExternal(t, x, name, "A")[1:]
+		for i := range got {
+			got[i] = got[i][strings.LastIndexByte(got[i], ' ')+1:]
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %s is at %q, want %q", what, name, got, want)
+		}
+	}
+	expect("one node has an endpoint", "local.example.com", "10.0.0.2")
+	moved := slice("shop/local-1", "local", nil, "10.1.0.1")
+	moved.Endpoints[0].Node = "node-1"
+	externalUpdate(x, delta(moved))
+	expect("the endpoint is on another node", "local.example.com", "198.51.100.1")
+
+	// The slices were there before their Service asked for a name.
+	hl := svc("shop/hl", nil)
+	hl.Headless = true
+	externalUpdate(x, delta(hl, slice("shop/hl-1", "hl", nil, "10.1.0.7")))
+	expect("without the annotation", "hl.example.com", "60")
+	named := with(svc("shop/hl", nil), annotationHostname, "hl.example.com")
+	named.Headless = true
+	externalUpdate(x, delta(named))
+	expect("with it", "hl.example.com", "10.1.0.7")
+	externalUpdate(x, delta(slice("shop/hl-2", "hl", nil, "10.1.0.8")))
+	expect("a slice more", "hl.example.com", "10.1.0.7", "10.1.0.8")
+	externalUpdate(x, delta(slice("shop/hl-1", "other", nil, "10.1.0.7")))
+	expect("a slice that is another's now", "hl.example.com", "10.1.0.8")
+	externalUpdate(x, &model.Delta{EndpointSlices: map[model.Name]*model.EndpointSlice{nm("shop/hl-2"): nil}})
+	expect("none", "hl.example.com", "60")
+}
+
+// Without zones nothing is kept.
+func TestExternalWithoutZones(t *testing.T) {
+	z, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := NewExternal(z, ExternalOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	externalUpdate(x, delta(lb("shop/web", "www.example.com", "192.0.2.1")))
+	if len(x.services)+len(x.sources) != 0 {
+		t.Errorf("kept: %v %v", x.services, x.sources)
 	}
 }
