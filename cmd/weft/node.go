@@ -34,6 +34,8 @@ type nodeFlags struct {
 	install podnet.Install
 	admits  bool
 
+	resolvers []string
+
 	services   node.ServicesConfig
 	clusterIPs []string
 	nodePorts  []string
@@ -76,6 +78,7 @@ What it has put into the kernel stays there when it stops, so a restart or an up
 	fs.BoolVar(&f.noLoopback, "no-loopback-nodeports", false, "no NodePorts on 127.0.0.1 and ::1")
 	fs.StringSliceVar(&f.announceOn, "announce-links", nil, "`patterns` of the links on which LoadBalancer addresses are announced, such as eth0,bond* (default: all of the node's own)")
 	fs.StringVar(&f.announced, "announce-state", "/run/weft/announced.json", "`file`, on a tmpfs, that keeps what this node announces, for a restart while the API server is away")
+	fs.StringSliceVar(&f.resolvers, "policy-resolvers", nil, "`addresses` of DNS servers whose answers count for policies by domainNames, beside those of the cluster's DNS")
 	fs.BoolVar(&f.admits, "log-admitted", false, "report new connections that policies admit, not only those dropped")
 	return cmd
 }
@@ -125,8 +128,16 @@ func (f *nodeFlags) run(ctx context.Context) error {
 // asks the policy part, which in turn asks it for the pods that are there already.
 func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record func(model.Event), age func() time.Duration) (*node.Agent, error) {
 	var pods *node.PodNetwork
+	var resolvers []netip.Addr
+	for _, s := range f.resolvers {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return nil, fmt.Errorf("--policy-resolvers: %q is not an address", s)
+		}
+		resolvers = append(resolvers, a)
+	}
 	pol, err := node.NewPolicy(node.PolicyConfig{
-		Node: f.name, Local: func() []model.LocalPod { return pods.Pods() }, LogAdmitted: f.admits,
+		Node: f.name, Resolvers: resolvers, Local: func() []model.LocalPod { return pods.Pods() }, LogAdmitted: f.admits,
 		Registerer: reg, Events: record, Log: log.With("part", "policy"),
 	})
 	if err != nil {

@@ -99,6 +99,41 @@ func TestWhy(t *testing.T) {
 	}
 }
 
+// A policy may let a pod out by name.
+func TestWhyByName(t *testing.T) {
+	w := load(t, "testdata/names.yaml")
+	for _, tc := range []struct {
+		to      string
+		allowed bool
+		says    string
+	}{
+		{"api.partner.example:443", true, "rule egress[1] \"partners\": Accept TCP 443 to the addresses of *.partner.example"},
+		{"API.partner.example.:443", true, "*.partner.example"},
+		{"partner.example:443", false, "Deny any port"},
+		{"api.partner.example:80", false, "Deny any port"},
+		{"billing:443", true, "the addresses of *.partner.example"}, // an ExternalName
+		{"outside:443", false, "Deny any port"},
+	} {
+		from, err := w.ParseTarget("web", "shop", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		to, err := w.ParseTarget(tc.to, "shop", true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := w.Why(from, to, model.TCP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		Print(&b, a)
+		if a.Allowed != tc.allowed || !strings.Contains(b.String(), tc.says) {
+			t.Errorf("%s: allowed %v, want %v with %q:\n%s", tc.to, a.Allowed, tc.allowed, tc.says, &b)
+		}
+	}
+}
+
 func TestQuestionsThatCannotBeAnswered(t *testing.T) {
 	w := load(t, "testdata/shop.yaml")
 	for _, tc := range []struct {

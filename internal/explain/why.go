@@ -89,7 +89,8 @@ type question struct {
 	from, to *Target
 	proto    model.Protocol
 	port     uint16
-	dead     bool // a common step ended the way
+	dead     bool     // a common step ended the way
+	names    []string // beyond the cluster, that the source looks the destination up by
 }
 
 func (q *question) add(s Step) {
@@ -160,7 +161,7 @@ func (q *question) destinations() error {
 		return q.service(t.Service)
 	case t.Outside || t.DNSName != "" && !t.Addr.IsValid() && len(t.Pods) == 0:
 		for _, a := range outsiders {
-			q.walk(policy.Endpoint{Addr: a}, q.port, "outside")
+			q.walk(policy.Endpoint{Addr: a, Names: q.names}, q.port, "outside")
 		}
 		return nil
 	}
@@ -195,6 +196,12 @@ func (q *question) name() error {
 	step := Step{Station: "name", Mark: OK, Details: trail(r.trail)}
 	if s != nil {
 		step.Object = "Service " + s.Name.String()
+	}
+	if r.outside != "" {
+		q.names = []string{policy.NormalName(r.name)}
+		if r.outside != r.name {
+			q.names = append(q.names, policy.NormalName(r.outside))
+		}
 	}
 	switch {
 	case r.outside == r.name:
@@ -301,8 +308,9 @@ func (q *question) service(s *model.Service) error {
 	object := "Service " + s.Name.String()
 	if s.Type == model.ExternalName {
 		q.add(Step{Station: "service", Mark: OK, Object: object, Text: fmt.Sprintf("is an alias of %s, outside the cluster: nothing forwards for it", s.ExternalName)})
+		names := append(q.names, policy.NormalName(s.ExternalName))
 		for _, a := range outsiders {
-			q.walk(policy.Endpoint{Addr: a}, q.port, s.ExternalName)
+			q.walk(policy.Endpoint{Addr: a, Names: names}, q.port, s.ExternalName)
 		}
 		return nil
 	}

@@ -124,7 +124,6 @@ func (p *problems) clusterPeer(field string, in *v1alpha2.ClusterNetworkPolicyEg
 			out.Networks = append(out.Networks, prefix)
 		}
 	case len(in.DomainNames) > 0:
-		p.add(field+".domainNames", fmt.Sprint(in.DomainNames), errors.New("weft does not enforce by name: the rule lets nothing pass by it; give the addresses as networks"))
 		for _, n := range in.DomainNames {
 			out.DomainNames = append(out.DomainNames, string(n))
 		}

@@ -33,9 +33,14 @@ type PolicyConfig struct {
 
 	LogAdmitted bool   // report new connections that policies admit too
 	FlowSocket  string // where flow events are served; "" is flowlog.DefaultSocket
-	Registerer  prometheus.Registerer
-	Events      func(model.Event) // may be nil
-	Log         *slog.Logger
+
+	// Resolvers are DNS servers whose answers count for policies that go by name, beside those of the cluster's DNS.
+	Resolvers []netip.Addr
+	NamesFile string // where what names resolved to is kept; "" is DefaultNamesFile
+
+	Registerer prometheus.Registerer
+	Events     func(model.Event) // may be nil
+	Log        *slog.Logger
 }
 
 // Policy is the Part that enforces NetworkPolicy and ClusterNetworkPolicy.
@@ -54,6 +59,11 @@ type Policy struct {
 	uncut    map[netip.Addr]bool // whose flows have still to be looked at
 	pinned   map[string]string   // wirings to the UIDs that they are pinned under
 	news     chan struct{}       // closed and replaced when the kernel holds something new
+	closed   bool
+
+	expiry    map[resolution]time.Time // until when answers of resolvers count
+	lapser    *time.Timer
+	nextLapse time.Time // when it goes off; zero: it doesn't
 }
 
 // NewPolicy connects to the kernel. It changes nothing there before the first Update with a full picture: until
@@ -71,7 +81,12 @@ func NewPolicy(cfg PolicyConfig) (*Policy, error) {
 	}
 	p := &Policy{
 		cfg: cfg, log: cfg.Log, table: t, compiler: policy.NewCompiler(cfg.Node), stale: true,
-		uncut: map[netip.Addr]bool{}, pinned: map[string]string{}, news: make(chan struct{}),
+		uncut: map[netip.Addr]bool{}, pinned: map[string]string{}, news: make(chan struct{}), expiry: map[resolution]time.Time{},
+	}
+	p.cfg.NamesFile = cmp.Or(cfg.NamesFile, DefaultNamesFile)
+	p.compiler.Trust(cfg.Resolvers...)
+	if err := p.recallNames(time.Now()); err != nil {
+		p.log.Warn("policies that go by name admit nothing until it is asked for again", "err", err)
 	}
 	p.flows, p.told = flowlog.New(keptFlows), map[telling]time.Time{}
 	if p.metrics, err = newPolicyMetrics(cfg.Registerer, p.dropCounts); err != nil {
@@ -138,7 +153,7 @@ func (p *Policy) cut() error {
 	}
 	n, err := p.table.Cut(p.uncut, func(f policytable.Flow) bool {
 		return p.compiler.Allows(&policy.Flow{
-			Src: p.compiler.EndpointOf(f.Src), Dst: p.compiler.EndpointOf(f.Dst), Protocol: f.Protocol, Port: f.Port,
+			Src: p.compiler.EndpointOf(f.Src), Dst: p.compiler.OpenEndpointOf(f.Dst), Protocol: f.Protocol, Port: f.Port,
 		})
 	})
 	p.metrics.cut.Add(float64(n))
@@ -245,6 +260,7 @@ func (p *Policy) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { p.listen(ctx); return nil })
+	g.Go(func() error { p.followNames(ctx); return nil })
 	return g.Wait()
 }
 
@@ -284,4 +300,12 @@ func (p *Policy) Cleanup(context.Context) error {
 }
 
 // Close gives up the connection to the kernel; what it holds stays in force.
-func (p *Policy) Close() { p.table.Close() }
+func (p *Policy) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	if p.lapser != nil {
+		p.lapser.Stop()
+	}
+	p.table.Close()
+}

@@ -64,7 +64,7 @@ func (r *policyRig) start(local ...model.LocalPod) {
 	r.metrics = prometheus.NewRegistry()
 	p, err := NewPolicy(PolicyConfig{
 		Node: "n1", Netns: r.node.FD, Local: func() []model.LocalPod { return local },
-		FlowSocket: filepath.Join(r.dir, "flows.sock"), Events: r.events.add, Registerer: r.metrics,
+		FlowSocket: filepath.Join(r.dir, "flows.sock"), NamesFile: filepath.Join(r.dir, "names.json"), Events: r.events.add, Registerer: r.metrics,
 	})
 	if err != nil {
 		r.t.Fatal(err)

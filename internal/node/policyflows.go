@@ -148,6 +148,8 @@ func endOf(e policy.Endpoint, a netip.Addr) flowlog.End {
 		return flowlog.End{Kind: "Pod", Namespace: e.Pod.Namespace, Name: e.Pod.Name.Name, Addr: a}
 	case e.Node != "":
 		return flowlog.End{Kind: "Node", Name: e.Node, Addr: a}
+	case len(e.Names) > 0:
+		return flowlog.End{Kind: "Outside", Name: e.Names[0], Addr: a}
 	}
 	return flowlog.End{Kind: "Outside", Addr: a}
 }

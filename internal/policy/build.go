@@ -224,9 +224,17 @@ func (b *builder) ordered(p *model.ClusterNetworkPolicy, r *rule) []Rule {
 		if len(deny) > 110 {
 			deny = deny[:110]
 		}
-		b.out.chains = append(b.out.chains, &Chain{Name: deny, Direction: b.d, Rules: []Rule{{Op: Drop}}})
 		do.Op, do.Target = Goto, deny
 	}
+	out := b.applied(r, do)
+	if do.Op == Goto && len(out) > 0 {
+		b.out.chains = append(b.out.chains, &Chain{Name: do.Target, Direction: b.d, Rules: []Rule{{Op: Drop}}})
+	}
+	return out
+}
+
+// applied are the rules that do something to what one rule matches: none if its ports are named and nobody has such.
+func (b *builder) applied(r *rule, do Rule) []Rule {
 	if len(r.ports) == 0 {
 		return b.peerRules(r.peers, do)
 	}
@@ -282,7 +290,7 @@ func (b *builder) peerRules(peers []term, do Rule) []Rule {
 		switch t.kind {
 		case ofBlock:
 			ranges = append(ranges, t.ranges...)
-		case ofPods, ofNodes:
+		case ofPods, ofNodes, ofDomains:
 			single = append(single, t)
 		}
 	}
@@ -315,6 +323,7 @@ func (b *builder) addrSet(terms []term) string {
 	s := &Set{Name: name("pods", layout, strings.Join(keys, "\n")), Kind: Addrs, Comment: comment(terms), scope: terms[0].namespace, terms: terms}
 	for _, t := range terms {
 		s.nodes = s.nodes || t.kind == ofNodes
+		s.names = s.names || t.kind == ofDomains
 		if t.kind != ofPods || t.namespace != s.scope {
 			s.scope = ""
 		}

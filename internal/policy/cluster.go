@@ -26,6 +26,8 @@ type Cluster struct {
 	cluster  map[string]*model.ClusterNetworkPolicy
 	admin    []*model.ClusterNetworkPolicy // in the order they are tried
 	baseline []*model.ClusterNetworkPolicy
+
+	names resolutions
 }
 
 // NewCluster returns an empty Cluster.
@@ -39,6 +41,7 @@ func NewCluster() *Cluster {
 		nodeAddrs:  map[netip.Addr]string{},
 		policies:   map[string]map[string]*model.NetworkPolicy{},
 		cluster:    map[string]*model.ClusterNetworkPolicy{},
+		names:      newResolutions(),
 	}
 }
 
@@ -53,6 +56,7 @@ func (c *Cluster) Apply(d *model.Delta) {
 	for n, node := range d.Nodes {
 		c.setNode(n, node)
 	}
+	c.names.applyServices(d)
 	for n, p := range d.NetworkPolicies {
 		put2(c.policies, n.Namespace, n.Name, p)
 	}
@@ -206,7 +210,7 @@ func (c *Cluster) Nodes() []*model.Node {
 // EndpointOf tells what is behind an address.
 func (c *Cluster) EndpointOf(a netip.Addr) Endpoint {
 	a = a.Unmap()
-	return Endpoint{Addr: a, Pod: c.owner(a), Node: c.nodeAddrs[a]}
+	return Endpoint{Addr: a, Pod: c.owner(a), Node: c.nodeAddrs[a], Names: c.names.live[a]}
 }
 
 // ownName is the label that every namespace has (KEP-2161).

@@ -30,6 +30,7 @@ type Compiler struct {
 	pins      map[string]pin              // by pod UID
 	released  map[string]bool             // UIDs of pods that the API still lists with addresses that are no longer theirs
 	strangers map[model.Name][]netip.Addr // wired pods that the API has not told of, by their ghost's name
+	trusted   map[Member]struct{}         // see Trust
 	orphans   map[string]bool             // UIDs of pods that are wired though the API has no longer got them
 
 	change  *Change
@@ -85,6 +86,7 @@ func NewCompiler(node string) *Compiler {
 		pins:      map[string]pin{},
 		released:  map[string]bool{},
 		orphans:   map[string]bool{},
+		trusted:   map[Member]struct{}{},
 		strangers: map[model.Name][]netip.Addr{},
 		change:    newChange(),
 	}
@@ -316,6 +318,7 @@ func (k *Compiler) finish(w *pending) *Change {
 		k.release(s)
 	}
 	k.garbage = nil
+	k.noteAsking()
 	k.noteTightened()
 	out := k.change
 	k.change = newChange()
@@ -566,6 +569,13 @@ func (k *Compiler) addSet(s *Set) {
 		}
 		for _, p := range pods {
 			fill(p)
+		}
+	}
+	if s.names {
+		for a := range k.names.live {
+			for _, m := range s.wants(k.EndpointOf(a)) {
+				s.Members[m] = struct{}{}
+			}
 		}
 	}
 	if s.nodes {

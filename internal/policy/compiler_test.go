@@ -111,6 +111,9 @@ func (k *kernel) holdsTogether(t *testing.T) {
 		}
 	}
 	for n := range k.Sets {
+		if n == Asking || n == Resolvers {
+			continue
+		}
 		if !sets[n] {
 			t.Errorf("set %s is not needed", n)
 		}
@@ -164,6 +167,18 @@ func TestProgramAgreesWithEvaluate(t *testing.T) {
 				kern.apply(t, k.Update(w.Change(seed%2 == 0)))
 				fresh := NewCompiler("n1")
 				fresh.Update(everything(k.Cluster))
+				// Names come to be known, and are forgotten again.
+				name, addr := w.Name(), w.Addr()
+				if w.IntN(3) == 0 {
+					kern.apply(t, k.Lapse(name, addr))
+				} else {
+					kern.apply(t, k.Learn(name, addr))
+				}
+				for a, names := range k.names.live {
+					for _, n := range names {
+						fresh.Learn(n, a)
+					}
+				}
 				sameProgram(t, &kern.Program, fresh.Program())
 				sameProgram(t, k.Program(), fresh.Program())
 				kern.holdsTogether(t)

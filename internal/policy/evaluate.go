@@ -15,6 +15,9 @@ type Endpoint struct {
 	Pod  *model.Pod // nil: not a pod
 	Addr netip.Addr // invalid: not known (manifests have no addresses), so no ipBlock matches
 	Node string     // the node whose own address this is; "" if it is no node's
+
+	// Names are those that it was looked up by and that still lead to it, as NormalName spells them.
+	Names []string
 }
 
 // String names the endpoint as a person would.
@@ -24,6 +27,10 @@ func (e Endpoint) String() string {
 		return "pod " + e.Pod.Name.String()
 	case e.Node != "":
 		return "node " + e.Node
+	case len(e.Names) > 0 && e.Addr.IsValid():
+		return fmt.Sprintf("%s (%s)", e.Names[0], e.Addr)
+	case len(e.Names) > 0:
+		return e.Names[0]
 	case e.Addr.IsValid():
 		return e.Addr.String()
 	}

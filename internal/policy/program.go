@@ -87,6 +87,7 @@ type Set struct {
 	wants func(Endpoint) []Member // Mutable kinds: what an address contributes
 	scope string                  // the only namespace whose pods can be members; "" if there is no such
 	nodes bool                    // nodes' addresses may be members
+	names bool                    // what names resolve to may be members
 	terms []term                  // Addrs: those that it stands for
 }
 

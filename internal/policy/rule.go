@@ -115,7 +115,7 @@ func (t *term) String() string {
 		}
 		return fmt.Sprintf("%s except %s", t.block, joinAny(t.except))
 	}
-	return "names " + strings.Join(t.domains, ", ")
+	return "the addresses of " + strings.Join(t.domains, ", ")
 }
 
 // matchesPod tells whether an ofPods term means a pod. Pods on the host's network are never meant: on the wire they
@@ -140,6 +140,8 @@ func (c *Cluster) matches(t *term, e Endpoint) bool {
 		return e.Pod == nil && n != nil && t.sel.Matches(n.Labels)
 	case ofBlock:
 		return slices.ContainsFunc(t.ranges, func(r Range) bool { return r.Contains(e.Addr) })
+	case ofDomains:
+		return namesMatch(t.domains, e.Names)
 	}
 	return false
 }
@@ -187,7 +189,8 @@ func rulesOfCluster(cnp *model.ClusterNetworkPolicy, d Direction) []rule {
 		unknown := len(r.Peers) == 0
 		for j := range r.Peers {
 			terms := clusterTerms(&r.Peers[j])
-			unknown = unknown || len(terms) == 0
+			// By name there are Accept rules only.
+			unknown = unknown || len(terms) == 0 || terms[0].kind == ofDomains
 			n.peers = append(n.peers, terms...)
 		}
 		if unknown && r.Action != model.AcceptTraffic {

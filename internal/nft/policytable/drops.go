@@ -28,30 +28,37 @@ type Packet struct {
 // Listen calls f with each packet that the table logs until ctx is done; then the error is nil. The kernel gives a
 // group to one listener at a time.
 func (t *Table) Listen(ctx context.Context, f func(Packet)) error {
-	n, err := nflog.Open(&nflog.Config{
-		NetNS: max(t.netns, 0), Group: t.group, Copymode: nflog.CopyPacket, Bufsize: snapLength,
-		QThresh: 1, // each packet at once: there are few
-	})
-	if err != nil {
-		return fmt.Errorf("listen to netlink log group %d: %w", t.group, err)
-	}
-	defer n.Close()
-	failed := make(chan error, 1)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	err = n.RegisterWithErrorFunc(ctx, func(a nflog.Attribute) int {
+	return t.hear(ctx, t.group, snapLength, func(a *nflog.Attribute) {
 		if a.Payload == nil || a.Prefix == nil {
-			return 0
+			return
 		}
 		p, ok := parse(*a.Payload)
 		if !ok {
-			return 0
+			return
 		}
 		p.Prefix, p.Time = *a.Prefix, time.Now()
 		if a.Timestamp != nil {
 			p.Time = *a.Timestamp
 		}
 		f(p)
+	})
+}
+
+// hear calls f with each packet that is logged to a group, up to so many bytes of it, until ctx is done.
+func (t *Table) hear(ctx context.Context, group uint16, length uint32, f func(*nflog.Attribute)) error {
+	n, err := nflog.Open(&nflog.Config{
+		NetNS: max(t.netns, 0), Group: group, Copymode: nflog.CopyPacket, Bufsize: length,
+		QThresh: 1, // each packet at once: there are few
+	})
+	if err != nil {
+		return fmt.Errorf("listen to netlink log group %d: %w", group, err)
+	}
+	defer n.Close()
+	failed := make(chan error, 1)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	err = n.RegisterWithErrorFunc(ctx, func(a nflog.Attribute) int {
+		f(&a)
 		return 0
 	}, func(err error) int {
 		if ctx.Err() != nil {
@@ -67,13 +74,13 @@ func (t *Table) Listen(ctx context.Context, f func(Packet)) error {
 		return 1
 	})
 	if err != nil {
-		return fmt.Errorf("listen to netlink log group %d: %w", t.group, err)
+		return fmt.Errorf("listen to netlink log group %d: %w", group, err)
 	}
 	select {
 	case <-ctx.Done():
 		return nil
 	case err := <-failed:
-		return fmt.Errorf("listen to netlink log group %d: %w", t.group, err)
+		return fmt.Errorf("listen to netlink log group %d: %w", group, err)
 	}
 }
 

@@ -40,6 +40,9 @@ func TestRandomPoliciesInTheKernel(t *testing.T) {
 					if err := r.table.Apply(r.k.Update(d)); err != nil {
 						t.Fatal(err)
 					}
+					if err := r.table.Apply(r.k.Learn(w.Name(), w.Addr())); err != nil {
+						t.Fatal(err)
+					}
 				}
 				want := make([]bool, len(shots))
 				for i, s := range shots {

@@ -21,6 +21,7 @@ const (
 	chainIngress   = "ingress"
 	chainMidstream = "midstream"
 	chainAdmitted  = "admitted"
+	chainAnswers   = "answers" // only where policies go by name
 )
 
 // chain is a kernel chain with its rules.
@@ -198,8 +199,19 @@ func dropped() []expr.Any {
 	return []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}}
 }
 
-// rootChains are the chains that every table has; see the package comment.
-func (t *Table) rootChains() []*chain {
+// markAnswer is the bit of the packet mark that answers of a node's own DNS server have.
+const markAnswer = 0x2000
+
+func marked(bit uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: reg},
+		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, bit), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: make([]byte, 4)},
+	}
+}
+
+// rootChains are the chains that every table has, and those for policies that go by name; see the package comment.
+func (t *Table) rootChains(names bool) []*chain {
 	const (
 		openers  = 0x17 // FIN, SYN, RST, ACK
 		synOnly  = 0x02
@@ -239,17 +251,25 @@ func (t *Table) rootChains() []*chain {
 	}
 	admitted.rules = append(admitted.rules, verdict(expr.VerdictAccept, ""))
 
+	// A node's own DNS server answers without connection tracking. Only what came from its link, for a query that was
+	// judged on its way, has this mark.
+	answered := rule(tracked(expr.CtStateBitUNTRACKED), isProtocol(unix.IPPROTO_UDP), marked(markAnswer), verdict(expr.VerdictAccept, ""))
 	known := rule(tracked(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept, ""))
-	return []*chain{
-		admitted, ingress, mid, guard,
-		{name: chainForward, hook: unix.NF_INET_FORWARD, rules: [][]expr.Any{known, verdict(expr.VerdictGoto, chainGuard)}},
-		{name: chainInput, hook: unix.NF_INET_LOCAL_IN, rules: [][]expr.Any{
-			known,
+	out := []*chain{admitted, ingress, mid, guard}
+	forward := &chain{name: chainForward, hook: unix.NF_INET_FORWARD}
+	if names {
+		out = append(out, t.answers())
+		forward.rules = heldAnswers()
+	}
+	forward.rules = append(forward.rules, known, answered, verdict(expr.VerdictGoto, chainGuard))
+	return append(out, forward, &chain{
+		name: chainInput, hook: unix.NF_INET_LOCAL_IN, rules: [][]expr.Any{
+			known, answered,
 			// Neighbour discovery and multicast listening are how the pod's link works (RFC 4861, RFC 2710, RFC 3810).
 			rule(isProtocol(unix.IPPROTO_ICMPV6), tracked(expr.CtStateBitUNTRACKED), verdict(expr.VerdictAccept, "")),
 			verdict(expr.VerdictGoto, chainGuard),
-		}},
-	}
+		},
+	})
 }
 
 // compile turns a program's chain into the kernel's.

@@ -33,6 +33,7 @@ type set struct {
 	fields   []field
 	interval bool
 	verdicts bool // a map to verdicts
+	expires  bool // elements go by themselves; Sync leaves them alone
 	comment  string
 }
 
@@ -59,6 +60,9 @@ func (s *set) flags() uint32 {
 	}
 	if s.verdicts {
 		f |= unix.NFT_SET_MAP
+	}
+	if s.expires {
+		f |= unix.NFT_SET_TIMEOUT
 	}
 	return f
 }

@@ -51,6 +51,7 @@ type Table struct {
 
 	mu        sync.Mutex
 	sock      *socket
+	names     bool // the table has what policies that go by name need
 	nextSetID uint32
 }
 
@@ -175,9 +176,19 @@ func (t *Table) Apply(c *policy.Change) error {
 		}
 	}
 	p.pods = t.podChanges(c.Pods)
+	names := t.names
+	if _, gone := c.Gone[policy.Asking]; gone {
+		names = false
+	} else if c.Sets[policy.Asking] != nil {
+		names = true
+	}
+	if err := t.planNames(&p, names); err != nil {
+		return err
+	}
 	if err := t.send(&p); err != nil {
 		return fmt.Errorf("change table inet %s: %w", t.name, err)
 	}
+	t.names = names
 	return nil
 }
 
@@ -283,7 +294,11 @@ func (t *Table) sync(prog *policy.Program) error {
 			wantSets[k.name], wantElements[k.name] = k, es
 		}
 	}
-	wantChains := t.rootChains()
+	names := prog.Sets[policy.Asking] != nil
+	if names {
+		wantSets[setAwake] = awakeSet()
+	}
+	wantChains := t.rootChains(names)
 	for _, c := range prog.Chains {
 		wantChains = append(wantChains, t.compile(c))
 	}
@@ -301,7 +316,7 @@ func (t *Table) sync(prog *policy.Program) error {
 		del, add := elements{}, wantElements[name]
 		if _, there := have.sets[name]; !there {
 			p.sets = append(p.sets, t.newSet(s))
-		} else {
+		} else if !s.expires {
 			held, err := t.listElements(name)
 			if err != nil {
 				return err
@@ -342,6 +357,7 @@ func (t *Table) sync(prog *policy.Program) error {
 	if err := t.send(&p); err != nil {
 		return err
 	}
+	t.names = names
 	return t.monitor.Join()
 }
 

@@ -159,7 +159,7 @@ func (w *World) ClusterPolicy() *model.ClusterNetworkPolicy {
 			for range 1 + w.IntN(2) {
 				s, q := w.selector(), w.selector()
 				var peer model.ClusterPolicyPeer
-				switch k := w.IntN(8); {
+				switch k := w.IntN(9); {
 				case k < 4:
 					peer.Namespaces, peer.Pods = &s, &q
 				case k < 6 && egress:
@@ -168,6 +168,8 @@ func (w *World) ClusterPolicy() *model.ClusterNetworkPolicy {
 					peer.Nodes = &s
 				case k < 7:
 					peer.Namespaces = &s
+				case k < 8 && egress:
+					peer.DomainNames = []string{w.Name(), "*.x" + w.Name()[:1] + ".example"}
 				}
 				r.Peers = append(r.Peers, peer)
 			}
@@ -177,6 +179,11 @@ func (w *World) ClusterPolicy() *model.ClusterNetworkPolicy {
 	}
 	p.IngressFrom, p.EgressTo = rules(false), rules(true)
 	return p
+}
+
+// Name is a domain name that policies may go by.
+func (w *World) Name() string {
+	return []string{"a.example", "b.example", "c.xa.example", "d.c.xa.example", "xa.example"}[w.IntN(5)]
 }
 
 // Namespace is one of three.

@@ -6,7 +6,6 @@ package netpol
 
 import (
 	"bytes"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -102,11 +101,7 @@ func TestConformance(t *testing.T) {
 // loadAgnhost makes the image that the suite's pods name: Kubernetes' own program, with ours before it.
 func loadAgnhost(t *testing.T) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "weft-netpol-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := t.TempDir()
 	for to, what := range map[string]string{
 		"agnhost.real": "k8s.io/kubernetes/test/images/agnhost",
 		"agnhost":      "github.com/weft-net/weft/lab/conformance/netpol/agnhost",
@@ -119,15 +114,11 @@ func loadAgnhost(t *testing.T) {
 			t.Fatalf("build %s: %v: %s", what, err, &said)
 		}
 	}
-	err = errors.Join(
-		os.MkdirAll(filepath.Join(dir, "bin"), 0o755), os.Symlink("../agnhost", filepath.Join(dir, "bin/bash")),
-		os.MkdirAll(filepath.Join(dir, "etc"), 0o755), os.MkdirAll(filepath.Join(dir, "tmp"), 0o777),
-		os.MkdirAll(filepath.Join(dir, "proc"), 0o755), os.MkdirAll(filepath.Join(dir, "sys"), 0o755),
-		os.MkdirAll(filepath.Join(dir, "dev"), 0o755), os.Chmod(dir, 0o755))
-	if err != nil {
+	image := t.TempDir()
+	if err := writeImage(image, dir); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := lab.Run(t.Context(), "load", "registry.k8s.io/e2e-test-images/agnhost:*", "--rootfs", dir); err != nil {
+	if _, err := lab.Run(t.Context(), "load", "registry.k8s.io/e2e-test-images/agnhost:*", "--oci", image); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/weft-net/weft/internal/nft/policytable"
+	"github.com/weft-net/weft/internal/policy"
+)
+
+const (
+	// nameGrace is how long an answer counts beyond its TTL: a client that has just been told may take a moment.
+	nameGrace = 30 * time.Second
+
+	// maxNames bounds how many addresses are learned, of all names together.
+	maxNames = 65536
+
+	// DefaultNamesFile is where a node's agent keeps what names resolved to. It is to outlive the agent, not the node.
+	DefaultNamesFile = "/run/weft/names.json"
+)
+
+// resolution is one address of one name.
+type resolution struct {
+	Name string     `json:"name"`
+	Addr netip.Addr `json:"address"`
+}
+
+// learned is a resolution as it is kept.
+type learned struct {
+	resolution
+	Until time.Time `json:"until"`
+}
+
+// followNames takes resolvers' answers to pods whose policies go by name, until ctx is done.
+func (p *Policy) followNames(ctx context.Context) {
+	for wait := retryMin; ; wait = min(2*wait, retryMax) {
+		start := time.Now()
+		err := p.table.Answers(ctx, func(a *policytable.Answer) {
+			if err := p.answer(a, time.Now()); err != nil {
+				p.log.Error("a resolver's answer could not be put in force; its addresses stay closed", "pod", a.Pod, "err", err)
+			}
+			if err := p.table.Deliver(a); err != nil {
+				p.log.Warn("a resolver's answer is lost", "err", err)
+			}
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(start) > retryMax {
+			wait = retryMin
+		}
+		p.log.Warn("policies that go by name learn no new address for now; trying again", "err", err, "in", wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// answer puts what an answer says in force. It returns once the kernel has it.
+func (p *Policy) answer(a *policytable.Answer, now time.Time) error {
+	var errs []error
+	for _, m := range a.Messages {
+		errs = append(errs, p.learn(m, now))
+	}
+	return errors.Join(errs...)
+}
+
+// learn puts what one message says in force.
+func (p *Policy) learn(message []byte, now time.Time) error {
+	names, addrs, ttl := resolutions(message)
+	if len(addrs) == 0 {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	until := now.Add(ttl + nameGrace)
+	var errs []error
+	news := false
+	for _, name := range names {
+		if !p.compiler.NamesMatter(name) {
+			continue
+		}
+		for _, addr := range addrs {
+			r := resolution{name, addr}
+			if old, known := p.expiry[r]; !known && len(p.expiry) >= maxNames {
+				errs = append(errs, fmt.Errorf("%s: %d addresses are known already: make the policies' domainNames narrower", name, maxNames))
+				continue
+			} else if known && old.After(until) {
+				continue
+			} else if !known {
+				news = true
+			}
+			p.expiry[r] = until
+		}
+		change := p.compiler.Learn(name, addrs...)
+		if !change.Empty() {
+			errs = append(errs, p.enforce(change))
+		}
+	}
+	if news {
+		errs = append(errs, p.keepNames())
+	}
+	p.alarm(now)
+	return errors.Join(errs...)
+}
+
+// resolutions reads of a DNS response which names lead to which addresses: the question's name and its aliases
+// (CNAME) within the same response, and the smallest TTL on the way.
+func resolutions(wire []byte) (names []string, addrs []netip.Addr, ttl time.Duration) {
+	var m dns.Msg
+	if wire == nil || m.Unpack(wire) != nil || !m.Response || m.Rcode != dns.RcodeSuccess || len(m.Question) != 1 {
+		return nil, nil, 0
+	}
+	least := ^uint32(0)
+	names = []string{policy.NormalName(m.Question[0].Name)}
+	for grown := true; grown; {
+		grown = false
+		for _, rr := range m.Answer {
+			c, ok := rr.(*dns.CNAME)
+			if !ok || !slices.Contains(names, policy.NormalName(c.Hdr.Name)) || slices.Contains(names, policy.NormalName(c.Target)) {
+				continue
+			}
+			names, grown = append(names, policy.NormalName(c.Target)), true
+			least = min(least, c.Hdr.Ttl)
+		}
+	}
+	for _, rr := range m.Answer {
+		var ip []byte
+		switch rr := rr.(type) {
+		case *dns.A:
+			ip = rr.A.To4()
+		case *dns.AAAA:
+			ip = rr.AAAA.To16()
+		}
+		if a, ok := netip.AddrFromSlice(ip); ok && slices.Contains(names, policy.NormalName(rr.Header().Name)) {
+			addrs = append(addrs, a.Unmap())
+			least = min(least, rr.Header().Ttl)
+		}
+	}
+	return names, addrs, time.Duration(least) * time.Second
+}
+
+// alarm sees to it that what is too old lapses. Callers hold mu.
+func (p *Policy) alarm(now time.Time) {
+	var next time.Time
+	for _, t := range p.expiry {
+		if next.IsZero() || t.Before(next) {
+			next = t
+		}
+	}
+	if next.IsZero() || !p.nextLapse.IsZero() && !next.Before(p.nextLapse) {
+		return
+	}
+	if p.lapser != nil {
+		p.lapser.Stop()
+	}
+	p.nextLapse = next
+	p.lapser = time.AfterFunc(next.Sub(now), func() {
+		if err := p.lapse(time.Now()); err != nil {
+			p.log.Error("can't take back addresses of names whose answers are too old; trying again", "err", err)
+		}
+	})
+}
+
+// lapse takes back what is too old. New connections to it are refused then; open ones go on.
+func (p *Policy) lapse(now time.Time) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil
+	}
+	var errs []error
+	for r, t := range p.expiry {
+		if t.After(now) {
+			continue
+		}
+		delete(p.expiry, r)
+		errs = append(errs, p.enforce(p.compiler.Lapse(r.Name, r.Addr)))
+	}
+	errs = append(errs, p.keepNames())
+	p.nextLapse = time.Time{}
+	p.alarm(now)
+	return errors.Join(errs...)
+}
+
+// keepNames writes what names resolve to where the next agent finds it.
+func (p *Policy) keepNames() error {
+	list := make([]learned, 0, len(p.expiry))
+	for r, t := range p.expiry {
+		list = append(list, learned{r, t})
+	}
+	text, err := json.Marshal(list)
+	if err != nil {
+		return err
+	}
+	file := p.cfg.NamesFile
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return fmt.Errorf("keep what names resolve to: %w", err)
+	}
+	if err := os.WriteFile(file+".new", text, 0o600); err != nil {
+		return fmt.Errorf("keep what names resolve to: %w", err)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		return fmt.Errorf("keep what names resolve to: %w", err)
+	}
+	return nil
+}
+
+// recallNames reads what an earlier agent of this node has kept.
+func (p *Policy) recallNames(now time.Time) error {
+	text, err := os.ReadFile(p.cfg.NamesFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var list []learned
+	if err == nil {
+		err = json.Unmarshal(text, &list)
+	}
+	if err != nil {
+		return fmt.Errorf("what names resolved to is forgotten: %w", err)
+	}
+	for _, l := range list {
+		if l.Until.After(now) {
+			p.expiry[l.resolution] = l.Until
+			p.compiler.Learn(l.Name, l.Addr)
+		}
+	}
+	p.alarm(now)
+	return nil
+}
