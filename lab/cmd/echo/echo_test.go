@@ -8,9 +8,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -22,42 +20,28 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// freePort is a port that was free a moment ago, for TCP and UDP.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-}
-
-// running starts a server and waits until it answers; stop ends it and returns its error.
-func running(t *testing.T, c config) (stop func() error) {
+// running starts a server; stop ends it and returns its error. It returns the configuration with the ports that it
+// has in the place of "0".
+func running(t *testing.T, c config) (_ config, stop func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
+	done, opened := make(chan error, 1), make(chan config, 1)
+	c.opened = func(c config) { opened <- c }
 	go func() { done <- serve(ctx, c) }()
 	stop = func() error { cancel(); return <-done }
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		resp, err := http.Get("http://127.0.0.1:" + c.http + "/healthz")
-		if err == nil {
-			resp.Body.Close()
-			return stop
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the server does not answer: %v", err)
-		}
-		time.Sleep(5 * time.Millisecond)
+	select {
+	case c = <-opened:
+		return c, stop
+	case err := <-done:
+		cancel()
+		t.Fatalf("the server did not start: %v", err)
 	}
+	return c, stop
 }
 
 func TestEveryProtocolAnswers(t *testing.T) {
-	c := config{http: freePort(t), https: freePort(t), tcp: freePort(t), udp: freePort(t),
-		self: self{Pod: "cart-1", Node: "n1", Namespace: "shop", IP: "127.0.0.1"}}
-	stop := running(t, c)
+	c, stop := running(t, config{http: "0", https: "0", tcp: "0", udp: "0",
+		self: self{Pod: "cart-1", Node: "n1", Namespace: "shop", IP: "127.0.0.1"}})
 	for _, url := range []string{
 		"http://127.0.0.1:" + c.http + "/cart?x=1", "https://127.0.0.1:" + c.https + "/", "tcp://127.0.0.1:" + c.tcp,
 		"udp://127.0.0.1:" + c.udp, "udp://[::1]:" + c.udp,
@@ -159,11 +143,10 @@ func TestEveryProtocolAnswers(t *testing.T) {
 }
 
 func TestReadinessCallsAndDrain(t *testing.T) {
-	back := config{http: freePort(t), self: self{Pod: "cart-1"}}
-	defer running(t, back)()
-	front := config{http: freePort(t), self: self{Pod: "web-1"}, drain: 300 * time.Millisecond,
-		calls: []call{{"cart", "http://127.0.0.1:" + back.http + "/items"}, {"gone", "http://127.0.0.1:1/"}}}
-	stop := running(t, front)
+	back, stopBack := running(t, config{http: "0", self: self{Pod: "cart-1"}})
+	defer stopBack()
+	front, stop := running(t, config{http: "0", self: self{Pod: "web-1"}, drain: 300 * time.Millisecond,
+		calls: []call{{"cart", "http://127.0.0.1:" + back.http + "/items"}, {"gone", "http://127.0.0.1:1/"}}})
 	base := "http://127.0.0.1:" + front.http
 
 	var f struct {
@@ -209,8 +192,8 @@ func TestReadinessCallsAndDrain(t *testing.T) {
 }
 
 func TestFailuresAreCounted(t *testing.T) {
-	c := config{http: freePort(t)}
-	defer running(t, c)()
+	c, stop := running(t, config{http: "0"})
+	defer stop()
 	var out bytes.Buffer
 	err := get(t.Context(), []string{"-n", "4", "-c", "2", "http://127.0.0.1:" + c.http + "/status/500"}, &out)
 	if err != errFailed || !strings.Contains(out.String(), "sent 4, answered 0, failed 4") {

@@ -28,6 +28,9 @@ type config struct {
 	drain                 time.Duration
 	self                  self
 	calls                 []call
+	// opened is told, before anything is answered, the ports that were had: where "0" was asked for, whichever is free.
+	// It may be nil.
+	opened func(config)
 }
 
 // self is who answers, from the downward API.
@@ -75,34 +78,31 @@ func serve(ctx context.Context, c config) error {
 	web.Protocols.SetHTTP1(true)
 	web.Protocols.SetHTTP2(true)
 	web.Protocols.SetUnencryptedHTTP2(true)
-	failed := make(chan error, 4)
 
 	cert, err := selfSigned(c.self)
 	if err != nil {
 		return err
 	}
 	web.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequestClientCert, NextProtos: []string{"h2", "http/1.1"}}
-	if c.http != "" {
-		l, err := net.Listen("tcp", ":"+c.http)
-		if err != nil {
-			return err
+	var work []func() error
+	for _, p := range []struct {
+		port  *string
+		serve func(net.Listener) error
+	}{
+		{&c.http, web.Serve},
+		{&c.https, func(l net.Listener) error { return web.ServeTLS(l, "", "") }},
+		{&c.tcp, s.serveTCP},
+	} {
+		if *p.port == "" {
+			continue
 		}
-		go func() { failed <- web.Serve(l) }()
-	}
-	if c.https != "" {
-		l, err := net.Listen("tcp", ":"+c.https)
-		if err != nil {
-			return err
-		}
-		go func() { failed <- web.ServeTLS(l, "", "") }()
-	}
-	if c.tcp != "" {
-		l, err := net.Listen("tcp", ":"+c.tcp)
+		l, err := net.Listen("tcp", ":"+*p.port)
 		if err != nil {
 			return err
 		}
 		defer l.Close()
-		go func() { failed <- s.serveTCP(l) }()
+		*p.port = portOf(l.Addr())
+		work = append(work, func() error { return p.serve(l) })
 	}
 	if c.udp != "" {
 		p, err := listenUDP(c.udp)
@@ -110,7 +110,15 @@ func serve(ctx context.Context, c config) error {
 			return err
 		}
 		defer p.Close()
-		go func() { failed <- p.serve(s) }()
+		c.udp = portOf(p.conn.LocalAddr())
+		work = append(work, func() error { return p.serve(s) })
+	}
+	if c.opened != nil {
+		c.opened(c)
+	}
+	failed := make(chan error, len(work))
+	for _, w := range work {
+		go func() { failed <- w() }()
 	}
 
 	select {
@@ -126,6 +134,11 @@ func serve(ctx context.Context, c config) error {
 		return err
 	}
 	return nil
+}
+
+func portOf(a net.Addr) string {
+	_, port, _ := net.SplitHostPort(a.String())
+	return port
 }
 
 type server struct {
