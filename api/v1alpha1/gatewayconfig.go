@@ -47,6 +47,13 @@ type GatewayConfigSpec struct {
 	// AccessLog is what each request leaves on the pods' standard output. Absent: nothing.
 	AccessLog *GatewayAccessLog `json:"accessLog,omitempty"`
 
+	// ProxyProtocol requires a PROXY protocol header, of version 1 or 2, at the start of each TCP connection: for a load
+	// balancer in front that sends it. Absent: none is expected.
+	ProxyProtocol *bool `json:"proxyProtocol,omitempty"`
+
+	// TrustedProxies are the CIDRs of proxies in front that may tell clients' addresses in X-Forwarded-For.
+	TrustedProxies []string `json:"trustedProxies,omitempty"`
+
 	// DrainSeconds is how long requests under way may take when a pod ends. Absent: 30.
 	DrainSeconds *int64 `json:"drainSeconds,omitempty"`
 
@@ -125,7 +132,8 @@ func (s *GatewayConfigSpec) DeepCopy() *GatewayConfigSpec {
 	if out.AccessLog = clone(s.AccessLog); out.AccessLog != nil {
 		out.AccessLog.Percent = clone(s.AccessLog.Percent)
 	}
-	out.Args = slices.Clone(s.Args)
+	out.ProxyProtocol = clone(s.ProxyProtocol)
+	out.TrustedProxies, out.Args = slices.Clone(s.TrustedProxies), slices.Clone(s.Args)
 	return &out
 }
 

@@ -24,9 +24,10 @@ func newControllerCommand() *cobra.Command {
 	var leaseNamespace, listen string
 	var cleanup bool
 	opts := addresses.Options{Class: addresses.DefaultClass, Unclassed: true}
+	var gateways gatewayFlags
 	cmd := &cobra.Command{
 		Use:     "controller",
-		Short:   "Give LoadBalancer Services their addresses; of several replicas one leads",
+		Short:   "Serve Gateway API, give LoadBalancer Services their addresses; of several replicas one leads",
 		GroupID: "cluster",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -57,9 +58,11 @@ func newControllerCommand() *cobra.Command {
 			}
 			reg := prometheus.NewRegistry()
 			reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+			parts := []newPart{controller.NewLoadBalancers(cfg, opts, record, log)}
+			parts = append(parts, gateways.parts(cfg, leaseNamespace, record, log)...)
 			c, err := controller.New(controller.Config{
 				API:       cfg,
-				Parts:     []func(prometheus.Registerer) (controller.Part, error){controller.NewLoadBalancers(cfg, opts, record, log)},
+				Parts:     parts,
 				Record:    record,
 				Identity:  host + "_" + rand.Text(), // the same host name again is not the same process
 				Namespace: leaseNamespace, Lease: "weft-controller",
@@ -81,5 +84,9 @@ func newControllerCommand() *cobra.Command {
 	fs.BoolVar(&cleanup, "cleanup", false, "take addresses, annotations and finalizers off all Services that have them from weft, and leave; for when weft is uninstalled")
 	fs.StringVar(&listen, "metrics-bind-address", ":9641", "`address` for /metrics, /livez, /healthz and /readyz")
 	addLoadBalancerFlags(fs, &opts)
+	gateways.add(fs)
 	return cmd
 }
+
+// newPart makes a Part of the controller for one term of leadership.
+type newPart = func(prometheus.Registerer) (controller.Part, error)

@@ -57,15 +57,50 @@ var gatewayKinds = []objectKind{
 	{"ReferenceGrant", "referencegrants", GatewayGroup, []string{"v1", "v1beta1"}, func() metav1.Object { return &gatewayv1.ReferenceGrant{} }},
 }
 
+// CRDKind is the kind under which Objects has the CustomResourceDefinition of GatewayClass: what release of Gateway
+// API is installed, as a *metav1.PartialObjectMetadata.
+const CRDKind = "CustomResourceDefinition"
+
+var crdKind = objectKind{CRDKind, "customresourcedefinitions", "apiextensions.k8s.io", []string{"v1"},
+	func() metav1.Object { return &metav1.PartialObjectMetadata{} }}
+
+// GatewayResource is the resource of a kind of Gateway API: "httproutes" of "HTTPRoute".
+func GatewayResource(kind string) string {
+	for _, k := range gatewayKinds {
+		if k.kind == kind {
+			return k.resource
+		}
+	}
+	return ""
+}
+
 var gatewayConfigKind = objectKind{"GatewayConfig", v1alpha1.GatewayConfigs.Resource, v1alpha1.GroupVersion.Group,
 	[]string{v1alpha1.GroupVersion.Version}, func() metav1.Object { return &v1alpha1.GatewayConfig{} }}
+
+// NewPart makes an empty object of a kind that GatewayParts follows; nil for another.
+func NewPart(kind string) metav1.Object {
+	switch kind {
+	case "Deployment":
+		return &appsv1.Deployment{}
+	case "Service":
+		return &corev1.Service{}
+	case "ServiceAccount":
+		return &corev1.ServiceAccount{}
+	case "Secret":
+		return &corev1.Secret{}
+	case "PodDisruptionBudget":
+		return &policyv1.PodDisruptionBudget{}
+	}
+	return nil
+}
 
 // objectFeeds makes the feeds whose objects come as they are. Kinds of custom resources that the API server does not
 // serve (yet) have no objects; they are looked for again every few seconds.
 func objectFeeds(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, silence time.Duration) map[Kinds][]runner {
 	all, mine := metav1.NamespaceAll, OwnedBy+"="+ManagedBy
 	out := map[Kinds][]runner{
-		GatewayConfigs: {gatewayConfigKind.feed(w, dyn, silence)},
+		GatewayConfigs: {gatewayConfigKind.feed(w, dyn, silence, "")},
+		GatewayAPI:     {crdKind.feed(w, dyn, silence, "metadata.name=gatewayclasses."+GatewayGroup)},
 		GatewayParts: {
 			typedFeed(w, "apps/v1", "Deployment", &appsv1.Deployment{}, selecting(listerOf(c.AppsV1().Deployments(all)), "", mine), silence),
 			typedFeed(w, "v1", "Service", &corev1.Service{}, selecting(listerOf(c.CoreV1().Services(all)), "", mine), silence),
@@ -75,7 +110,7 @@ func objectFeeds(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, sile
 		},
 	}
 	for _, k := range gatewayKinds {
-		out[GatewayAPI] = append(out[GatewayAPI], k.feed(w, dyn, silence))
+		out[GatewayAPI] = append(out[GatewayAPI], k.feed(w, dyn, silence, ""))
 	}
 	return out
 }
@@ -104,12 +139,12 @@ func typedFeed[O interface {
 	}
 }
 
-// feed follows a kind of custom resource, in whichever version the API server serves.
-func (k objectKind) feed(w *Watcher, dyn dynamic.Interface, silence time.Duration) runner {
+// feed follows a kind of custom resource, in whichever version the API server serves. fields may narrow it down.
+func (k objectKind) feed(w *Watcher, dyn dynamic.Interface, silence time.Duration, fields string) runner {
 	return &feed[*unstructured.Unstructured, model.Object]{
 		w: w, apiVersion: k.group + "/" + k.versions[0], kindName: k.kind, silence: silence, optional: true,
 		example: &unstructured.Unstructured{}, // without a version: whichever comes
-		lw:      k.lister(dyn),
+		lw:      selecting(k.lister(dyn), fields, ""),
 		from:    k.from,
 		put:     putObject(k.kind),
 	}

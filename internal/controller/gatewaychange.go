@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"fmt"
+	"net/netip"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-net/weft/api/v1alpha1"
+	"github.com/weft-net/weft/internal/gatewayapi"
+	"github.com/weft-net/weft/internal/kube"
+	"github.com/weft-net/weft/internal/model"
+)
+
+// bundleVersion is the annotation of Gateway API's CRDs that tells their release.
+const bundleVersion = "gateway.networking.k8s.io/bundle-version"
+
+// changeOf puts a Delta into the terms of package gatewayapi.
+func changeOf(d *model.Delta) *gatewayapi.Change {
+	c := &gatewayapi.Change{
+		Services: d.Services, EndpointSlices: d.EndpointSlices, Namespaces: d.Namespaces,
+		Secrets: d.Secrets, ConfigMaps: d.ConfigMaps,
+	}
+	for key, o := range d.Objects {
+		name := model.Name{Namespace: key.Namespace, Name: key.Name}
+		switch key.Kind {
+		case "GatewayClass":
+			take(&c.GatewayClasses, key.Name, o)
+		case "Gateway":
+			take(&c.Gateways, name, o)
+		case "ListenerSet":
+			take(&c.ListenerSets, name, o)
+		case "HTTPRoute":
+			take(&c.HTTPRoutes, name, o)
+		case "GRPCRoute":
+			take(&c.GRPCRoutes, name, o)
+		case "TLSRoute":
+			take(&c.TLSRoutes, name, o)
+		case "TCPRoute":
+			take(&c.TCPRoutes, name, o)
+		case "UDPRoute":
+			take(&c.UDPRoutes, name, o)
+		case "BackendTLSPolicy":
+			take(&c.BackendTLSPolicies, name, o)
+		case "ReferenceGrant":
+			take(&c.ReferenceGrants, name, o)
+		case "GatewayConfig":
+			if c.Parameters == nil {
+				c.Parameters = make(map[model.Name]*gatewayapi.Parameters)
+			}
+			c.Parameters[name] = nil
+			if o != nil {
+				c.Parameters[name] = parametersOf(o.Value.(*v1alpha1.GatewayConfig))
+			}
+		case kube.CRDKind:
+			v := ""
+			if o != nil {
+				v = o.Value.(*metav1.PartialObjectMetadata).Annotations[bundleVersion]
+			}
+			c.CRDVersion = &v
+		}
+	}
+	return c
+}
+
+// take puts an object into one of a Change's maps; nil is one that is gone.
+func take[K comparable, T any](to *map[K]*T, key K, o *model.Object) {
+	if *to == nil {
+		*to = make(map[K]*T)
+	}
+	(*to)[key] = nil
+	if o != nil {
+		(*to)[key] = o.Value.(*T)
+	}
+}
+
+// parametersOf is what of a GatewayConfig concerns listeners.
+func parametersOf(c *v1alpha1.GatewayConfig) *gatewayapi.Parameters {
+	out := &gatewayapi.Parameters{ProxyProtocol: c.Spec.ProxyProtocol}
+	if c.Spec.TrustedProxies != nil {
+		out.TrustedProxies = []netip.Prefix{}
+	}
+	for i, s := range c.Spec.TrustedProxies {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			out.Invalid = fmt.Sprintf("GatewayConfig %s/%s: spec.trustedProxies[%d]: %q is not a CIDR such as 192.0.2.0/24", c.Namespace, c.Name, i, s)
+			return out
+		}
+		out.TrustedProxies = append(out.TrustedProxies, p)
+	}
+	return out
+}
+
+// parentsOf gives a route's status.parents; nil for what is not a route.
+func parentsOf(o any) *[]gatewayv1.RouteParentStatus {
+	switch o := o.(type) {
+	case *gatewayv1.HTTPRoute:
+		return &o.Status.Parents
+	case *gatewayv1.GRPCRoute:
+		return &o.Status.Parents
+	case *gatewayv1.TLSRoute:
+		return &o.Status.Parents
+	case *gatewayv1.TCPRoute:
+		return &o.Status.Parents
+	case *gatewayv1.UDPRoute:
+		return &o.Status.Parents
+	}
+	return nil
+}

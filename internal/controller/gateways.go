@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/workqueue"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-net/weft/api/v1alpha1"
+	"github.com/weft-net/weft/internal/configsync"
+	"github.com/weft-net/weft/internal/gatewayapi"
+	"github.com/weft-net/weft/internal/kube"
+	"github.com/weft-net/weft/internal/model"
+)
+
+// settle is how long a new leader waits for a Gateway's pods before it says that the Gateway is not programmed: they
+// look for it for less than a second.
+const settle = 5 * time.Second
+
+// GatewayOptions say how Gateways are served.
+type GatewayOptions struct {
+	Server     *configsync.Server
+	Identities *Identities
+	Pods       PodOptions
+	// Class is the name of the GatewayClass that is made where Gateway API is installed; "" makes none.
+	Class string
+}
+
+// Gateways is the Part that serves Gateway API: package gatewayapi decides, this publishes each Gateway's tables, makes
+// what its pods need, and writes statuses.
+type Gateways struct {
+	opts    GatewayOptions
+	client  dynamic.Interface
+	record  func(model.Event)
+	log     *slog.Logger
+	queue   workqueue.TypedRateLimitingInterface[gatewayItem]
+	metrics *gatewayMetrics
+	served  chan struct{} // capacity 1: some gateway's pods have confirmed something
+
+	mu       sync.Mutex
+	state    *gatewayapi.State
+	began    time.Time                    // of the first full picture
+	objects  map[model.ObjectKey]any      // as the API last showed them
+	wanted   map[model.ObjectKey]any      // statuses, of package gatewayapi's Output
+	inUse    map[string]bool              // classes of ours
+	gateways map[model.Name]*gatewayState // those that are ours
+	parts    map[model.Name]map[partID]any
+	nodes    map[string][]string // nodes' addresses
+	told     map[string]bool     // gateways of which the stream has news, by their key
+	writing  map[model.ObjectKey]string
+}
+
+// gatewayItem is something whose writing is due: the status of an object, or with an empty Kind the parts of a
+// Gateway.
+type gatewayItem struct{ model.ObjectKey }
+
+// gatewayState is what is known of a Gateway beside its object.
+type gatewayState struct {
+	infra     *gatewayapi.Infrastructure
+	serials   []serial // published and not confirmed, ascending
+	confirmed uint64   // the newest serial that is served
+	feedback  *gatewayapi.Feedback
+	applied   map[partID]appliedPart // the writer's
+}
+
+// serial is a change of a Gateway's tables and the revision that holds it.
+type serial struct {
+	serial, revision uint64
+	since            time.Time // when its cause reached this process
+}
+
+// NewGateways returns the constructor of the Part, for Config.Parts.
+func NewGateways(api *rest.Config, opts GatewayOptions, record func(model.Event), log *slog.Logger) func(prometheus.Registerer) (Part, error) {
+	return func(reg prometheus.Registerer) (Part, error) {
+		client, err := dynamic.NewForConfig(api)
+		if err != nil {
+			return nil, fmt.Errorf("API client: %w", err)
+		}
+		p := &Gateways{
+			opts: opts, client: client, record: record, log: log,
+			queue:    workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[gatewayItem](retryMin, retryMax)),
+			metrics:  newGatewayMetrics(),
+			served:   make(chan struct{}, 1),
+			state:    gatewayapi.New(gatewayapi.Options{ReservedPorts: []uint16{GatewayMetricsPort}}),
+			objects:  make(map[model.ObjectKey]any),
+			wanted:   make(map[model.ObjectKey]any),
+			inUse:    make(map[string]bool),
+			gateways: make(map[model.Name]*gatewayState),
+			parts:    make(map[model.Name]map[partID]any),
+			nodes:    make(map[string][]string),
+			told:     make(map[string]bool),
+			writing:  make(map[model.ObjectKey]string),
+		}
+		return p, reg.Register(p.metrics)
+	}
+}
+
+// Name implements Part.
+func (*Gateways) Name() string { return "gateways" }
+
+// Kinds implements Part.
+func (*Gateways) Kinds() kube.Kinds {
+	return kube.GatewayAPI | kube.GatewayConfigs | kube.GatewayParts | kube.Services | kube.EndpointSlices |
+		kube.Namespaces | kube.Secrets | kube.ConfigMaps | kube.Nodes
+}
+
+// Update implements Part.
+func (p *Gateways) Update(d *model.Delta) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.began.IsZero() {
+		p.began = time.Now()
+		p.queue.Add(gatewayItem{model.ObjectKey{Kind: "GatewayClass", Name: p.opts.Class}})
+	}
+	due := map[model.Name]bool{} // Gateways whose parts are to be looked at
+	for key, o := range d.Objects {
+		p.observe(key, o, due)
+	}
+	moved := false
+	for name, n := range d.Nodes {
+		var addrs []string
+		if n != nil {
+			addrs = nodeAddresses(n)
+		}
+		if !slices.Equal(p.nodes[name], addrs) {
+			p.nodes[name], moved = addrs, true
+		}
+		if n == nil {
+			delete(p.nodes, name)
+		}
+	}
+	p.apply(changeOf(d), d.Since)
+	for name := range due {
+		p.queue.Add(gatewayItem{model.ObjectKey{Namespace: name.Namespace, Name: name.Name}})
+	}
+	if moved {
+		for name := range p.gateways {
+			due[name] = true
+		}
+	}
+	p.feedback(slices.Collect(maps.Keys(due)))
+}
+
+func nodeAddresses(n *model.Node) []string {
+	from := n.ExternalIPs
+	if len(from) == 0 {
+		from = n.InternalIPs
+	}
+	out := make([]string, len(from))
+	for i, a := range from {
+		out[i] = a.String()
+	}
+	return out
+}
+
+// observe notes what the API shows. The caller holds the lock.
+func (p *Gateways) observe(key model.ObjectKey, o *model.Object, due map[model.Name]bool) {
+	switch key.Kind {
+	case "Deployment", "Service", "ServiceAccount", "Secret", "PodDisruptionBudget":
+		p.observePart(key, o, due)
+		return
+	case "GatewayConfig":
+		for name, g := range p.gateways {
+			if g.infra != nil && (refersTo(g.infra.Parameters, key) || refersTo(g.infra.ClassParameters, key)) {
+				due[name] = true
+			}
+		}
+	case kube.CRDKind:
+		p.queue.Add(gatewayItem{model.ObjectKey{Kind: "GatewayClass", Name: p.opts.Class}})
+	case "Gateway":
+		due[model.Name{Namespace: key.Namespace, Name: key.Name}] = true
+	}
+	if o == nil {
+		delete(p.objects, key)
+		delete(p.wanted, key)
+		delete(p.writing, key)
+		if key.Kind == "GatewayClass" {
+			delete(p.inUse, key.Name)
+			if key.Name == p.opts.Class {
+				p.queue.Add(gatewayItem{key})
+			}
+		}
+		return
+	}
+	p.objects[key] = o.Value
+	if p.wanted[key] != nil {
+		p.queue.Add(gatewayItem{key})
+	}
+}
+
+func refersTo(n *model.Name, key model.ObjectKey) bool {
+	return n != nil && n.Namespace == key.Namespace && n.Name == key.Name
+}
+
+// observePart notes an object that was made for a Gateway.
+func (p *Gateways) observePart(key model.ObjectKey, o *model.Object, due map[model.Name]bool) {
+	id := partID{key.Kind, key.Name}
+	if o == nil {
+		for name, parts := range p.parts {
+			if name.Namespace == key.Namespace && parts[id] != nil {
+				delete(parts, id)
+				due[name] = true
+				if len(parts) == 0 {
+					delete(p.parts, name)
+				}
+			}
+		}
+		return
+	}
+	owner := metav1.GetControllerOf(o.Value.(metav1.Object))
+	if owner == nil || owner.Kind != "Gateway" {
+		return
+	}
+	name := model.Name{Namespace: key.Namespace, Name: owner.Name}
+	if p.parts[name] == nil {
+		p.parts[name] = make(map[partID]any)
+	}
+	p.parts[name][id] = o.Value
+	due[name] = true
+}
+
+// apply has package gatewayapi take a change, and sees to what follows. The caller holds the lock.
+func (p *Gateways) apply(c *gatewayapi.Change, since time.Time) {
+	out := p.state.Apply(c)
+	if out == nil {
+		return
+	}
+	for name, g := range out.Gateways {
+		item := gatewayItem{model.ObjectKey{Namespace: name.Namespace, Name: name.Name}}
+		if g.Gone {
+			p.opts.Server.Remove(gatewayKey(name))
+			delete(p.gateways, name)
+			p.queue.Add(item)
+			continue
+		}
+		s := p.gateways[name]
+		if s == nil {
+			s = &gatewayState{applied: make(map[partID]appliedPart)}
+			p.gateways[name] = s
+		}
+		if g.Update != nil {
+			revision := p.opts.Server.Publish(gatewayKey(name), g.Update)
+			s.serials = append(s.serials, serial{g.Serial, revision, since})
+			p.told[gatewayKey(name)] = true // an update that changed nothing is confirmed by nobody's ack
+			p.news()
+		}
+		if g.Infrastructure != nil {
+			s.infra = g.Infrastructure
+			p.queue.Add(item)
+		}
+	}
+	want := func(kind string, name model.Name, status any) {
+		key := model.ObjectKey{Kind: kind, Namespace: name.Namespace, Name: name.Name}
+		p.wanted[key] = status
+		p.queue.Add(gatewayItem{key})
+	}
+	for name, s := range out.ClassStatuses {
+		want("GatewayClass", model.Name{Name: name}, s)
+	}
+	for name, s := range out.GatewayStatuses {
+		want("Gateway", name, s)
+	}
+	for name, s := range out.ListenerSetStatuses {
+		want("ListenerSet", name, s)
+	}
+	for id, s := range out.RouteStatuses {
+		want(string(id.Kind), id.Name, s)
+	}
+	for name, s := range out.PolicyStatuses {
+		want("BackendTLSPolicy", name, s)
+	}
+	for name, used := range out.ClassesInUse {
+		p.inUse[name] = used
+		p.queue.Add(gatewayItem{model.ObjectKey{Kind: "GatewayClass", Name: name}})
+	}
+}
+
+// feedback tells package gatewayapi what became of Gateways. The caller holds the lock.
+func (p *Gateways) feedback(names []model.Name) {
+	c := &gatewayapi.Change{}
+	for _, name := range names {
+		g := p.gateways[name]
+		if g == nil || g.infra == nil {
+			continue
+		}
+		state := p.opts.Server.Served(gatewayKey(name))
+		done := 0
+		for done < len(g.serials) && state.Connected > 0 && state.Revision >= g.serials[done].revision {
+			g.confirmed = g.serials[done].serial
+			p.metrics.propagation.Observe(time.Since(g.serials[done].since).Seconds())
+			done++
+		}
+		g.serials = g.serials[done:]
+		f := &gatewayapi.Feedback{Confirmed: g.confirmed}
+		var svc *corev1.Service
+		var deployment *appsv1.Deployment
+		if gw, ok := p.objects[model.ObjectKey{Kind: "Gateway", Namespace: name.Namespace, Name: name.Name}].(*gatewayv1.Gateway); ok {
+			svc, _ = p.parts[name][partID{"Service", partName(gw)}].(*corev1.Service)
+			deployment, _ = p.parts[name][partID{"Deployment", partName(gw)}].(*appsv1.Deployment)
+		}
+		var nodes []string
+		for _, n := range slices.Sorted(maps.Keys(p.nodes)) {
+			nodes = append(nodes, p.nodes[n]...)
+		}
+		f.Addresses, f.Problem = addressesOf(svc, g.infra, nodes)
+		if f.Problem == nil {
+			f.Problem = podProblem(deployment)
+		}
+		if f.Problem == nil && len(state.Errors) > 0 {
+			p.log.Warn("pods can't serve all of a Gateway", "gateway", name, "errors", state.Errors)
+		}
+		if g.feedback != nil && reflect.DeepEqual(g.feedback, f) {
+			continue
+		}
+		g.feedback = f
+		if c.Feedback == nil {
+			c.Feedback = make(map[model.Name]*gatewayapi.Feedback)
+		}
+		c.Feedback[name] = f
+	}
+	if c.Feedback != nil {
+		p.apply(c, time.Now())
+	}
+}
+
+// podProblem is why no pod serves a Gateway, where the cluster says so.
+func podProblem(d *appsv1.Deployment) *gatewayapi.Problem {
+	if d == nil || d.Status.AvailableReplicas > 0 {
+		return nil
+	}
+	for _, c := range d.Status.Conditions {
+		bad := c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue ||
+			c.Type == appsv1.DeploymentProgressing && c.Status == corev1.ConditionFalse
+		if bad {
+			return &gatewayapi.Problem{Reason: gatewayv1.GatewayReasonNoResources, Message: fmt.Sprintf(
+				"Deployment %s/%s has no pod that serves: %s", d.Namespace, d.Name, c.Message)}
+		}
+	}
+	return nil
+}
+
+func parseAddress(s string) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(s)
+	return a.Unmap(), err == nil
+}
+
+// news wakes whoever gives feedback.
+func (p *Gateways) news() {
+	select {
+	case p.served <- struct{}{}:
+	default:
+	}
+}
+
+// Run implements Part.
+func (p *Gateways) Run(ctx context.Context) {
+	defer p.opts.Server.Subscribe(func(gateway string) {
+		p.mu.Lock()
+		p.told[gateway] = true
+		p.mu.Unlock()
+		p.news()
+	})()
+	p.opts.Identities.onRenewal(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for name := range p.gateways {
+			p.queue.Add(gatewayItem{model.ObjectKey{Namespace: name.Namespace, Name: name.Name}})
+		}
+	})
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			for p.write(ctx) {
+			}
+		})
+	}
+	for ctx.Err() == nil {
+		select {
+		case <-p.served:
+			p.mu.Lock()
+			var names []model.Name
+			for name := range p.gateways {
+				if p.told[gatewayKey(name)] {
+					names = append(names, name)
+				}
+			}
+			clear(p.told)
+			p.feedback(names)
+			p.mu.Unlock()
+		case <-ctx.Done():
+		}
+	}
+	p.queue.ShutDown()
+	wg.Wait()
+}
+
+// config is a GatewayConfig as the API shows it; nil is none. The caller holds the lock.
+func (p *Gateways) config(n *model.Name) *v1alpha1.GatewayConfig {
+	if n == nil {
+		return nil
+	}
+	c, _ := p.objects[model.ObjectKey{Kind: "GatewayConfig", Namespace: n.Namespace, Name: n.Name}].(*v1alpha1.GatewayConfig)
+	return c
+}

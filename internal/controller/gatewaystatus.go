@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"encoding/json"
+	"reflect"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-net/weft/internal/gatewayapi"
+)
+
+// statusOf merges what weft says into the status that an object has: conditions, listeners, parents and ancestors that
+// others wrote stay, and a condition that has not changed keeps its time. o is the object as the API shows it and is
+// not changed; wanted is one of package gatewayapi's Output. Both statuses returned are the object's Go type.
+func statusOf(o, wanted any, now metav1.Time) (old, merged any) {
+	own := &gatewayapi.OwnedConditions
+	switch o := o.(type) {
+	case *gatewayv1.GatewayClass:
+		w, out := wanted.(*gatewayv1.GatewayClassStatus), o.Status.DeepCopy()
+		out.Conditions = conditions(o.Status.Conditions, w.Conditions, own.GatewayClass, now)
+		out.SupportedFeatures = w.SupportedFeatures
+		return &o.Status, out
+	case *gatewayv1.Gateway:
+		w, out := wanted.(*gatewayv1.GatewayStatus), o.Status.DeepCopy()
+		out.Conditions = conditions(o.Status.Conditions, w.Conditions, own.Gateway, now)
+		out.Addresses, out.AttachedListenerSets = w.Addresses, w.AttachedListenerSets
+		out.Listeners = make([]gatewayv1.ListenerStatus, len(w.Listeners))
+		for i, l := range w.Listeners {
+			var had []metav1.Condition
+			for _, old := range o.Status.Listeners {
+				if old.Name == l.Name {
+					had = old.Conditions
+				}
+			}
+			l.Conditions = conditions(had, l.Conditions, own.Listener, now)
+			out.Listeners[i] = l
+		}
+		return &o.Status, out
+	case *gatewayv1.ListenerSet:
+		w, out := wanted.(*gatewayv1.ListenerSetStatus), o.Status.DeepCopy()
+		out.Conditions = conditions(o.Status.Conditions, w.Conditions, own.ListenerSet, now)
+		out.Listeners = make([]gatewayv1.ListenerEntryStatus, len(w.Listeners))
+		for i, l := range w.Listeners {
+			var had []metav1.Condition
+			for _, old := range o.Status.Listeners {
+				if old.Name == l.Name {
+					had = old.Conditions
+				}
+			}
+			l.Conditions = conditions(had, l.Conditions, own.Listener, now)
+			out.Listeners[i] = l
+		}
+		return &o.Status, out
+	case *gatewayv1.BackendTLSPolicy:
+		out := o.Status.DeepCopy()
+		out.Ancestors = ancestors(o.Status.Ancestors, wanted.([]gatewayv1.PolicyAncestorStatus), now)
+		return &o.Status, out
+	}
+	parents := parentsOf(o)
+	if parents == nil {
+		return nil, nil
+	}
+	return &gatewayv1.RouteStatus{Parents: *parents}, &gatewayv1.RouteStatus{Parents: routeParents(*parents, wanted.([]gatewayv1.RouteParentStatus), now)}
+}
+
+// conditions merges the conditions that weft wants into those that are there. Of the types that are weft's those not
+// wanted go.
+func conditions(there, wanted []metav1.Condition, own []string, now metav1.Time) []metav1.Condition {
+	out := make([]metav1.Condition, 0, len(there)+len(wanted))
+	for _, c := range there {
+		if !slices.Contains(own, c.Type) || meta.FindStatusCondition(wanted, c.Type) != nil {
+			out = append(out, c)
+		}
+	}
+	for _, c := range wanted {
+		old := meta.FindStatusCondition(out, c.Type)
+		c.LastTransitionTime = now
+		if old != nil && old.Status == c.Status {
+			c.LastTransitionTime = old.LastTransitionTime
+		}
+		if old != nil {
+			*old = c
+		} else {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func routeParents(there, wanted []gatewayv1.RouteParentStatus, now metav1.Time) []gatewayv1.RouteParentStatus {
+	out := make([]gatewayv1.RouteParentStatus, 0, len(there)+len(wanted)) // never nil: the API requires the field
+	for _, p := range there {
+		if p.ControllerName != gatewayapi.ControllerName {
+			out = append(out, p)
+		}
+	}
+	for _, w := range wanted {
+		var had []metav1.Condition
+		for _, p := range there {
+			if p.ControllerName == gatewayapi.ControllerName && reflect.DeepEqual(p.ParentRef, w.ParentRef) {
+				had = p.Conditions
+			}
+		}
+		w.Conditions = conditions(had, w.Conditions, gatewayapi.OwnedConditions.Route, now)
+		out = append(out, w)
+	}
+	return out
+}
+
+func ancestors(there, wanted []gatewayv1.PolicyAncestorStatus, now metav1.Time) []gatewayv1.PolicyAncestorStatus {
+	out := make([]gatewayv1.PolicyAncestorStatus, 0, len(there)+len(wanted))
+	for _, p := range there {
+		if p.ControllerName != gatewayapi.ControllerName {
+			out = append(out, p)
+		}
+	}
+	for _, w := range wanted {
+		var had []metav1.Condition
+		for _, p := range there {
+			if p.ControllerName == gatewayapi.ControllerName && reflect.DeepEqual(p.AncestorRef, w.AncestorRef) {
+				had = p.Conditions
+			}
+		}
+		w.Conditions = conditions(had, w.Conditions, gatewayapi.OwnedConditions.Policy, now)
+		out = append(out, w)
+	}
+	return out
+}
+
+// mergePatch is a JSON merge patch (RFC 7386) that brings a status from one to the other; nil when they are the same.
+// It holds for the very version of the object that was looked at: if that has changed since, the API server says so.
+func mergePatch(o metav1.Object, old, merged any) []byte {
+	was, is := fields(old), fields(merged)
+	diff := map[string]any{}
+	for k, v := range is {
+		if !reflect.DeepEqual(was[k], v) {
+			diff[k] = v
+		}
+	}
+	for k := range was {
+		if _, ok := is[k]; !ok {
+			diff[k] = nil
+		}
+	}
+	if len(diff) == 0 {
+		return nil
+	}
+	return encode(map[string]any{
+		"metadata": map[string]any{"uid": o.GetUID(), "resourceVersion": o.GetResourceVersion()},
+		"status":   diff,
+	})
+}
+
+func fields(v any) map[string]any {
+	var out map[string]any
+	if err := json.Unmarshal(encode(v), &out); err != nil {
+		panic(err) // what was just encoded from a struct
+	}
+	return out
+}
+
+// worsened lists the conditions of weft's that a status newly has and that tell of a mistake to correct, for Events.
+func worsened(old, merged any) []metav1.Condition {
+	was := map[string]metav1.Condition{}
+	eachCondition(old, func(path string, c metav1.Condition) { was[path+"/"+c.Type] = c })
+	var out []metav1.Condition
+	eachCondition(merged, func(path string, c metav1.Condition) {
+		bad := c.Status == metav1.ConditionFalse && (c.Type == string(gatewayv1.RouteConditionAccepted) || c.Type == string(gatewayv1.RouteConditionResolvedRefs)) ||
+			c.Status == metav1.ConditionTrue && (c.Type == string(gatewayv1.ListenerConditionConflicted) || c.Type == string(gatewayv1.RouteConditionPartiallyInvalid))
+		b := was[path+"/"+c.Type]
+		if bad && (b.Status != c.Status || b.Reason != c.Reason || b.Message != c.Message) {
+			out = append(out, c)
+		}
+	})
+	return out
+}
+
+// eachCondition goes through weft's conditions of a status, each with where it is.
+func eachCondition(status any, f func(path string, c metav1.Condition)) {
+	each := func(path string, conditions []metav1.Condition) {
+		for _, c := range conditions {
+			f(path, c)
+		}
+	}
+	switch s := status.(type) {
+	case *gatewayv1.GatewayClassStatus:
+		each("", s.Conditions)
+	case *gatewayv1.GatewayStatus:
+		each("", s.Conditions)
+		for _, l := range s.Listeners {
+			each("listener/"+string(l.Name), l.Conditions)
+		}
+	case *gatewayv1.ListenerSetStatus:
+		each("", s.Conditions)
+		for _, l := range s.Listeners {
+			each("listener/"+string(l.Name), l.Conditions)
+		}
+	case *gatewayv1.RouteStatus:
+		for _, p := range s.Parents {
+			if p.ControllerName == gatewayapi.ControllerName {
+				each("parent/"+string(encode(p.ParentRef)), p.Conditions)
+			}
+		}
+	case *gatewayv1.PolicyStatus:
+		for _, a := range s.Ancestors {
+			if a.ControllerName == gatewayapi.ControllerName {
+				each("ancestor/"+string(encode(a.AncestorRef)), a.Conditions)
+			}
+		}
+	}
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-net/weft/internal/gatewayapi"
+	"github.com/weft-net/weft/internal/kube"
+	"github.com/weft-net/weft/internal/model"
+)
+
+// partID names an object made for a Gateway, within the Gateway's namespace.
+type partID struct{ kind, name string }
+
+// appliedPart is what was last written of a part, and what it then looked like.
+type appliedPart struct{ desired, result string }
+
+// write does one item of the queue and tells whether there may be more.
+func (p *Gateways) write(ctx context.Context) bool {
+	it, down := p.queue.Get()
+	if down || ctx.Err() != nil {
+		return false
+	}
+	defer p.queue.Done(it)
+	kind, do := it.Kind, p.writeStatus
+	switch it.Kind {
+	case "":
+		kind, do = "parts of Gateway", p.writeParts
+	case "GatewayClass":
+		do = p.writeClass
+	}
+	err := do(ctx, it.ObjectKey)
+	switch {
+	case err == nil:
+		p.queue.Forget(it)
+	case ctx.Err() != nil:
+	case apierrors.IsNotFound(err) && it.Kind != "":
+		p.queue.Forget(it) // gone; if it comes again, the watch says so
+	default:
+		if !apierrors.IsConflict(err) {
+			p.metrics.failed.WithLabelValues(kind).Inc()
+			p.log.Error("can't write; trying again", "kind", kind, "namespace", it.Namespace, "name", it.Name, "failures", p.queue.NumRequeues(it)+1, "err", err)
+		}
+		p.queue.AddRateLimited(it)
+	}
+	return true
+}
+
+// writeStatus brings an object's status to what is wanted, if it is not there.
+func (p *Gateways) writeStatus(ctx context.Context, key model.ObjectKey) error {
+	p.mu.Lock()
+	o, wanted, writing, began := p.objects[key], p.wanted[key], p.writing[key], p.began
+	p.mu.Unlock()
+	if o == nil || wanted == nil {
+		return nil
+	}
+	m := o.(metav1.Object)
+	if writing != "" && older(m.GetResourceVersion(), writing) {
+		return nil // what was written last is still on its way here; it comes, and with it this item
+	}
+	old, merged := statusOf(o, wanted, metav1.Now())
+	if settling := time.Until(began.Add(settle)); settling > 0 && unprograms(old, merged) {
+		p.queue.AddAfter(gatewayItem{key}, settling)
+		return nil
+	}
+	data := mergePatch(m, old, merged)
+	if data == nil {
+		return nil
+	}
+	version, err := p.patch(ctx, o, key, data, "status")
+	if err != nil {
+		return err
+	}
+	p.metrics.written.WithLabelValues(key.Kind).Inc()
+	p.mu.Lock()
+	p.writing[key] = version
+	p.mu.Unlock()
+	for _, c := range worsened(old, merged) {
+		p.record(model.Event{APIVersion: gatewayv1.GroupVersion.String(), Kind: key.Kind, UID: string(m.GetUID()), Warning: true,
+			Name: model.Name{Namespace: key.Namespace, Name: key.Name}, Reason: c.Reason, Message: c.Message})
+	}
+	// The object may have come while this was under way, and been taken for older.
+	p.mu.Lock()
+	if now, ok := p.objects[key].(metav1.Object); ok && now != m {
+		p.queue.Add(gatewayItem{key})
+	}
+	p.mu.Unlock()
+	return nil
+}
+
+// patch sends a merge patch and gives the object's new version.
+func (p *Gateways) patch(ctx context.Context, o any, key model.ObjectKey, data []byte, subresource ...string) (string, error) {
+	gvk := o.(runtime.Object).GetObjectKind().GroupVersionKind()
+	resource := p.client.Resource(gvk.GroupVersion().WithResource(kube.GatewayResource(key.Kind)))
+	u, err := resource.Namespace(key.Namespace).Patch(ctx, key.Name, types.MergePatchType, data, metav1.PatchOptions{FieldManager: fieldManager}, subresource...)
+	if err != nil {
+		return "", err
+	}
+	return u.GetResourceVersion(), nil
+}
+
+// older compares resource versions, which are numbers that grow.
+func older(a, b string) bool {
+	x, errA := strconv.ParseUint(a, 10, 64)
+	y, errB := strconv.ParseUint(b, 10, 64)
+	return errA == nil && errB == nil && x < y
+}
+
+// unprograms tells whether a status says no longer that all is programmed, for no other reason than that pods have not
+// confirmed it.
+func unprograms(old, merged any) bool {
+	programmed := map[string]bool{}
+	eachCondition(old, func(path string, c metav1.Condition) {
+		programmed[path] = programmed[path] || c.Type == string(gatewayv1.GatewayConditionProgrammed) && c.Status == metav1.ConditionTrue
+	})
+	out := false
+	eachCondition(merged, func(path string, c metav1.Condition) {
+		out = out || c.Type == string(gatewayv1.GatewayConditionProgrammed) && c.Status != metav1.ConditionTrue &&
+			c.Reason == string(gatewayv1.GatewayReasonPending) && programmed[path]
+	})
+	return out
+}
+
+// writeClass makes weft's own GatewayClass where there is none, keeps the finalizer of classes in use, and writes their
+// status.
+func (p *Gateways) writeClass(ctx context.Context, key model.ObjectKey) error {
+	p.mu.Lock()
+	o, _ := p.objects[key].(*gatewayv1.GatewayClass)
+	used, ours := p.inUse[key.Name]
+	p.mu.Unlock()
+	if o == nil {
+		if key.Name == "" || key.Name != p.opts.Class {
+			return nil
+		}
+		class := &gatewayv1.GatewayClass{
+			TypeMeta: metav1.TypeMeta{APIVersion: gatewayv1.GroupVersion.String(), Kind: "GatewayClass"},
+			ObjectMeta: metav1.ObjectMeta{Name: key.Name, Labels: map[string]string{
+				"app.kubernetes.io/name": "weft", kube.OwnedBy: kube.ManagedBy}},
+			Spec: gatewayv1.GatewayClassSpec{ControllerName: gatewayapi.ControllerName,
+				Description: new("Gateways of weft: each has pods and a Service of its own.")},
+		}
+		resource := p.client.Resource(gatewayv1.SchemeGroupVersion.WithResource("gatewayclasses"))
+		_, err := resource.Create(ctx, asUnstructured(class), metav1.CreateOptions{FieldManager: fieldManager})
+		if apierrors.IsAlreadyExists(err) {
+			err = nil
+		}
+		return err // not found: Gateway API is not installed; when it is, its CRD comes and with it this item
+	}
+	has := slices.Contains(o.Finalizers, gatewayv1.GatewayClassFinalizerGatewaysExist)
+	if ours && has != used && !(used && o.DeletionTimestamp != nil) {
+		finalizers := slices.DeleteFunc(slices.Clone(o.Finalizers), func(f string) bool { return f == gatewayv1.GatewayClassFinalizerGatewaysExist })
+		if used {
+			finalizers = append(finalizers, gatewayv1.GatewayClassFinalizerGatewaysExist)
+		}
+		version, err := p.patch(ctx, o, key, encode(map[string]any{"metadata": map[string]any{
+			"uid": o.UID, "resourceVersion": o.ResourceVersion, "finalizers": finalizers,
+		}}))
+		if err != nil {
+			return err
+		}
+		p.mu.Lock()
+		p.writing[key] = version
+		p.mu.Unlock()
+		return nil // the object comes again, and with it this item
+	}
+	return p.writeStatus(ctx, key)
+}
+
+// writeParts brings what is made for a Gateway to what it asks for, and removes what it does not (any more).
+func (p *Gateways) writeParts(ctx context.Context, key model.ObjectKey) error {
+	name := model.Name{Namespace: key.Namespace, Name: key.Name}
+	p.mu.Lock()
+	gw, _ := p.objects[model.ObjectKey{Kind: "Gateway", Namespace: name.Namespace, Name: name.Name}].(*gatewayv1.Gateway)
+	state := p.gateways[name]
+	there := make(map[partID]any, len(p.parts[name]))
+	for id, o := range p.parts[name] {
+		there[id] = o
+	}
+	var infra *gatewayapi.Infrastructure
+	if state != nil {
+		infra = state.infra
+	}
+	var wanted []*unstructured.Unstructured
+	if gw != nil && infra != nil && infra.Accepted && gw.DeletionTimestamp == nil {
+		wanted = partsOf(gw, infra, mergedConfig(p.config(infra.ClassParameters), p.config(infra.Parameters)), p.opts.Pods)
+	}
+	p.mu.Unlock()
+	if gw == nil {
+		return nil // the parts go with their owner
+	}
+	if state != nil && wanted == nil {
+		return nil // not accepted, or ending: what there is stays as it is
+	}
+	if wanted != nil {
+		secret, err := p.identity(gw, infra, there)
+		if err != nil {
+			return err
+		}
+		if secret == nil {
+			return nil // the authority comes, and with it this item
+		}
+		wanted = append(wanted, secret)
+	}
+	keep := map[partID]bool{}
+	for _, k := range partKinds {
+		for _, o := range wanted {
+			if o.GetKind() != k.kind {
+				continue
+			}
+			id := partID{k.kind, o.GetName()}
+			keep[id] = true
+			desired := fingerprint(o)
+			p.mu.Lock()
+			last := state.applied[id]
+			p.mu.Unlock()
+			if has := there[id]; has != nil && last.desired == desired && last.result == fingerprint(has) {
+				continue
+			}
+			result, err := p.client.Resource(k.resource).Namespace(name.Namespace).Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
+			if err != nil {
+				if k.kind == "Service" {
+					p.record(model.Event{APIVersion: gatewayv1.GroupVersion.String(), Kind: "Gateway", UID: string(gw.UID), Warning: true,
+						Name: name, Reason: "ServiceNotMade", Message: err.Error()})
+				}
+				return err
+			}
+			p.metrics.written.WithLabelValues(k.kind).Inc()
+			p.mu.Lock()
+			state.applied[id] = appliedPart{desired, fingerprint(typed(k.kind, result))}
+			p.mu.Unlock()
+		}
+	}
+	for _, k := range partKinds {
+		for id, o := range there {
+			if id.kind != k.kind || keep[id] {
+				continue
+			}
+			m := o.(metav1.Object)
+			if owner := metav1.GetControllerOf(m); owner == nil || owner.UID != gw.UID {
+				continue // of an earlier Gateway of that name: it goes by itself
+			}
+			err := p.client.Resource(k.resource).Namespace(name.Namespace).Delete(ctx, id.name, metav1.DeleteOptions{
+				Preconditions: &metav1.Preconditions{UID: new(m.GetUID())}, PropagationPolicy: new(metav1.DeletePropagationBackground)})
+			if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// typed makes the answer of the API server comparable with what the watch shows.
+func typed(kind string, u *unstructured.Unstructured) any {
+	o := kube.NewPart(kind)
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, o); err != nil {
+		return u
+	}
+	o.SetManagedFields(nil)
+	return o
+}
+
+// identity is the Secret with the client certificate of a Gateway's pods; nil as long as there is no authority.
+func (p *Gateways) identity(gw *gatewayv1.Gateway, infra *gatewayapi.Infrastructure, there map[partID]any) (*unstructured.Unstructured, error) {
+	var data map[string][]byte
+	if s, ok := there[partID{"Secret", partName(gw)}].(*corev1.Secret); ok {
+		data = s.Data
+	}
+	data, _, ok, err := p.opts.Identities.Client(gatewayKey(model.Name{Namespace: gw.Namespace, Name: gw.Name}), data, time.Now())
+	if !ok || err != nil {
+		return nil, err
+	}
+	return secretOf(gw, infra, data), nil
+}
+
+// gatewayMetrics exports what Gateways does.
+type gatewayMetrics struct {
+	written, failed *prometheus.CounterVec
+	propagation     prometheus.Histogram
+}
+
+func newGatewayMetrics() *gatewayMetrics {
+	return &gatewayMetrics{
+		written: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weft_gateway_writes_total", Help: "Writes to the API for Gateway API that were needed and succeeded, by what was written.",
+		}, []string{"kind"}),
+		failed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weft_gateway_write_failures_total", Help: "Writes to the API for Gateway API that failed and are tried again.",
+		}, []string{"kind"}),
+		propagation: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "weft_gateway_propagation_seconds", Help: "From a change's arrival at the controller until all pods of the Gateway served it.",
+			Buckets: []float64{.001, .002, .005, .01, .02, .03, .05, .1, .2, .5, 1, 2, 5, 10},
+		}),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (m *gatewayMetrics) Describe(ch chan<- *prometheus.Desc) {
+	m.written.Describe(ch)
+	m.failed.Describe(ch)
+	m.propagation.Describe(ch)
+}
+
+// Collect implements prometheus.Collector.
+func (m *gatewayMetrics) Collect(ch chan<- prometheus.Metric) {
+	m.written.Collect(ch)
+	m.failed.Collect(ch)
+	m.propagation.Collect(ch)
+}
