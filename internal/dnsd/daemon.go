@@ -22,6 +22,7 @@ import (
 
 	"github.com/weft-net/weft/internal/dnsserver"
 	"github.com/weft-net/weft/internal/dnszone"
+	"github.com/weft-net/weft/internal/health"
 	"github.com/weft-net/weft/internal/hostnames"
 	"github.com/weft-net/weft/internal/kube"
 	"github.com/weft-net/weft/internal/model"
@@ -74,11 +75,12 @@ type daemon struct {
 	source atomic.Pointer[opened]
 	reg    *prometheus.Registry
 
-	readers  int // of each address and port
-	ready    atomic.Bool
-	draining atomic.Bool
-	lag      *prometheus.HistogramVec
-	updated  prometheus.Histogram
+	readers   int                                                  // of each address and port
+	listening func(dns []*dnsserver.Listener, status net.Listener) // is told once all is open; may be nil
+	ready     atomic.Bool
+	draining  atomic.Bool
+	lag       *prometheus.HistogramVec
+	updated   prometheus.Histogram
 }
 
 // opened is a source at work, and its metrics.
@@ -137,6 +139,16 @@ func (d *daemon) run(ctx context.Context) error {
 			l.Close()
 		}
 	}()
+	var status net.Listener
+	if d.o.Status != "" {
+		if status, err = health.Listen(d.o.Status); err != nil {
+			return err
+		}
+		defer status.Close()
+	}
+	if d.listening != nil {
+		d.listening(listeners, status)
+	}
 
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -149,7 +161,9 @@ func (d *daemon) run(ctx context.Context) error {
 	for _, l := range listeners {
 		g.Go(l.Serve)
 	}
-	g.Go(func() error { return d.serveStatus(gctx) })
+	if status != nil {
+		g.Go(func() error { return d.serveStatus(gctx, status) })
+	}
 	g.Go(func() error { d.follow(gctx, deltas, configs); return nil })
 	if d.o.ConfigFile != "" {
 		g.Go(func() error {

@@ -21,6 +21,7 @@ import (
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/weft-net/weft/internal/dnsserver"
 	"github.com/weft-net/weft/internal/kube"
 	"github.com/weft-net/weft/internal/model"
 )
@@ -53,48 +54,64 @@ func eventually(t *testing.T, what string, ok func() bool) {
 
 // process is a daemon that runs.
 type process struct {
-	dns, status string
-	sources     chan *fakeSource
-	stop        context.CancelFunc
-	done        chan error
+	dns     []string // the addresses, as they were asked for
+	status  string
+	sources chan *fakeSource
+	stop    context.CancelFunc
+	done    chan error
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
+const anyPort = "127.0.0.1:0"
 
 func run(t *testing.T, config string) *process {
 	t.Helper()
-	p := &process{dns: freePort(t), status: freePort(t), sources: make(chan *fakeSource, 8), done: make(chan error, 1)}
-	d, err := newDaemon(Options{Listen: []string{p.dns}, Status: p.status, ConfigFile: config, Lameduck: 300 * time.Millisecond,
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil))},
-		func(kinds kube.Kinds, _ prometheus.Registerer) (source, error) {
-			s := &fakeSource{kinds: kinds, deltas: make(chan *model.Delta)}
-			p.sources <- s
-			return s, nil
-		})
+	return runWith(t, Options{Listen: []string{anyPort}, ConfigFile: config})
+}
+
+// runWith starts a server, and waits until its ports are open or it has given up.
+func runWith(t *testing.T, o Options) *process {
+	t.Helper()
+	p := &process{sources: make(chan *fakeSource, 8), done: make(chan error, 1)}
+	o.Status, o.Lameduck, o.Log = anyPort, 300*time.Millisecond, slog.New(slog.NewTextHandler(io.Discard, nil))
+	d, err := newDaemon(o, func(kinds kube.Kinds, _ prometheus.Registerer) (source, error) {
+		s := &fakeSource{kinds: kinds, deltas: make(chan *model.Delta)}
+		p.sources <- s
+		return s, nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	open := make(chan struct{})
+	d.listening = func(ls []*dnsserver.Listener, status net.Listener) {
+		for _, l := range ls {
+			p.dns = append(p.dns, l.Addr().String())
+		}
+		p.status = status.Addr().String()
+		close(open)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	p.stop = stop
-	go func() { p.done <- d.run(ctx) }()
+	ended := make(chan struct{})
+	go func() { p.done <- d.run(ctx); close(ended) }()
 	t.Cleanup(stop)
+	select {
+	case <-open:
+	case <-ended:
+	}
 	return p
 }
 
 func (p *process) ask(t *testing.T, name string) *dns.Msg {
 	t.Helper()
+	return ask(t, p.dns[0], "udp", name)
+}
+
+func ask(t *testing.T, at, network, name string) *dns.Msg {
+	t.Helper()
 	m := new(dns.Msg)
 	m.SetQuestion(dns.Fqdn(name), dns.TypeA)
-	c := &dns.Client{Timeout: 5 * time.Second}
-	r, _, err := c.Exchange(m, p.dns)
+	c := &dns.Client{Net: network, Timeout: 5 * time.Second}
+	r, _, err := c.Exchange(m, at)
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
@@ -245,6 +262,69 @@ func TestConfigurationChanges(t *testing.T) {
 	p.stop()
 	if err := <-p.done; err != nil {
 		t.Error(err)
+	}
+}
+
+// The port for what the node brings untracked answers over UDP, and nobody listens there over TCP.
+func TestListenNode(t *testing.T) {
+	p := runWith(t, Options{Listen: []string{anyPort}, ListenNode: []string{anyPort}})
+	(<-p.sources).deltas <- webAt("10.96.0.1")
+	eventually(t, "it is ready", func() bool { code, _ := p.get("/readyz"); return code == 200 })
+	for _, at := range p.dns {
+		if m := ask(t, at, "udp", web); len(m.Answer) != 1 {
+			t.Errorf("%s: %v", at, m)
+		}
+	}
+	if m := ask(t, p.dns[0], "tcp", web); len(m.Answer) != 1 {
+		t.Errorf("over TCP: %v", m)
+	}
+	if c, err := net.Dial("tcp", p.dns[1]); err == nil {
+		c.Close()
+		t.Errorf("somebody listens at %s over TCP", p.dns[1])
+	}
+}
+
+// Names for the outside world come from Services, Ingresses and routes, and outlive a change of configuration.
+func TestExternalNames(t *testing.T) {
+	cm := &configMap{t: t, dir: t.TempDir()}
+	p := runWith(t, Options{Listen: []string{anyPort}, ListenExternal: []string{anyPort}, ConfigFile: cm.write("ttl: 7s\n")})
+	src := <-p.sources
+	src.deltas <- webAt("10.96.0.1")
+	if unwanted := kube.Nodes | kube.Ingresses | kube.GatewayAPI; src.kinds&unwanted != 0 {
+		t.Errorf("without zones it watches %b", src.kinds&unwanted)
+	}
+	cm.write("external: {zones: [example.com]}\n")
+	src = <-p.sources
+	if wanted := kube.Nodes | kube.Ingresses | kube.GatewayAPI; src.kinds&wanted != wanted {
+		t.Errorf("with zones it watches only %b of %b", src.kinds&wanted, wanted)
+	}
+	name := func(n string) model.Name { return model.Name{Namespace: "shop", Name: n} }
+	d := webAt("10.96.0.1")
+	d.Services[name("np")] = &model.Service{Meta: model.Meta{Name: name("np"), Annotations: map[string]string{"external-dns.alpha.kubernetes.io/hostname": "np.example.com"}}, Type: model.NodePort}
+	d.Nodes = map[string]*model.Node{"n1": {Meta: model.Meta{Name: model.Name{Name: "n1"}}, Ready: true, ExternalIPs: []netip.Addr{netip.MustParseAddr("192.0.2.9")}}}
+	d.Ingresses = map[model.Name]*model.Ingress{name("front"): {Meta: model.Meta{Name: name("front")},
+		Rules: []model.IngressRule{{Host: "front.example.com"}}, Status: []model.IngressAddress{{IP: "192.0.2.8"}}}}
+	src.deltas <- d
+	outer := p.dns[len(p.dns)-1]
+	at := func(n string) string {
+		if m := ask(t, outer, "udp", n); len(m.Answer) == 1 {
+			return m.Answer[0].(*dns.A).A.String()
+		}
+		return ""
+	}
+	holds := func() bool { return at("np.example.com") == "192.0.2.9" && at("front.example.com") == "192.0.2.8" }
+	eventually(t, "the names are there", holds)
+	// The next configuration needs nothing else of the cluster: what is known goes on.
+	cm.write("external: {zones: [example.com, example.org]}\n")
+	eventually(t, "the new zone is served", func() bool { return ask(t, outer, "udp", "example.org").Rcode == dns.RcodeSuccess })
+	if !holds() {
+		t.Errorf("after a change of configuration: np.example.com is at %q, front.example.com at %q", at("np.example.com"), at("front.example.com"))
+	}
+	d = &model.Delta{Complete: true, Ingresses: map[model.Name]*model.Ingress{name("front"): nil}}
+	src.deltas <- d
+	eventually(t, "a name goes with its Ingress", func() bool { return at("front.example.com") == "" })
+	if got := at("np.example.com"); got != "192.0.2.9" {
+		t.Errorf("the other is at %q", got)
 	}
 }
 

@@ -5,6 +5,7 @@ package dnsd
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"runtime"
 	"time"
@@ -100,12 +101,9 @@ func (d *daemon) readiness() error {
 }
 
 // serveStatus serves metrics and health until ctx is done.
-func (d *daemon) serveStatus(ctx context.Context) error {
-	if d.o.Status == "" {
-		return nil
-	}
+func (d *daemon) serveStatus(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.Handle("/", health.Handler(gatherer{d}, func() error { return nil }, d.readiness))
 	mux.HandleFunc("GET /queries", d.server.ServeQueries)
-	return health.Serve(ctx, d.o.Status, mux)
+	return health.ServeOn(ctx, l, mux)
 }

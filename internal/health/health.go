@@ -39,10 +39,24 @@ func answer(check func() error) http.Handler {
 
 // Serve answers on addr ("host:port") until ctx is done; then the error is nil.
 func Serve(ctx context.Context, addr string, h http.Handler) error {
+	l, err := Listen(addr)
+	if err != nil {
+		return err
+	}
+	return ServeOn(ctx, l, h)
+}
+
+// Listen opens the port for ServeOn, for who must know early that it can be had, or which it is.
+func Listen(addr string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		return fmt.Errorf("metrics and health endpoint: %w", err)
+		return nil, fmt.Errorf("metrics and health endpoint: %w", err)
 	}
+	return l, nil
+}
+
+// ServeOn is Serve on a port that is open. It closes it.
+func ServeOn(ctx context.Context, l net.Listener, h http.Handler) error {
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
