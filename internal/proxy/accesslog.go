@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -104,18 +105,25 @@ func jsonLine(b []byte, x *exchange, took time.Duration) []byte {
 	b = append(b, `{"time":"`...)
 	b = x.began.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
 	b = append(b, '"')
-	str("client", string(x.peer.addr))
+	str("client", x.source().String())
 	str("scheme", x.peer.scheme)
 	num("http", int64(x.major))
 	str("method", x.method)
 	str("host", x.host)
-	str("path", x.path)
+	if x.asked.path != "" {
+		str("path", x.asked.path) // before rewrites
+	} else {
+		str("path", x.path)
+	}
 	num("status", int64(x.status))
 	num("bytes", x.sent)
 	num("us", took.Microseconds())
 	if x.rule != nil {
 		str("route", x.rule.route.Key)
 		str("backend", x.backend)
+	}
+	if x.more != nil && x.more.user != "" {
+		str("user", x.more.user)
 	}
 	if x.endpoint != nil {
 		str("endpoint", x.endpoint.address)
@@ -136,17 +144,35 @@ func jsonLine(b []byte, x *exchange, took time.Duration) []byte {
 	return append(b, "}\n"...)
 }
 
+// printable keeps a name from breaking a line apart.
+func printable(r rune) rune {
+	if r <= ' ' || r == 0x7f {
+		return '_'
+	}
+	return r
+}
+
 // combinedLine is Apache's and nginx's combined format.
 func combinedLine(b []byte, x *exchange, _ time.Duration) []byte {
-	b = append(b, x.peer.addr...)
-	b = append(b, " - - ["...)
+	b = x.source().AppendTo(b)
+	b = append(b, " - "...)
+	if x.more != nil && x.more.user != "" {
+		b = append(b, strings.Map(printable, x.more.user)...)
+	} else {
+		b = append(b, '-')
+	}
+	b = append(b, " ["...)
 	b = x.began.AppendFormat(b, "02/Jan/2006:15:04:05 -0700")
 	b = append(b, `] "`...)
 	b = append(b, x.method...)
 	b = append(b, ' ')
-	b = append(b, x.path...)
-	if x.query != "" {
-		b = append(append(b, '?'), x.query...)
+	asked := x.asked
+	if asked.path == "" {
+		asked.path, asked.query = x.path, x.query
+	}
+	b = append(b, asked.path...)
+	if asked.query != "" {
+		b = append(append(b, '?'), asked.query...)
 	}
 	b = append(b, " HTTP/"...)
 	if x.major == 2 {

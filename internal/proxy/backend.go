@@ -31,6 +31,8 @@ type backend struct {
 	err  error       // why its TLS can't be used
 
 	endpoints atomic.Pointer[endpointList]
+	turn      atomic.Uint64 // of round robin
+	retrying  atomic.Int64  // attempts under way that are not a request's first
 }
 
 // endpointList is an immutable view of a backend's endpoints.
@@ -50,6 +52,7 @@ type endpoint struct {
 	fails    atomic.Int32 // in a row
 	ejected  atomic.Int64 // until, Unix nanoseconds; 0 is not
 	times    atomic.Int32 // ejected in a row
+	took     latency      // known where a policy balances by it
 
 	mu   sync.Mutex
 	idle []*upstream
@@ -172,11 +175,11 @@ func contains(list []*endpoint, e *endpoint) bool {
 	return false
 }
 
-// session finds the endpoint of a session, if it can still be used.
-func (b *backend) session(id uint64, now int64) *endpoint {
+// session finds the endpoint of a session, if it is still there, and unless it fails where sessions may move.
+func (b *backend) session(id uint64, now int64, move bool) *endpoint {
 	if list := b.endpoints.Load(); list != nil {
 		for _, e := range list.all {
-			if e.id == id && e.ejected.Load() <= now {
+			if e.id == id && (!move || e.ejected.Load() <= now) {
 				return e
 			}
 		}

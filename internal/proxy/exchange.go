@@ -43,7 +43,11 @@ type exchange struct {
 
 	// What became of it.
 	listener *listener
+	entry    *route.Entry // that won
 	rule     *rule
+	plan     *plan    // what applies to the rule's requests here
+	asked    asked    // as the request came
+	more     *details // nil: nothing that policies ask for
 	backend  string
 	endpoint *endpoint
 	status   int
@@ -75,7 +79,8 @@ type peer struct {
 	addr      []byte    // remote's address in text
 	portText  []byte
 	scheme    string
-	forwarded bool // its X-Forwarded headers are believed
+	forwarded bool               // its X-Forwarded headers are believed
+	client    *clientCertificate // nil: requests do not depend on it
 }
 
 // sink is where a response goes.
@@ -104,7 +109,11 @@ func (x *exchange) Lookup(name string) (string, bool) {
 			value, found = view(f.value), true
 			continue
 		}
-		x.joined = value + "," + view(f.value)
+		sep := ","
+		if name == "cookie" { // RFC 9113 section 8.2.3
+			sep = "; "
+		}
+		x.joined = value + sep + view(f.value)
 		value = x.joined
 	}
 	return value, found
@@ -130,6 +139,9 @@ func (x *exchange) run() {
 	x.srv.active.Add(1)
 	defer x.srv.active.Add(-1)
 	x.serve()
+	if x.more != nil {
+		x.left()
+	}
 	x.srv.done(x)
 }
 
@@ -139,30 +151,46 @@ func (x *exchange) serve() {
 		return
 	}
 	x.forwardedFields()
+	x.asked = asked{x.path, x.query, x.authority}
+	if x.peer.client != nil && !x.certified() {
+		return
+	}
 	req := route.Request{Method: x.method, Path: x.path, Query: x.query, Header: x}
 	e := x.listener.route(x.host, &req)
 	if e == nil {
+		x.plan = x.listener.unrouted.planFor(x.listener)
 		x.reply(http.StatusNotFound, "no route matches")
 		return
 	}
 	r := e.Target.(*rule)
-	x.rule = r
+	x.entry, x.rule, x.plan = e, r, r.planFor(x.listener)
 	if r.invalid != "" {
 		x.reply(http.StatusInternalServerError, r.invalid)
+		return
+	}
+	if x.plan.invalid != "" {
+		x.reply(http.StatusServiceUnavailable, x.plan.invalid)
 		return
 	}
 	if r.filters.cors != nil && x.crossOrigin(r.filters.cors) {
 		return
 	}
-	x.fields = edited(x.fields, r.filters.request)
 	x.edits = append(x.edits[:0], r.filters.response...)
 	if r.filters.redirect != nil {
 		x.redirect(r.filters.redirect, e.PrefixLength())
 		return
 	}
+	if x.plan.guards != nil && !x.admit(x.plan.guards) {
+		return
+	}
+	if r.conf.Respond != 0 {
+		x.reply(r.conf.Respond, "the rule says so")
+		return
+	}
+	x.fields = x.edited(x.fields, r.filters.request)
 	var w *weighted
 	var sticky *endpoint
-	if r.conf.Session != nil {
+	if x.plan.session != nil {
 		w, sticky = x.persisted(r)
 	}
 	if w == nil {
@@ -211,17 +239,14 @@ func (x *exchange) forward(r *rule, w *weighted, sticky *endpoint, prefix int) {
 		x.reply(http.StatusInternalServerError, reason)
 		return
 	}
-	x.fields = edited(x.fields, w.filters.request)
+	x.fields = x.edited(x.fields, w.filters.request)
 	x.edits = append(x.edits, w.filters.response...)
 	rewrites := r.filters.rewrite
 	if len(w.filters.rewrite) > 0 {
 		rewrites = w.filters.rewrite
 	}
-	for _, c := range rewrites {
-		if c.Hostname != "" {
-			x.authority = c.Hostname
-		}
-		x.path = rewritePath(c.Path, x.path, prefix)
+	for i := range rewrites {
+		x.rewrite(&rewrites[i], prefix)
 	}
 	if !x.mirror(r.filters.mirrors) || !x.mirror(w.filters.mirrors) {
 		return
@@ -229,11 +254,50 @@ func (x *exchange) forward(r *rule, w *weighted, sticky *endpoint, prefix int) {
 	x.send(r, b, sticky)
 }
 
-func edited(fields []field, edits []edit) []field {
+func (x *exchange) edited(fields []field, edits []edit) []field {
 	for i := range edits {
-		fields = edits[i].apply(fields)
+		fields = edits[i].apply(fields, x)
 	}
 	return fields
+}
+
+func (x *exchange) rewrite(c *rewrite, prefix int) {
+	if c.conf.Hostname != "" {
+		x.authority = c.conf.Hostname
+	}
+	if c.template == nil {
+		x.path = rewritePath(c.conf.Path, x.path, prefix)
+		return
+	}
+	path, query := x.template(c.template)
+	x.path = path
+	switch {
+	case x.query == "":
+		x.query = query
+	case query != "":
+		x.query = query + "&" + x.query
+	}
+}
+
+// template makes a path, and perhaps a query, of a template: what the client sent must not lead out of the root, nor
+// make another request of this one.
+func (x *exchange) template(t *route.Text) (path, query string) {
+	var b []byte
+	for _, c := range []byte(t.Eval(x)) {
+		if isTarget[c] {
+			b = append(b, c)
+		}
+	}
+	if len(b) == 0 || b[0] != '/' {
+		b = append([]byte{'/'}, b...)
+	}
+	path, query, _ = strings.Cut(view(b), "?")
+	if c, perr := cleanPath(raw(path)); perr == nil {
+		path = view(c)
+	} else {
+		path = "/"
+	}
+	return path, query
 }
 
 // forwardedFields replaces what the client claims about where it came from by what is true, unless it is a proxy that
@@ -308,9 +372,21 @@ func (x *exchange) crossOrigin(c *cors) (answered bool) {
 	return false
 }
 
-func (x *exchange) redirect(c *route.Redirect, prefix int) {
-	to := location(c, &x.listener.conf, x.peer.scheme, x.host, x.path, x.query, prefix)
-	x.respond(redirectStatus(c), "", edited([]field{newField("Location", to)}, x.edits), nil)
+func (x *exchange) redirect(c *redirect, prefix int) {
+	to := ""
+	switch {
+	case c.location != nil:
+		to = c.location.Eval(x)
+	case c.template != nil:
+		path, query := x.template(c.template)
+		if query == "" {
+			query = x.query
+		}
+		to = location(c.conf, x.listener.port(), x.peer.scheme, x.host, path, query)
+	default:
+		to = location(c.conf, x.listener.port(), x.peer.scheme, x.host, rewritePath(c.conf.Path, x.path, prefix), x.query)
+	}
+	x.respond(redirectStatus(c.conf), "", x.edited([]field{newField("Location", to)}, x.edits), nil)
 }
 
 // reply answers in the proxy's own name. To gRPC's clients that is a status of theirs.
@@ -321,12 +397,21 @@ func (x *exchange) reply(status int, reason string) {
 		switch status {
 		case http.StatusNotFound:
 			code = "12" // UNIMPLEMENTED
+		case http.StatusUnauthorized:
+			code = "16" // UNAUTHENTICATED
+		case http.StatusForbidden:
+			code = "7" // PERMISSION_DENIED
+		case http.StatusRequestEntityTooLarge:
+			code = "8" // RESOURCE_EXHAUSTED
 		case http.StatusGatewayTimeout:
 			code = "4" // DEADLINE_EXCEEDED
 		}
 		x.respond(http.StatusOK, "", []field{
 			newField("Content-Type", "application/grpc"), newField("Grpc-Status", code), newField("Grpc-Message", http.StatusText(status)),
 		}, nil)
+		return
+	}
+	if x.plan != nil && x.plan.errors != nil && x.errorPage(status) {
 		return
 	}
 	x.respond(status, "", append([]field{newField("Content-Type", "text/plain; charset=utf-8")}, x.cors...), []byte(http.StatusText(status)+"\n"))
@@ -342,6 +427,9 @@ func (x *exchange) isGRPC() bool {
 
 func (x *exchange) respond(status int, reason string, fields []field, text []byte) {
 	x.status, x.started = status, true
+	if x.plan != nil {
+		fields = x.outgoing(status, fields)
+	}
 	if err := x.sink.start(x, status, reason, fields, int64(len(text))); err != nil {
 		x.abort = true
 		return
@@ -365,12 +453,24 @@ func (x *exchange) fail(reason string) {
 
 // relay passes an endpoint's response on.
 func (x *exchange) relay(e *endpoint, status int, reason string, fields []field, b body, length int64) (complete bool) {
-	fields = edited(fields, x.edits)
+	if x.plan != nil {
+		if x.plan.errors != nil && x.errorPage(status) {
+			return false
+		}
+		x.answered(e)
+		fields = x.shaped(fields)
+	}
+	fields = x.edited(fields, x.edits)
 	if x.cors != nil {
 		fields = replaceCORS(fields, x.cors)
 	}
-	if s := x.rule.session(); s != nil && x.persists(s, e) {
-		fields = append(fields, sessionField(s, e, x.peer.scheme == "https", x.began))
+	out, finish := x.sink, (func() error)(nil)
+	if x.plan != nil { // a mirror's exchange, and a policy's question, have none
+		if s := x.plan.session; s != nil && x.persists(s, e) {
+			fields = append(fields, sessionField(s, e, x.scheme() == "https", x.began))
+		}
+		fields = x.outgoing(status, fields)
+		out, finish = x.outlet()
 	}
 	x.status, x.started = status, true
 	if err := x.sink.start(x, status, reason, fields, length); err != nil {
@@ -379,9 +479,9 @@ func (x *exchange) relay(e *endpoint, status int, reason string, fields []field,
 	}
 	for {
 		if !b.ready() {
-			if err := x.sink.flush(); err != nil {
+			if err := out.flush(); err != nil {
 				x.fail("client: " + err.Error())
-				return false
+				break
 			}
 		}
 		p, err := b.next()
@@ -390,26 +490,26 @@ func (x *exchange) relay(e *endpoint, status int, reason string, fields []field,
 		}
 		if err != nil {
 			x.fail("endpoint: " + err.Error())
-			return false
+			break
 		}
 		x.sent += int64(len(p))
-		if err := x.sink.data(p); err != nil {
+		if err := out.data(p); err != nil {
 			x.fail("client: " + err.Error())
-			return false
+			break
 		}
+	}
+	if finish != nil {
+		if err := finish(); err != nil && !x.abort {
+			x.fail("client: " + err.Error())
+		}
+	}
+	if x.abort {
+		return false
 	}
 	if err := x.sink.end(b.trailers()); err != nil {
 		x.fail("client: " + err.Error())
 	}
 	return true
-}
-
-// session gives the rule's session persistence, if any. A mirror's exchange has no rule.
-func (r *rule) session() *route.Session {
-	if r == nil {
-		return nil
-	}
-	return r.conf.Session
 }
 
 // persists tells whether the client must be told (again) which endpoint is its own.

@@ -40,7 +40,12 @@ func (u *upstream) close() {
 
 // dial connects to the endpoint by a deadline (zero: none but dialTimeout), with TLS where the backend has it.
 func (e *endpoint) dial(p *peer, by time.Time, protos []string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	return e.dialWithin(dialTimeout, p, by, protos)
+}
+
+// dialWithin is dial with a bound of its own in place of dialTimeout.
+func (e *endpoint) dialWithin(limit time.Duration, p *peer, by time.Time, protos []string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	if !by.IsZero() {
 		ctx, cancel = context.WithDeadline(ctx, by)
@@ -96,7 +101,7 @@ func (x *exchange) attemptH1(e *endpoint, by time.Time, retryable func(int) bool
 	for {
 		kept := u != nil
 		if u == nil {
-			c, err := e.dial(x.peer, by, nil)
+			c, err := e.dialWithin(x.connectTimeout(), x.peer, by, nil)
 			if err != nil {
 				e.failed(now)
 				return outcome{safe: true, status: unreachable(err), reason: err.Error()}
@@ -136,10 +141,12 @@ func (e *endpoint) takeAlive(now time.Time) *upstream {
 // over carries the exchange over a connection. stale says that it ended before anything came back.
 func (x *exchange) over(u *upstream, by, now time.Time, retryable func(int) bool) (out outcome, stale bool) {
 	e := u.endpoint
-	u.w.deliverBy(now, stuck)
+	u.w.deliverBy(now, x.sendTimeout())
 	if by.IsZero() {
-		u.w.expectBy(now, quiet)
+		u.w.patience = x.readTimeout()
+		u.w.expectBy(now, u.w.patience)
 	} else {
+		u.w.patience = 0
 		u.w.setRead(by)
 	}
 	if x.ctx != nil {

@@ -59,14 +59,18 @@ func (s *Server) done(x *exchange) {
 	if x.rule == nil {
 		s.stats.unrouted.Add(1)
 	}
-	if x.rule == nil && s.conf.AccessLog == nil {
+	logs := s.conf.AccessLog != nil
+	if logs && x.plan != nil && x.plan.log != nil {
+		logs = *x.plan.log
+	}
+	if x.rule == nil && !logs {
 		return
 	}
 	took := time.Since(x.began)
 	if x.rule != nil {
 		x.rule.stats.observe(x, took)
 	}
-	if s.conf.AccessLog != nil {
+	if logs {
 		s.conf.AccessLog.log(x, took)
 	}
 }

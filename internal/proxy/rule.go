@@ -3,12 +3,14 @@
 package proxy
 
 import (
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
+	"sync/atomic"
 
 	"github.com/weft-net/weft/internal/route"
 )
@@ -22,6 +24,9 @@ type rule struct {
 	backends []weighted
 	total    uint64 // of the weights
 	stats    *ruleStats
+	policies []*policyCell // the route's, then its own
+	plain    plan          // without policies
+	plans    atomic.Pointer[[]*plan]
 }
 
 // weighted is one of a rule's backends. upto is the sum of weights so far.
@@ -37,16 +42,35 @@ type weighted struct {
 type filters struct {
 	request  []edit
 	response []edit
-	redirect *route.Redirect
-	rewrite  []*route.Rewrite
+	redirect *redirect
+	rewrite  []rewrite
 	mirrors  []mirror
 	cors     *cors
 }
 
 // edit is a HeaderEdit whose names are ready to be compared.
 type edit struct {
-	set, add []field
-	remove   []string // lower case
+	set, add  []field
+	templates []headerText
+	remove    []string // lower case
+}
+
+// headerText is a header whose value is made for each request.
+type headerText struct {
+	name  string
+	value *route.Text
+}
+
+// rewrite and redirect are filters with their templates parsed.
+type rewrite struct {
+	conf     *route.Rewrite
+	template *route.Text // nil: none
+}
+
+type redirect struct {
+	conf     *route.Redirect
+	location *route.Text // nil: as the other fields say
+	template *route.Text // of the path; nil: none
 }
 
 type mirror struct {
@@ -56,31 +80,68 @@ type mirror struct {
 	invalid     string
 }
 
-func (t *tables) compileRule(r *route.Route, i int) *rule {
+// compileRule makes a rule ready. One with a mistake in it answers 500 to what it wins; err tells what it is.
+func (t *tables) compileRule(r *route.Route, i int) (out *rule, err error) {
 	conf := &r.Rules[i]
-	out := &rule{route: r, conf: conf, invalid: conf.Invalid, filters: t.compileFilters(conf.Filters), stats: newRuleStats()}
+	out = &rule{route: r, conf: conf, invalid: conf.Invalid, stats: newRuleStats(), policies: t.policyCells(r.Policies, conf.Policies)}
+	out.plain.own(conf)
+	var errs []error
+	out.filters, err = t.compileFilters(conf.Filters)
+	errs = append(errs, err)
 	for _, b := range conf.Backends {
 		out.total += uint64(b.Weight)
-		w := weighted{key: b.Backend, upto: out.total, invalid: b.Invalid, filters: t.compileFilters(b.Filters)}
+		w := weighted{key: b.Backend, upto: out.total, invalid: b.Invalid}
+		w.filters, err = t.compileFilters(b.Filters)
+		errs = append(errs, err)
 		if b.Invalid == "" {
 			w.cell = t.cell(b.Backend)
 		}
 		out.backends = append(out.backends, w)
 	}
-	return out
+	if err = errors.Join(errs...); err != nil {
+		if out.invalid == "" {
+			out.invalid = err.Error()
+		}
+		err = fmt.Errorf("%s: rules[%d]: %w", r.Key, i, err)
+	}
+	return out, err
 }
 
-func (t *tables) compileFilters(in []route.Filter) (f filters) {
+func (t *tables) compileFilters(in []route.Filter) (f filters, err error) {
+	var errs []error
+	parse := func(field string, t route.Template) *route.Text {
+		out, err := route.ParseTemplate(t)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", field, err))
+		}
+		return out
+	}
+	pathTemplate := func(field string, p *route.PathRewrite) *route.Text {
+		if p == nil || p.Template == nil {
+			return nil
+		}
+		return parse(field, *p.Template)
+	}
+	edits := func(c *route.HeaderEdit) edit {
+		e := compileEdit(c)
+		for _, h := range c.SetTemplates {
+			e.templates = append(e.templates, headerText{h.Name, parse("header "+h.Name, h.Value)})
+		}
+		return e
+	}
 	for i := range in {
 		switch c := &in[i]; {
 		case c.RequestHeaders != nil:
-			f.request = append(f.request, compileEdit(c.RequestHeaders))
+			f.request = append(f.request, edits(c.RequestHeaders))
 		case c.ResponseHeaders != nil:
-			f.response = append(f.response, compileEdit(c.ResponseHeaders))
+			f.response = append(f.response, edits(c.ResponseHeaders))
 		case c.Redirect != nil:
-			f.redirect = c.Redirect
+			f.redirect = &redirect{conf: c.Redirect, template: pathTemplate("redirect.path", c.Redirect.Path)}
+			if c.Redirect.Location != "" {
+				f.redirect.location = parse("redirect.location", c.Redirect.Location)
+			}
 		case c.Rewrite != nil:
-			f.rewrite = append(f.rewrite, c.Rewrite)
+			f.rewrite = append(f.rewrite, rewrite{c.Rewrite, pathTemplate("rewrite.path", c.Rewrite.Path)})
 		case c.Mirror != nil:
 			m := mirror{cell: t.cell(c.Mirror.Backend), numerator: c.Mirror.Numerator, denominator: c.Mirror.Denominator, invalid: c.Mirror.Invalid}
 			if m.denominator == 0 {
@@ -91,7 +152,7 @@ func (t *tables) compileFilters(in []route.Filter) (f filters) {
 			f.cors = compileCORS(c.CORS)
 		}
 	}
-	return f
+	return f, errors.Join(errs...)
 }
 
 func compileEdit(c *route.HeaderEdit) (e edit) {
@@ -122,31 +183,49 @@ func newField(name, value string) field {
 }
 
 // apply edits fields in place: it sets, then adds, then removes.
-func (e *edit) apply(fields []field) []field {
+func (e *edit) apply(fields []field, v route.Values) []field {
 	for _, s := range e.set {
-		found := false
-		for i := range fields {
-			if fields[i].id != fDropped && sameName(fields[i].name, s.name) {
-				if found {
-					fields[i].id = fDropped
-				} else {
-					fields[i].value, found = s.value, true
-				}
-			}
-		}
-		if !found {
-			fields = append(fields, s)
+		fields = setField(fields, s)
+	}
+	for _, t := range e.templates {
+		value := t.value.Eval(v)
+		if value == "" {
+			dropFields(fields, t.name)
+		} else {
+			fields = setField(fields, newField(t.name, value))
 		}
 	}
 	fields = append(fields, e.add...)
 	for _, name := range e.remove {
-		for i := range fields {
-			if equalFold(fields[i].name, name) {
+		dropFields(fields, name)
+	}
+	return fields
+}
+
+// setField replaces a field's value, or adds the field.
+func setField(fields []field, s field) []field {
+	found := false
+	for i := range fields {
+		if fields[i].id != fDropped && sameName(fields[i].name, s.name) {
+			if found {
 				fields[i].id = fDropped
+			} else {
+				fields[i].value, found = s.value, true
 			}
 		}
 	}
+	if !found {
+		fields = append(fields, s)
+	}
 	return fields
+}
+
+func dropFields(fields []field, name string) {
+	for i := range fields {
+		if sameName(fields[i].name, raw(name)) {
+			fields[i].id = fDropped
+		}
+	}
 }
 
 func sameName(a, b []byte) bool {
@@ -171,27 +250,6 @@ func (r *rule) choose() *weighted {
 	return &r.backends[i]
 }
 
-// retries tells whether an answer of that status is worth another attempt.
-func (r *rule) retries(status int) bool {
-	return r.conf.Retry != nil && slices.Contains(r.conf.Retry.Codes, status)
-}
-
-// attempts is how often one request may be tried in all.
-func (r *rule) attempts() int {
-	if r.conf.Retry == nil {
-		return 1
-	}
-	return 1 + min(max(r.conf.Retry.Attempts, 0), 10)
-}
-
-// backoff is the wait before the attempt of that number, the first retry being 1.
-func (r *rule) backoff(attempt int) time.Duration {
-	if r.conf.Retry == nil {
-		return 0
-	}
-	return min(time.Duration(r.conf.Retry.Backoff)<<min(attempt-1, 10), 10*time.Second)
-}
-
 // rewritePath replaces a path as the API prescribes (HTTPPathModifier); prefix is the length of what matched.
 func rewritePath(p *route.PathRewrite, path string, prefix int) string {
 	switch {
@@ -208,12 +266,8 @@ func rewritePath(p *route.PathRewrite, path string, prefix int) string {
 	return path
 }
 
-// location is where a redirect points to (HTTPRequestRedirectFilter).
-func location(c *route.Redirect, l *route.Listener, scheme, host, path, query string, prefix int) string {
-	port := l.PublicPort
-	if port == 0 {
-		port = l.Port
-	}
+// location is where a redirect points to (HTTPRequestRedirectFilter). path is the new one.
+func location(c *route.Redirect, port uint16, scheme, host, path, query string) string {
 	if c.Scheme != "" {
 		scheme = strings.ToLower(c.Scheme)
 		switch scheme {
@@ -234,7 +288,7 @@ func location(c *route.Redirect, l *route.Listener, scheme, host, path, query st
 	if !(scheme == "http" && port == 80 || scheme == "https" && port == 443) {
 		b.WriteString(":" + strconv.Itoa(int(port)))
 	}
-	b.WriteString(rewritePath(c.Path, path, prefix))
+	b.WriteString(path)
 	if query != "" {
 		b.WriteString("?" + query)
 	}

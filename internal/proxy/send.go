@@ -36,29 +36,30 @@ type outcome struct {
 // send makes attempts until a response begins or no attempt is left.
 func (x *exchange) send(r *rule, b *backend, sticky *endpoint) {
 	limit := int64(collectSmall)
-	if r.conf.Retry != nil {
+	if x.plan.retry != nil {
 		limit = collectRetry
 	}
-	if x.body != nil && x.expect {
-		if err := x.sink.informational(http.StatusContinue, nil); err != nil {
-			x.fail("client: " + err.Error())
-			return
-		}
+	if !x.proceed() {
+		return
 	}
-	if x.body != nil && !x.isWhole && (x.length >= 0 && x.length <= limit || r.conf.Retry != nil) && !x.collect(limit) {
+	if x.body != nil && !x.isWhole && (x.length >= 0 && x.length <= limit || x.plan.retry != nil) && !x.collect(limit) {
 		return
 	}
 	var end time.Time
-	if d := time.Duration(r.conf.Timeouts.Request); d > 0 {
+	if d := time.Duration(x.plan.timeouts.Request); d > 0 {
 		end = x.began.Add(d)
 	}
-	most := r.attempts()
+	most := x.plan.attempts(x.method)
+	tries := x.plan.tries(most)
 	for {
 		e := sticky
-		if e == nil || x.attempts > 0 {
-			e = b.pick(x.began.UnixNano(), x.tried)
+		if e == nil || x.attempts > 0 && x.plan.session.ChangeOnFailure {
+			e = x.pick(b)
 		}
 		if e == nil {
+			if x.attempts > 0 {
+				b.retrying.Add(-1)
+			}
 			x.reply(http.StatusServiceUnavailable, "backend "+x.backend+" has no endpoints")
 			return
 		}
@@ -67,12 +68,15 @@ func (x *exchange) send(r *rule, b *backend, sticky *endpoint) {
 		x.endpoint = e
 		again := x.attempts < most && (x.body == nil || x.isWhole)
 		by := end
-		if d := time.Duration(r.conf.Timeouts.BackendRequest); d > 0 {
+		if d := time.Duration(x.plan.timeouts.BackendRequest); d > 0 {
 			if t := time.Now().Add(d); by.IsZero() || t.Before(by) {
 				by = t
 			}
 		}
-		out := x.attempt(e, by, func(status int) bool { return again && r.retries(status) })
+		out := x.attempt(e, by, func(status int) bool { return again && x.plan.retries(status) })
+		if x.attempts > 1 {
+			b.retrying.Add(-1)
+		}
 		if out.done {
 			return
 		}
@@ -80,10 +84,11 @@ func (x *exchange) send(r *rule, b *backend, sticky *endpoint) {
 		switch {
 		case expired:
 			out.status = http.StatusGatewayTimeout
-		case out.safe && x.attempts < max(connectTries, most), again && r.conf.Retry != nil:
-			if x.pause(r.backoff(x.attempts), end) {
+		case (out.safe && x.attempts < tries || again) && x.plan.inTime(x.began) && b.mayRetry():
+			if x.pause(x.plan.backoff(x.attempts), end) {
 				continue
 			}
+			b.retrying.Add(-1)
 			return
 		}
 		x.reply(out.status, out.reason)
@@ -168,7 +173,7 @@ func (x *exchange) clientBroke(err error) {
 	case x.started:
 		x.fail("client: " + err.Error())
 	case errors.Is(err, errChunk) || errors.As(err, &malformed):
-		x.reply(http.StatusBadRequest, "client: "+err.Error())
+		x.reply(bodyStatus(err), "client: "+err.Error())
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		x.reply(http.StatusRequestTimeout, "client: the body did not come in time")
 	default:
@@ -206,12 +211,8 @@ func (x *exchange) mirror(list []mirror) bool {
 		if b == nil || b.err != nil || b.conf.Invalid != "" {
 			continue
 		}
-		if x.body != nil && x.expect {
-			if err := x.sink.informational(http.StatusContinue, nil); err != nil {
-				x.fail("client: " + err.Error())
-				return false
-			}
-			x.expect = false
+		if !x.proceed() {
+			return false
 		}
 		if !x.collect(collectMirror) {
 			return false

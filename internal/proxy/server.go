@@ -29,6 +29,8 @@ type Config struct {
 
 	AccessLog AccessLog
 	Log       *slog.Logger
+
+	NewFirewall NewFirewall // nil: policies that ask for one refuse requests
 }
 
 // Server is a gateway's data plane. Apply tells it what to serve; it serves at once.
@@ -41,6 +43,7 @@ type Server struct {
 	active   atomic.Int64 // requests and streams
 	mirrors  atomic.Int64
 	idlers   registry // connections to clients
+	held     holding
 	tunnels  registry // upgraded connections, TCP and TLS passthrough
 	stats    serverStats
 	h2srv    h2server
@@ -71,6 +74,7 @@ func New(conf Config) *Server {
 		conf.Log = slog.Default()
 	}
 	s := &Server{conf: conf, tables: newTables(), stop: make(chan struct{})}
+	s.tables.newFirewall = conf.NewFirewall
 	s.running.Go(s.sweep)
 	return s
 }
@@ -322,6 +326,13 @@ func (s *Server) sweep() {
 				if b := c.Load(); b != nil {
 					for _, e := range b.endpoints.Load().all {
 						e.sweep(now)
+					}
+				}
+			}
+			for _, c := range s.tables.policies {
+				if p := c.Load(); p != nil {
+					for _, l := range p.limits {
+						l.buckets.sweep(now.UnixNano())
 					}
 				}
 			}

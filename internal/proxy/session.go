@@ -5,6 +5,7 @@ package proxy
 import (
 	"encoding/base64"
 	"encoding/binary"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -55,7 +56,7 @@ func cookieValue(fields []field, name string) string {
 
 // persisted gives the backend and endpoint of the request's session, if it has one.
 func (x *exchange) persisted(r *rule) (*weighted, *endpoint) {
-	c := r.conf.Session
+	c := x.plan.session
 	token := ""
 	if c.Kind == route.SessionHeader {
 		token, _ = x.Lookup(strings.ToLower(c.Name))
@@ -72,7 +73,7 @@ func (x *exchange) persisted(r *rule) (*weighted, *endpoint) {
 			continue
 		}
 		if b := w.cell.Load(); b != nil {
-			if e := b.session(id, x.began.UnixNano()); e != nil {
+			if e := b.session(id, x.began.UnixNano(), c.ChangeOnFailure); e != nil {
 				return w, e
 			}
 		}
@@ -90,12 +91,20 @@ func sessionField(c *route.Session, e *endpoint, secure bool, now time.Time) fie
 	if path == "" {
 		path = "/"
 	}
-	v := c.Name + "=" + token + "; Path=" + path + "; HttpOnly; SameSite=Lax"
-	if secure {
-		v += "; Secure"
+	v := c.Name + "=" + token + "; Path=" + path
+	if c.Domain != "" {
+		v += "; Domain=" + c.Domain
 	}
-	if c.Permanent && c.AbsoluteTimeout > 0 {
-		v += "; Max-Age=" + strconv.FormatInt(int64(time.Duration(c.AbsoluteTimeout)/time.Second), 10)
+	if d := time.Duration(c.AbsoluteTimeout); c.Permanent && d > 0 { // Expires is for clients that know no Max-Age
+		v += "; Expires=" + now.Add(d).UTC().Format(http.TimeFormat) + "; Max-Age=" + strconv.FormatInt(int64(d/time.Second), 10)
+	}
+	sameSite := c.SameSite
+	if sameSite == "" {
+		sameSite = "Lax"
+	}
+	v += "; HttpOnly; SameSite=" + sameSite
+	if secure || c.Secure || sameSite == "None" { // browsers take None with Secure only
+		v += "; Secure"
 	}
 	return newField("Set-Cookie", v)
 }

@@ -25,9 +25,12 @@ type tables struct {
 	backends  map[string]*backendCell
 	sets      map[string][]route.Endpoint
 	certs     map[string]route.Certificate
+	policies  map[string]*policyCell
 	usedBy    map[string]map[string]bool // endpoint set -> keys of backends
 
 	ports map[portKey]*port
+
+	newFirewall NewFirewall // nil: there is none
 }
 
 // backendCell is the place of a backend, so that rules need no change when the backend does. nil: there is none.
@@ -40,6 +43,9 @@ type listener struct {
 	conf  route.Listener
 	tls   *listenerTLS // nil where TLS does not end here
 	hosts map[string]*hostCell
+	// policies apply to all requests that come here; unrouted stands for the rule of those that no route has.
+	policies []*policyCell
+	unrouted *rule
 	// byHost is looked at by requests. It changes only when a hostname comes or goes.
 	byHost atomic.Pointer[route.Hosts[*hostCell]]
 }
@@ -95,7 +101,7 @@ func (p *portTable) find(host string) (found *listener) {
 func newTables() *tables {
 	return &tables{
 		listeners: map[string]*listener{}, routes: map[string]*compiledRoute{}, backends: map[string]*backendCell{},
-		sets: map[string][]route.Endpoint{}, certs: map[string]route.Certificate{},
+		sets: map[string][]route.Endpoint{}, certs: map[string]route.Certificate{}, policies: map[string]*policyCell{},
 		usedBy: map[string]map[string]bool{}, ports: map[portKey]*port{},
 	}
 }
@@ -131,6 +137,9 @@ func (t *tables) apply(u *route.Update, now time.Time) (portsChanged bool, err e
 			t.setEndpoints(s.Key, s.Endpoints, now)
 		}
 	}
+	for i := range u.Policies {
+		t.setPolicy(u.Policies[i], &ch)
+	}
 	for i := range u.Backends {
 		t.setBackend(u.Backends[i], now, &ch)
 	}
@@ -163,6 +172,14 @@ func (t *tables) absent(u *route.Update) (out []route.Ref) {
 	}
 	for i := range u.Certificates {
 		named[route.Ref{Kind: route.KindCertificate, Key: u.Certificates[i].Key}] = true
+	}
+	for i := range u.Policies {
+		named[route.Ref{Kind: route.KindPolicy, Key: u.Policies[i].Key}] = true
+	}
+	for key, cell := range t.policies {
+		if r := (route.Ref{Kind: route.KindPolicy, Key: key}); !named[r] && cell.Load() != nil {
+			out = append(out, r)
+		}
 	}
 	out = missing(out, t.listeners, route.KindListener, named)
 	out = missing(out, t.routes, route.KindRoute, named)
@@ -206,6 +223,10 @@ func (t *tables) remove(r route.Ref, ch *touched) {
 	case route.KindEndpointSet:
 		t.setEndpoints(r.Key, nil, time.Time{})
 		delete(t.sets, r.Key)
+	case route.KindPolicy:
+		if cell := t.policies[r.Key]; cell != nil {
+			cell.Store(nil)
+		}
 	case route.KindCertificate:
 		delete(t.certs, r.Key)
 		ch.certs[r.Key] = true
@@ -260,7 +281,7 @@ func (t *tables) setListener(conf route.Listener, ch *touched) {
 	if old != nil && reflect.DeepEqual(old.conf, conf) {
 		return
 	}
-	l := &listener{conf: conf, hosts: map[string]*hostCell{}}
+	l := &listener{conf: conf, hosts: map[string]*hostCell{}, policies: t.policyCells(conf.Policies), unrouted: &rule{conf: &route.Rule{}}}
 	if old != nil { // its hosts go on
 		l.hosts = old.hosts
 	} else {
@@ -296,7 +317,13 @@ func (t *tables) setRoute(conf *route.Route, ch *touched) {
 	kept := *conf
 	c := &compiledRoute{conf: &kept}
 	var errs []error
-	c.entries, errs = route.Entries(c.conf, func(i int) any { return t.compileRule(c.conf, i) })
+	c.entries, errs = route.Entries(c.conf, func(i int) any {
+		r, err := t.compileRule(c.conf, i)
+		if err != nil {
+			ch.errs = append(ch.errs, err)
+		}
+		return r
+	})
 	ch.errs = append(ch.errs, errs...)
 	t.routes[conf.Key] = c
 	for _, p := range conf.Parents {
@@ -358,7 +385,7 @@ func (t *tables) renewCertificates(ch *touched, now time.Time) {
 		if l.conf.TLS == nil || !uses(l.conf.TLS.Certificates, ch.certs) {
 			continue
 		}
-		renewed := &listener{conf: l.conf, hosts: l.hosts}
+		renewed := &listener{conf: l.conf, hosts: l.hosts, policies: l.policies, unrouted: &rule{conf: &route.Rule{}}}
 		if err := t.endTLS(renewed); err != nil {
 			ch.errs = append(ch.errs, err)
 		}

@@ -21,7 +21,8 @@ import (
 
 // listenerTLS is how a listener ends TLS. Its session ticket keys live as long as it does.
 type listenerTLS struct {
-	conf *tls.Config
+	conf   *tls.Config
+	client *clientCheck // nil: no client certificate is asked for
 }
 
 func newListenerTLS(l *route.Listener, certs map[string]route.Certificate) (*listenerTLS, error) {
@@ -60,17 +61,14 @@ func newListenerTLS(l *route.Listener, certs map[string]route.Certificate) (*lis
 		}
 		conf.CipherSuites = append(conf.CipherSuites, tls.CipherSuites()[i].ID)
 	}
-	if v := c.Client; v != nil {
-		conf.ClientCAs = x509.NewCertPool()
-		if !conf.ClientCAs.AppendCertsFromPEM([]byte(v.CAs)) {
-			errs = append(errs, fault(errors.New("client.cas holds no certificate: no client's is valid")))
+	out := &listenerTLS{conf: conf}
+	if c.Client != nil {
+		if out.client, err = newClientCheck(c.Client); err != nil {
+			errs = append(errs, fault(err))
 		}
-		conf.ClientAuth = tls.RequireAndVerifyClientCert
-		if v.AllowInsecureFallback {
-			conf.ClientAuth = tls.RequestClientCert
-		}
+		out.client.apply(conf)
 	}
-	return &listenerTLS{conf: conf}, errors.Join(errs...)
+	return out, errors.Join(errs...)
 }
 
 func tlsVersion(s string, unset uint16) (uint16, error) {
@@ -192,6 +190,7 @@ func (s *Server) serveTLS(c net.Conn, pe *peer, t *portTable) {
 	state := tc.ConnectionState()
 	l := t.find(strings.ToLower(state.ServerName))
 	pe.tls, pe.sni, pe.scheme = &state, l, "https"
+	pe.client = l.tls.client.examine(&state)
 	pe.describe(l)
 	switch {
 	case l.conf.Protocol == route.TLS:

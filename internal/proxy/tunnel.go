@@ -21,7 +21,7 @@ func (x *exchange) switchProtocols(u *upstream) outcome {
 	x.endpoint.succeeded()
 	x.status, x.started, h.hijack = http.StatusSwitchingProtocols, true, true
 	b := append(h.w.out, statusLine(http.StatusSwitchingProtocols)...)
-	b = appendFields(b, edited(u.head.fields, x.edits))
+	b = appendFields(b, x.edited(u.head.fields, x.edits))
 	h.w.out = append(b, "\r\n"...)
 	h.w.out = append(h.w.out, u.w.buffered()...)
 	u.w.out = append(u.w.out[:0], h.w.buffered()...)
@@ -29,7 +29,7 @@ func (x *exchange) switchProtocols(u *upstream) outcome {
 	u.w.deliverBy(time.Now(), stuck)
 	if h.w.flush() == nil && u.w.flush() == nil {
 		forget := x.srv.tunnels.add(closer{h.w.conn, u.w.conn})
-		x.sent = tunnel(h.w.conn, u.w.conn, x.srv.conf.TunnelIdle)
+		x.sent = tunnel(h.w.conn, u.w.conn, x.tunnelIdle())
 		forget()
 	}
 	u.discard()

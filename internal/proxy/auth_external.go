@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"crypto/sha256"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/weft-net/weft/internal/route"
+)
+
+// externalAuth is a route.ExternalAuth made ready, with the answers that it remembers.
+type externalAuth struct {
+	conf     *route.ExternalAuth
+	cell     *backendCell // nil: the listener's own routes are asked
+	host     *route.Text
+	path     *route.Text
+	signin   *route.Text
+	cacheKey *route.Text
+	headers  []headerText
+	copied   []string // lower case
+	cache    *answerCache
+}
+
+// Bounds of external authentication.
+const (
+	externalTimeout = 60 * time.Second
+	answerMost      = 64 << 10 // bytes of an answer's body
+	rememberAnswers = 4096
+)
+
+func (t *tables) newExternalAuth(c *route.ExternalAuth) *externalAuth {
+	if c == nil || c.Disabled {
+		return nil
+	}
+	a := &externalAuth{conf: c, host: text(route.Template(c.Host)), path: text(c.Path), signin: text(c.Signin), cacheKey: text(c.CacheKey)}
+	if c.Backend != "" {
+		a.cell = t.cell(c.Backend)
+	}
+	for _, h := range c.RequestHeaders {
+		a.headers = append(a.headers, headerText{h.Name, text(route.Template(h.Value))})
+	}
+	for _, h := range c.ResponseHeaders {
+		a.copied = append(a.copied, strings.ToLower(h))
+	}
+	if a.cacheKey != nil && len(c.CacheFor) > 0 {
+		a.cache = &answerCache{byKey: map[[sha256.Size]byte]cachedAnswer{}}
+	}
+	return a
+}
+
+// admit asks whether the request may pass. Else the client has been answered; otherwise is what else it may try.
+func (a *externalAuth) admit(x *exchange, otherwise ...field) bool {
+	got, err := a.verdict(x)
+	if err != nil {
+		x.reply(http.StatusInternalServerError, "external authentication: "+err.Error())
+		return false
+	}
+	d := x.detail()
+	for _, f := range got.fields {
+		if equalFold(f.name, "set-cookie") {
+			d.cookies = append(d.cookies, f)
+		}
+	}
+	switch {
+	case got.status >= 200 && got.status < 300:
+		d.always = a.conf.AlwaysSetCookie
+		a.copyHeaders(x, got)
+		return true
+	case got.status == http.StatusUnauthorized && a.signin != nil && !x.isGRPC():
+		d.always = true
+		x.respond(http.StatusFound, "", []field{newField("Location", a.signinURL(x))}, nil)
+	case got.status == http.StatusUnauthorized:
+		d.always, d.added = true, append(d.added, otherwise...)
+		if challenge := got.lookup("www-authenticate"); challenge != "" {
+			d.added = append(d.added, newField("WWW-Authenticate", challenge))
+		}
+		x.reply(http.StatusUnauthorized, "external authentication")
+	case got.status == http.StatusForbidden:
+		d.always = true
+		x.reply(http.StatusForbidden, "external authentication")
+	default:
+		x.reply(http.StatusInternalServerError, "external authentication: answered with status "+http.StatusText(got.status))
+	}
+	return false
+}
+
+// copyHeaders gives the backend what the answer tells, and nothing that the client claims instead.
+func (a *externalAuth) copyHeaders(x *exchange, got *answer) {
+	for _, name := range a.copied {
+		x.dropField(name)
+		for _, f := range got.fields {
+			if equalFold(f.name, name) {
+				x.fields = append(x.fields, field{f.name, f.value, f.id})
+			}
+		}
+	}
+}
+
+// signinURL is where a browser goes to log in, and where it comes back to.
+func (a *externalAuth) signinURL(x *exchange) string {
+	to := a.signin.Eval(x)
+	param := a.conf.SigninParam
+	if param == "" {
+		return to
+	}
+	if u, err := url.Parse(to); err == nil && u.Query().Has(param) {
+		return to
+	}
+	sep := "?"
+	if strings.Contains(to, "?") {
+		sep = "&"
+	}
+	return to + sep + param + "=" + url.QueryEscape(x.scheme()+"://"+x.asked.authority+x.uri())
+}
+
+// verdict gives the answer, remembered or new.
+func (a *externalAuth) verdict(x *exchange) (*answer, error) {
+	var key [sha256.Size]byte
+	if a.cache != nil {
+		// The key is of the answer's policy only; what it holds may be a secret, so its hash is kept.
+		key = sha256.Sum256(a.cacheKey.Append(nil, x))
+		if got, ok := a.cache.get(key, x.began); ok {
+			return got, nil
+		}
+	}
+	q := a.question(x)
+	b, err := a.backend(x, q)
+	if err != nil {
+		return nil, err
+	}
+	got := &collector{limit: answerMost}
+	if err := x.ask(b, q, got); err != nil {
+		return nil, err
+	}
+	if a.cache != nil {
+		if d := a.keepFor(got.status); d > 0 {
+			a.cache.put(key, &got.answer, x.began.Add(d))
+		}
+	}
+	return &got.answer, nil
+}
+
+// backend gives whom to ask: the policy's backend, or that of the listener's route for the question.
+func (a *externalAuth) backend(x *exchange, q *question) (*backend, error) {
+	if a.cell != nil {
+		return a.cell.Load(), nil
+	}
+	host := hostOf(q.authority)
+	if x.peer.port.table.Load().find(host) != x.listener {
+		if l := x.peer.port.table.Load().find(host); l != nil {
+			return x.answering(l, host, q)
+		}
+	}
+	return x.answering(x.listener, host, q)
+}
+
+// answering gives the backend of the route that a question goes to, rewritten as that route says.
+func (x *exchange) answering(l *listener, host string, q *question) (*backend, error) {
+	e := l.route(host, &route.Request{Method: http.MethodGet, Path: q.path, Query: q.query, Header: fieldsLookup(q.fields)})
+	if e == nil {
+		return nil, errNoRoute
+	}
+	r := e.Target.(*rule)
+	w := r.choose()
+	if r.invalid != "" || r.filters.redirect != nil || w == nil || w.cell == nil {
+		return nil, errNoBackend
+	}
+	for _, c := range r.filters.rewrite {
+		if c.template == nil {
+			q.path = rewritePath(c.conf.Path, q.path, e.PrefixLength())
+		}
+		if c.conf.Hostname != "" {
+			q.authority = c.conf.Hostname
+		}
+	}
+	q.fields = x.edited(q.fields, r.filters.request)
+	return w.cell.Load(), nil
+}
+
+type fieldsLookup []field
+
+// Lookup implements route.Lookup.
+func (f fieldsLookup) Lookup(name string) (string, bool) {
+	for i := range f {
+		if f[i].id != fDropped && equalFold(f[i].name, name) {
+			return view(f[i].value), true
+		}
+	}
+	return "", false
+}
+
+// question is what is asked: the request's fields, with what it was in fields of their own, as ingress-nginx and
+// oauth2-proxy name them.
+func (a *externalAuth) question(x *exchange) *question {
+	q := &question{method: a.conf.Method, authority: x.asked.authority, timeout: time.Duration(a.conf.Timeout), fields: x.asIs()}
+	if q.timeout <= 0 {
+		q.timeout = externalTimeout
+	}
+	if q.method == "" {
+		q.method = x.method
+	}
+	if a.host != nil {
+		q.authority = a.host.Eval(x)
+	}
+	q.path, q.query, _ = strings.Cut(a.path.Eval(x), "?")
+	if path, perr := cleanPath([]byte(q.path)); perr == nil && len(path) > 0 && path[0] == '/' {
+		q.path = string(path)
+	} else {
+		q.path = "/"
+	}
+	scheme := x.scheme()
+	f := q.fields
+	f = set(f, "X-Original-URL", scheme+"://"+x.asked.authority+x.uri())
+	f = set(f, "X-Original-Method", x.method)
+	f = set(f, "X-Original-URI", x.uri())
+	f = set(f, "X-Auth-Request-Redirect", x.uri())
+	f = set(f, "X-Scheme", scheme)
+	f = set(f, "X-Real-IP", x.source().String())
+	for _, h := range a.headers {
+		f = set(f, h.name, h.value.Eval(x))
+	}
+	q.fields = f
+	return q
+}
+
+// keepFor tells how long an answer of that status is remembered.
+func (a *externalAuth) keepFor(status int) time.Duration {
+	for _, c := range a.conf.CacheFor {
+		if len(c.Statuses) == 0 || slices.Contains(c.Statuses, status) {
+			return time.Duration(c.For)
+		}
+	}
+	return 0
+}
+
+// answerCache remembers answers, the number of which is bounded.
+type answerCache struct {
+	mu    sync.Mutex
+	byKey map[[sha256.Size]byte]cachedAnswer
+}
+
+type cachedAnswer struct {
+	*answer
+	until time.Time
+}
+
+func (c *answerCache) get(key [sha256.Size]byte, now time.Time) (*answer, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a, ok := c.byKey[key]
+	if ok && !now.Before(a.until) {
+		delete(c.byKey, key)
+		ok = false
+	}
+	return a.answer, ok
+}
+
+func (c *answerCache) put(key [sha256.Size]byte, a *answer, until time.Time) {
+	a.body = nil // is never used
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.byKey) >= rememberAnswers {
+		for k := range c.byKey { // some: the order is random
+			delete(c.byKey, k)
+			break
+		}
+	}
+	c.byKey[key] = cachedAnswer{a, until}
+}
