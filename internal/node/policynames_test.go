@@ -3,6 +3,7 @@
 package node
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
 
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/policy/policytest"
@@ -39,6 +41,9 @@ func (r *fakeResolver) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	if name == "www.allowed.example." {
 		owner = "alias.elsewhere.example."
 		m.Answer = append(m.Answer, &dns.CNAME{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: 300}, Target: owner})
+	}
+	if n, ok := strings.CutSuffix(name, ".many.example."); ok && q.Question[0].Qtype == dns.TypeA {
+		m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: owner, Class: dns.ClassINET, Ttl: r.ttl.Load(), Rrtype: dns.TypeA}, A: net.ParseIP("198.51.100." + n)})
 	}
 	for site, addrs := range sites {
 		if dns.Fqdn(site) != name {
@@ -227,6 +232,53 @@ func TestPolicyByName(t *testing.T) {
 	r.kill()
 	ask(t, client, "udp", resolver.pod.Addrs[0], "www.allowed.example.", dns.TypeA)
 	reach("www.allowed.example.", false)
+}
+
+// Of a client that sends a single packet to each address as soon as it is told of it, none is lost.
+func TestPolicyByNameFirstPacket(t *testing.T) {
+	r := newPolicyRig(t)
+	resolver := r.resolver(t, "10.0.0.53 fd00::53")
+	client := r.node.Connect(t, policytest.Addrs("10.0.0.1 fd00::1")...)
+	site := r.node.Connect(t, policytest.Addrs("203.0.113.1 2001:db8:ffff::1")...)
+	_, many, _ := net.ParseCIDR("198.51.100.0/24")
+	r.node.Do(t, func() error {
+		l, err := netlink.LinkByName(site.Link)
+		if err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: many, Gw: net.ParseIP("203.0.113.1"), Flags: int(netlink.FLAG_ONLINK)})
+	})
+	site.Do(t, func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.AddrAdd(lo, &netlink.Addr{IPNet: many})
+	})
+	sink := site.Sink(t, 90)
+	d := dnsService(deltaOf(podOf("client", role("client"), "10.0.0.1 fd00::1"), podOf("dns", role("dns"), "10.0.0.53 fd00::53")), "10.0.0.53 fd00::53")
+	d.ClusterNetworkPolicies = map[string]*model.ClusterNetworkPolicy{"by-name": onlyByName("client", "*.many.example")}
+	r.update(d)
+	policytest.Eventually(t, policytest.Deadline, "names are learned", func() bool {
+		ask(t, client, "udp", resolver.pod.Addrs[0], "0.many.example.", dns.TypeA)
+		r.part.mu.Lock()
+		defer r.part.mu.Unlock()
+		return len(r.part.expiry) > 0
+	})
+	for i := 1; i <= 200; i++ {
+		for _, a := range ask(t, client, "udp", resolver.pod.Addrs[i%2], fmt.Sprintf("%d.many.example.", i), dns.TypeA) {
+			client.Do(t, func() error {
+				c, err := net.Dial("udp", netip.AddrPortFrom(a, 90).String())
+				if err != nil {
+					return err
+				}
+				defer c.Close()
+				_, err = c.Write([]byte("hello"))
+				return err
+			})
+		}
+	}
+	policytest.Eventually(t, policytest.Deadline, "200 first packets", func() bool { return sink.Count("hello") == 200 })
 }
 
 func TestResolutions(t *testing.T) {

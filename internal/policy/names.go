@@ -174,7 +174,9 @@ func (k *Compiler) renamed(name string, addrs []netip.Addr, do func(string, neti
 			w.recheck[a] = nil
 		}
 	}
-	return k.finish(w)
+	c := k.finish(w)
+	clear(c.Tightened) // names only let through, and what lapses ends no connection
+	return c
 }
 
 // Trust adds addresses whose answers count beside those of the cluster's DNS.
