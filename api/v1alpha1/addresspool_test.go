@@ -10,8 +10,11 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
 )
 
@@ -20,33 +23,45 @@ type openapi = map[string]any
 // TestCRDMatchesTypes holds the CustomResourceDefinition against the Go types: the same fields, of the same JSON
 // types, all the way down.
 func TestCRDMatchesTypes(t *testing.T) {
-	raw, err := os.ReadFile("../../deploy/chart/crds/weft.dev_addresspools.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var crd struct {
-		Metadata metav1.ObjectMeta
-		Spec     struct {
-			Group, Scope string
-			Names        struct{ Kind, Plural string }
-			Versions     []struct {
-				Name   string
-				Schema struct{ OpenAPIV3Schema openapi }
+	for _, k := range []struct {
+		resource schema.GroupVersionResource
+		kind     string
+		scope    string
+		typ      reflect.Type
+	}{
+		{AddressPools, "AddressPool", "Cluster", reflect.TypeFor[AddressPool]()},
+		{GatewayConfigs, "GatewayConfig", "Namespaced", reflect.TypeFor[GatewayConfig]()},
+	} {
+		t.Run(k.kind, func(t *testing.T) {
+			raw, err := os.ReadFile("../../deploy/chart/crds/weft.dev_" + k.resource.Resource + ".yaml")
+			if err != nil {
+				t.Fatal(err)
 			}
-		}
+			var crd struct {
+				Metadata metav1.ObjectMeta
+				Spec     struct {
+					Group, Scope string
+					Names        struct{ Kind, Plural string }
+					Versions     []struct {
+						Name   string
+						Schema struct{ OpenAPIV3Schema openapi }
+					}
+				}
+			}
+			if err := yaml.UnmarshalStrict(raw, &struct{ Kind, APIVersion, Metadata, Spec any }{}); err != nil {
+				t.Fatal(err) // a key twice, say
+			}
+			if err := yaml.Unmarshal(raw, &crd); err != nil {
+				t.Fatal(err)
+			}
+			if crd.Metadata.Name != k.resource.Resource+"."+GroupVersion.Group || crd.Spec.Group != GroupVersion.Group || crd.Spec.Scope != k.scope ||
+				crd.Spec.Names.Plural != k.resource.Resource || crd.Spec.Names.Kind != k.kind ||
+				len(crd.Spec.Versions) != 1 || crd.Spec.Versions[0].Name != GroupVersion.Version {
+				t.Errorf("names: %+v", crd.Spec)
+			}
+			compare(t, "", crd.Spec.Versions[0].Schema.OpenAPIV3Schema, k.typ)
+		})
 	}
-	if err := yaml.UnmarshalStrict(raw, &struct{ Kind, APIVersion, Metadata, Spec any }{}); err != nil {
-		t.Fatal(err) // a key twice, say
-	}
-	if err := yaml.Unmarshal(raw, &crd); err != nil {
-		t.Fatal(err)
-	}
-	if crd.Metadata.Name != AddressPools.Resource+"."+GroupVersion.Group || crd.Spec.Group != GroupVersion.Group || crd.Spec.Scope != "Cluster" ||
-		crd.Spec.Names.Plural != AddressPools.Resource || len(crd.Spec.Versions) != 1 || crd.Spec.Versions[0].Name != GroupVersion.Version {
-		t.Errorf("names: %+v", crd.Spec)
-	}
-	s := crd.Spec.Versions[0].Schema.OpenAPIV3Schema
-	compare(t, "", s, reflect.TypeFor[AddressPool]())
 }
 
 func compare(t *testing.T, path string, s openapi, typ reflect.Type) {
@@ -58,6 +73,12 @@ func compare(t *testing.T, path string, s openapi, typ reflect.Type) {
 		!slices.Contains([]string{".apiVersion", ".kind", ".metadata"}, path) && !strings.HasSuffix(path, "[]") {
 		t.Errorf("%s has no description", path)
 	}
+	if typ == reflect.TypeFor[resource.Quantity]() {
+		if s["x-kubernetes-int-or-string"] != true {
+			t.Errorf("%s: a quantity is a number or a string", path)
+		}
+		return
+	}
 	want := map[reflect.Kind]string{reflect.String: "string", reflect.Bool: "boolean", reflect.Int64: "integer", reflect.Slice: "array",
 		reflect.Map: "object", reflect.Struct: "object"}[typ.Kind()]
 	if typ == reflect.TypeFor[metav1.Time]() {
@@ -67,6 +88,13 @@ func compare(t *testing.T, path string, s openapi, typ reflect.Type) {
 		t.Errorf("%s: type %v, want %s", path, s["type"], want)
 	}
 	switch {
+	case typ.Kind() == reflect.Map:
+		values, _ := s["additionalProperties"].(openapi)
+		compare(t, path+"[]", values, typ.Elem())
+	case typ == reflect.TypeFor[corev1.ResourceRequirements]():
+		properties, _ := s["properties"].(openapi) // claims, of dynamic resource allocation, are not for gateways
+		compare(t, path+".requests", properties["requests"].(openapi), reflect.TypeFor[corev1.ResourceList]())
+		compare(t, path+".limits", properties["limits"].(openapi), reflect.TypeFor[corev1.ResourceList]())
 	case typ.Kind() == reflect.Slice:
 		items, _ := s["items"].(openapi)
 		compare(t, path+"[]", items, typ.Elem())
@@ -122,8 +150,49 @@ func TestDeepCopy(t *testing.T) {
 	if none.DeepCopyObject() != nil || (*AddressPoolList)(nil).DeepCopyObject() != nil {
 		t.Error("a copy of nothing is something")
 	}
+	five := int64(5)
+	configs := &GatewayConfigList{Items: []GatewayConfig{{Spec: GatewayConfigSpec{
+		Replicas: &five, DrainSeconds: &five, NodeSelector: map[string]string{"a": "b"}, Args: []string{"x"}, TrustedProxies: []string{"x"},
+		Resources:   &corev1.ResourceRequirements{Limits: corev1.ResourceList{"cpu": resource.MustParse("1")}},
+		Tolerations: []corev1.Toleration{{Key: "k", TolerationSeconds: &five}}, ProxyProtocol: &no,
+		Service:   &GatewayService{LoadBalancerSourceRanges: []string{"x"}},
+		AccessLog: &GatewayAccessLog{Percent: &five},
+	}}}}
+	cc := configs.DeepCopyObject().(*GatewayConfigList)
+	if !reflect.DeepEqual(cc, configs) {
+		t.Fatalf("copy %+v of %+v", cc, configs)
+	}
+	sharing(t, "GatewayConfigList", reflect.ValueOf(cc), reflect.ValueOf(configs))
 	s := runtime.NewScheme()
 	if err := AddToScheme(s); err != nil || !s.Recognizes(GroupVersion.WithKind("AddressPool")) {
 		t.Errorf("scheme: %v", err)
+	}
+}
+
+// sharing finds memory that two values have in common.
+func sharing(t *testing.T, path string, a, b reflect.Value) {
+	t.Helper()
+	switch a.Kind() {
+	case reflect.Pointer, reflect.Map, reflect.Slice:
+		if a.IsNil() {
+			return
+		}
+		if a.Pointer() == b.Pointer() {
+			t.Errorf("%s is shared", path)
+		}
+	}
+	switch a.Kind() {
+	case reflect.Pointer:
+		sharing(t, path, a.Elem(), b.Elem())
+	case reflect.Slice:
+		for i := range a.Len() {
+			sharing(t, path+"[]", a.Index(i), b.Index(i))
+		}
+	case reflect.Struct:
+		for i := range a.NumField() {
+			if a.Type().Field(i).IsExported() {
+				sharing(t, path+"."+a.Type().Field(i).Name, a.Field(i), b.Field(i))
+			}
+		}
 	}
 }
