@@ -125,8 +125,11 @@ func (c *dnsCluster) flows(t *testing.T) (out []string) {
 				t.Fatal(err)
 			}
 			for _, fl := range flows {
-				if p := fl.Dest.Port(); fl.Protocol == model.UDP && (p == 53 || p == untracked) {
-					out = append(out, fmt.Sprintf("%+v", fl))
+				for _, p := range []uint16{fl.Source.Port(), fl.Dest.Port(), fl.Peer.Port()} {
+					if fl.Protocol == model.UDP && (p == 53 || p == untracked) {
+						out = append(out, fmt.Sprintf("%s %s %s", fl.Source, fl.Dest, fl.Peer))
+						break
+					}
 				}
 			}
 		}
@@ -313,24 +316,37 @@ func TestDNSAnswersOfAServerThatLeaves(t *testing.T) {
 	}
 	c.dns(t, "a1!", "c2")
 	// The answer, late: sent from the untracked port by hand.
-	var from netip.AddrPort
-	c.pod["b1"].in(func() { from = netip.MustParseAddrPort(client.LocalAddr().String()) })
-	c.pod["a1"].in(func() { c.late(t, from) })
+	from := netip.MustParseAddrPort(client.LocalAddr().String())
+	c.pod["a1"].in(func() { c.late(t, from, 0) })
 	if line, err := bufio.NewReader(client).ReadString('\n'); err != nil || line != "late\n" {
 		t.Fatalf("the answer of a server that is no longer ready: %q, %v\n%s", line, err, c.ruleset())
 	}
+	// An answer that the node held back comes from the node itself, in the server's name.
+	c.node[0].in(func() { c.late(t, from, dnstable.AnswerMark) })
+	if line, err := bufio.NewReader(client).ReadString('\n'); err != nil || line != "late\n" {
+		t.Fatalf("an answer that was held back: %q, %v\n%s", line, err, c.ruleset())
+	}
+	if f := c.flows(t); len(f) != 0 {
+		t.Errorf("answers are tracked: %v", f)
+	}
 }
 
-// late sends from the untracked port, which another socket has too, in the calling thread's namespace.
-func (c *dnsCluster) late(t *testing.T, to netip.AddrPort) {
+// late sends an answer of a1 from the untracked port, which another socket has too, in the calling thread's namespace.
+func (c *dnsCluster) late(t *testing.T, to netip.AddrPort, mark int) {
 	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, mark); err != nil {
+		t.Fatal(err)
+	}
+	a4, _ := podAddrs(0, 2)
 	body := "late\n"
-	p := []byte{untracked >> 8, untracked & 0xff, byte(to.Port() >> 8), byte(to.Port()), 0, byte(8 + len(body)), 0, 0} // no checksum
+	p := []byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0} // length and checksum are the kernel's to fill in
+	p = append(append(p, netip.MustParseAddr(a4).AsSlice()...), to.Addr().AsSlice()...)
+	p = append(p, untracked>>8, untracked&0xff, byte(to.Port()>>8), byte(to.Port()), 0, byte(8+len(body)), 0, 0) // no checksum
 	if err := unix.Sendto(fd, append(p, body...), 0, &unix.SockaddrInet4{Addr: to.Addr().As4()}); err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,7 @@
 //	chain          hook         priority  does
 //	prerouting     prerouting   raw       a pod's query: not tracked, goes to the server; the server's answer: not
 //	                                      tracked, marked
-//	output         output       raw       the same for a query of the node itself
+//	output         output       raw       the same for a query of the node itself, and for answers that it held back
 //	postrouting    postrouting  srcnat    a query that is through all filters: to the server's port for untracked
 //	                                      queries; an answer: from the Service's address
 //	input          input        srcnat    an answer to the node itself: from the Service's address

@@ -89,7 +89,12 @@ func (f *family) chains() []chain {
 		&expr.Cmp{Op: expr.CmpOpEq, Register: keyReg, Data: []byte{1}}),
 		one(&expr.Notrack{}), mark(^uint32(AnswerMark), AnswerMark), one(count),
 	)}
-	restore := rule{"answers: from the Service's address", slices.Concat(udp(), untracked(), marked(),
+	// An answer may be held back, and sent by the node in the server's place when the addresses in it are admitted (see
+	// policytable): it has the mark, and comes by another way.
+	held := rule{"answers that the node held back", slices.Concat(udp(), marked(),
+		f.pair(f.source, sourcePort, f.answers), one(&expr.Notrack{}),
+	)}
+	restore := rule{"answers: from the Service's address", slices.Concat(udp(), marked(),
 		f.pair(f.source, sourcePort, f.answers), f.write(f.source, sourcePort), mark(^uint32(AnswerMark), 0),
 	)}
 	arrive := rule{"queries: to the port for those untracked", slices.Concat(udp(), untracked(),
@@ -98,7 +103,7 @@ func (f *family) chains() []chain {
 	)}
 	return []chain{
 		{"prerouting", nft.Hook{Type: "filter", Num: unix.NF_INET_PRE_ROUTING, Priority: priorityRaw}, []rule{query, answer}},
-		{"output", nft.Hook{Type: "route", Num: unix.NF_INET_LOCAL_OUT, Priority: priorityRaw}, []rule{query}},
+		{"output", nft.Hook{Type: "route", Num: unix.NF_INET_LOCAL_OUT, Priority: priorityRaw}, []rule{query, held}},
 		{"postrouting", nft.Hook{Type: "filter", Num: unix.NF_INET_POST_ROUTING, Priority: prioritySNAT}, []rule{arrive, restore}},
 		{"input", nft.Hook{Type: "filter", Num: unix.NF_INET_LOCAL_IN, Priority: prioritySNAT}, []rule{restore}},
 	}
