@@ -3,7 +3,6 @@
 package proxy
 
 import (
-	"context"
 	"crypto/tls"
 	"encoding/hex"
 	"io"
@@ -22,11 +21,11 @@ type exchange struct {
 	began time.Time
 
 	// Of the connection.
-	peer  *peer
-	sink  sink
-	major int // HTTP/1 or HTTP/2, of the client
-	minor byte
-	ctx   context.Context // HTTP/2: done when the client gave up; nil otherwise
+	peer   *peer
+	sink   sink
+	major  int // HTTP/1 or HTTP/2, of the client
+	minor  byte
+	client canceller // HTTP/2: tells when the client gives up; nil otherwise
 
 	// The request. Strings and fields point into the connection's buffer.
 	method      string
@@ -81,6 +80,15 @@ type peer struct {
 	scheme    string
 	forwarded bool               // its X-Forwarded headers are believed
 	client    *clientCertificate // nil: requests do not depend on it
+}
+
+// canceller tells of a client that gives up its request.
+type canceller interface {
+	// watch has i interrupted when the client gives up, once; it is false when it has already.
+	watch(i interrupter) bool
+	// unwatch ends that: when it returns, i is not interrupted any more.
+	unwatch()
+	left() bool
 }
 
 // sink is where a response goes.
@@ -536,7 +544,7 @@ func replaceCORS(fields, ours []field) []field {
 // reset makes the exchange ready for another request of the same connection.
 func (x *exchange) reset() {
 	*x = exchange{
-		srv: x.srv, peer: x.peer, sink: x.sink, major: x.major, cancelBody: x.cancelBody, fields: x.fields[:0],
+		srv: x.srv, peer: x.peer, sink: x.sink, major: x.major, client: x.client, cancelBody: x.cancelBody, fields: x.fields[:0],
 		tried: x.tried[:0], edits: x.edits[:0],
 	}
 }

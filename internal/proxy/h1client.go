@@ -38,6 +38,15 @@ func (u *upstream) close() {
 	u.w.conn.Close()
 }
 
+// interrupt ends the connection when the client has left. It waits for nothing: TLS is not told goodbye.
+func (u *upstream) interrupt() {
+	if t, ok := u.w.conn.(*tls.Conn); ok {
+		t.NetConn().Close()
+		return
+	}
+	u.w.conn.Close()
+}
+
 // dial connects to the endpoint by a deadline (zero: none but dialTimeout), with TLS where the backend has it.
 func (e *endpoint) dial(p *peer, by time.Time, protos []string) (net.Conn, error) {
 	return e.dialWithin(dialTimeout, p, by, protos)
@@ -149,8 +158,13 @@ func (x *exchange) over(u *upstream, by, now time.Time, retryable func(int) bool
 		u.w.patience = 0
 		u.w.setRead(by)
 	}
-	if x.ctx != nil {
-		defer context.AfterFunc(x.ctx, u.close)()
+	if x.client != nil {
+		if !x.client.watch(u) {
+			u.discard()
+			x.fail("client left")
+			return outcome{done: true}, false
+		}
+		defer x.client.unwatch()
 	}
 	x.writeRequest(u.w)
 	streams := x.body != nil && !x.isWhole
@@ -170,6 +184,9 @@ func (x *exchange) over(u *upstream, by, now time.Time, retryable func(int) bool
 	if err == nil && u.head.status == http.StatusSwitchingProtocols {
 		return x.switchProtocols(u), false
 	}
+	if err == nil && x.major == 2 && x.upgrade != "" && u.head.status < 300 { // it would look like a tunnel to the client
+		err = &parseError{502, "response: protocol not switched"}
+	}
 	if err != nil {
 		var malformed *parseError
 		nothing := u.w.r == u.w.w && !timedOut(err) && !errors.As(err, &malformed)
@@ -180,6 +197,10 @@ func (x *exchange) over(u *upstream, by, now time.Time, retryable func(int) bool
 			return outcome{done: true}, false
 		}
 		u.discard()
+		if x.client != nil && x.client.left() {
+			x.fail("client left")
+			return outcome{done: true}, false
+		}
 		if !nothing || p != nil {
 			e.failed(now)
 		}
@@ -321,6 +342,7 @@ func appendChunk(b, p []byte) []byte {
 type pump struct {
 	done     chan struct{}
 	complete bool
+	touched  atomic.Bool // some of the body has been read
 	broke    atomic.Bool // the client did
 	err      error       // how; known when done is closed
 }

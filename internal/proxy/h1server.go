@@ -37,10 +37,7 @@ func (s *Server) serveH1(c net.Conn, p *peer) {
 	preface := h.serve()
 	forget()
 	if preface {
-		first := bytes.Clone(h.w.buffered())
-		h.w.release()
-		_ = c.SetDeadline(time.Time{})
-		s.serveH2(&replay{Conn: c, first: first}, p)
+		s.serveH2(h.w, p)
 		return
 	}
 	c.Close()
@@ -73,7 +70,7 @@ func (h *h1conn) serve() (http2 bool) {
 			return false
 		}
 		if x.last || !h.drained() {
-			h.linger()
+			h.w.linger()
 			return false
 		}
 		h.w.shrink()
@@ -192,7 +189,7 @@ func (h *h1conn) refuse(perr *parseError) {
 	h.w.out = b
 	h.w.deliverBy(time.Now(), 5*time.Second)
 	if h.w.flush() == nil {
-		h.linger()
+		h.w.linger()
 	}
 }
 
@@ -207,21 +204,6 @@ func (h *h1conn) drained() bool {
 		}
 	}
 	return true
-}
-
-// linger closes in a way that the answer arrives: closing with unread input makes the kernel reset the connection.
-func (h *h1conn) linger() {
-	c, ok := h.w.conn.(interface{ CloseWrite() error })
-	if !ok || c.CloseWrite() != nil {
-		return
-	}
-	_ = h.w.conn.SetReadDeadline(time.Now().Add(time.Second))
-	for n := 0; n < 1<<20; {
-		k, err := h.w.conn.Read(h.w.buf)
-		if n += k; err != nil {
-			return
-		}
-	}
 }
 
 func (h *h1conn) informational(status int, fields []field) error {

@@ -7,289 +7,530 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
-	"net"
 	"net/http"
-	"net/url"
-	"strings"
+	"strconv"
 	"sync"
 	"time"
 
 	"golang.org/x/net/http2"
 )
 
-// h2transport makes connections and holds none: endpoints do. Whom to dial comes with the context.
-var h2transport = func() *http.Transport {
-	t := &http.Transport{
-		DisableCompression: true, MaxResponseHeaderBytes: maxHead, Protocols: &http.Protocols{},
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: stuck, MaxReadFrameSize: 16 << 10},
-	}
-	t.Protocols.SetHTTP2(true)
-	t.Protocols.SetUnencryptedHTTP2(true)
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		d := ctx.Value(h2dialKey{}).(h2dial)
-		c, err := d.endpoint.dial(d.peer, d.by, nil)
-		if tc, ok := c.(*tls.Conn); ok && err == nil && tc.ConnectionState().NegotiatedProtocol != "h2" {
-			c.Close()
-			return nil, errors.New("the endpoint does not speak HTTP/2 in TLS")
-		}
-		return c, err
-	}
-	t.DialContext, t.DialTLSContext = dial, dial
-	return t
-}()
-
-type h2dialKey struct{}
-
-type h2dial struct {
+// h2up is an HTTP/2 connection to an endpoint, for as many requests at a time as it takes.
+type h2up struct {
 	endpoint *endpoint
-	peer     *peer
-	by       time.Time
+	mux      *h2mux
+
+	// Guarded by the mux's lock.
+	nextID  uint32
+	most    uint32 // streams at a time, as the endpoint says
+	closing bool   // it takes no more requests
 }
+
+const (
+	// streamsUntold is how many streams an endpoint gets before it says how many it takes.
+	streamsUntold = 100
+	// h2Idle is how long an unused connection is kept, and how long one in use may be silent before it is asked for a
+	// sign of life.
+	h2Idle = 30 * time.Second
+	// goneTries is how often a request is sent again to an endpoint that turned it down unread.
+	goneTries = 3
+)
 
 // h2pool is an endpoint's HTTP/2 connections: as many as its limit of streams makes necessary.
 type h2pool struct {
-	mu    sync.Mutex
-	conns []*http.ClientConn
-	gone  bool
+	mu      sync.Mutex
+	conns   []*h2up
+	dialing *h2dialing
+	gone    bool
 }
 
-// getH2 gives a connection that takes another request. done is to be called after that request.
-func (e *endpoint) getH2(p *peer, by time.Time) (c *http.ClientConn, done func(), err error) {
-	e.h2.mu.Lock()
-	defer e.h2.mu.Unlock() // one dials, the others wait for the same connection
-	kept := e.h2.conns[:0]
-	for _, o := range e.h2.conns {
-		if o.Err() != nil {
-			o.Close()
+// h2dialing is a connection being made, for all who wait for one.
+type h2dialing struct {
+	done chan struct{}
+	err  error
+}
+
+// h2call is a stream to an endpoint, with the response's head.
+type h2call struct {
+	h2stream
+	method string
+	infos  []h2info
+	headed bool
+	status int
+	fields []field
+}
+
+// h2info is an informational response.
+type h2info struct {
+	status int
+	fields []field
+}
+
+var h2calls = sync.Pool{New: func() any { return &h2call{} }}
+
+// errUnprocessed is a GOAWAY's word that the endpoint has not looked at a stream (RFC 9113 section 6.8).
+var errUnprocessed = errors.New("the endpoint closes the connection and has not looked at the request")
+
+// openH2 sends the request's head on a connection that takes it. fresh tells that the connection is new.
+func (x *exchange) openH2(e *endpoint, call *h2call, by time.Time) (fresh, sent bool, err error) {
+	p := &e.h2
+	for range 100 { // connections that were just made may be full already
+		begun := false
+		p.mu.Lock()
+		kept := p.conns[:0]
+		for _, o := range p.conns {
+			if !begun {
+				sent, err = o.begin(x, call)
+				begun = err == nil
+			}
+			if !o.over() {
+				kept = append(kept, o)
+			}
+		}
+		clear(p.conns[len(kept):])
+		p.conns = kept
+		d := p.dialing
+		mine := d == nil && !begun
+		if mine {
+			d = &h2dialing{done: make(chan struct{})}
+			if e.reusable() {
+				p.dialing = d
+			}
+		}
+		p.mu.Unlock()
+		if begun {
+			return fresh, sent, nil
+		}
+		if !mine {
+			<-d.done
+			if d.err != nil {
+				return false, false, d.err
+			}
 			continue
 		}
-		kept = append(kept, o)
-		if c == nil && o.Reserve() == nil {
-			c = o
+		u, err := e.dialH2(x, by)
+		if err == nil && !e.reusable() {
+			sent, err := u.begin(x, call)
+			u.retire()
+			return true, sent, err
 		}
+		p.mu.Lock()
+		p.dialing = nil
+		if err == nil {
+			p.conns = append(p.conns, u)
+		}
+		if p.gone && err == nil { // this exchange is the last
+			defer u.retire()
+		}
+		p.mu.Unlock()
+		d.err = err
+		close(d.done)
+		if err != nil {
+			return false, false, err
+		}
+		fresh = true
 	}
-	clear(e.h2.conns[len(kept):])
-	e.h2.conns = kept
-	if c != nil {
-		return c, func() {}, nil
-	}
-	scheme := "http"
-	if e.backend.tls != nil {
-		scheme = "https"
-	}
-	ctx := context.WithValue(context.Background(), h2dialKey{}, h2dial{e, p, by})
-	if c, err = h2transport.NewClientConn(ctx, scheme, e.address); err != nil {
-		return nil, nil, err
-	}
-	if err := c.Reserve(); err != nil {
-		c.Close()
-		return nil, nil, err
-	}
-	if e.h2.gone || !e.reusable() {
-		return c, func() { c.Close() }, nil
-	}
-	e.h2.conns = append(e.h2.conns, c)
-	return c, func() {}, nil
+	return false, false, errors.New("no connection to the endpoint takes a request")
 }
 
-// retire lets connections end with their last request.
+func (e *endpoint) dialH2(x *exchange, by time.Time) (*h2up, error) {
+	c, err := e.dialWithin(x.connectTimeout(), x.peer, by, nil)
+	if err != nil {
+		return nil, err
+	}
+	if tc, ok := c.(*tls.Conn); ok && tc.ConnectionState().NegotiatedProtocol != "h2" {
+		c.Close()
+		return nil, errors.New("the endpoint does not speak HTTP/2 in TLS")
+	}
+	u := &h2up{endpoint: e, nextID: 1, most: streamsUntold}
+	u.mux = newMux(newWire(c), u, h2Idle, h2Idle)
+	u.mux.out = append(u.mux.room(), http2.ClientPreface...)
+	u.mux.open(setting{http2.SettingEnablePush, 0})
+	go func() {
+		_ = u.mux.read()
+		u.mux.w.release()
+	}()
+	return u, nil
+}
+
+var errFull = errors.New("the connection takes no more requests")
+
+// begin opens a stream with the request's head, and its body when that is here and fits. sent tells that all of the
+// request is in the output.
+func (u *h2up) begin(x *exchange, call *h2call) (sent bool, err error) {
+	m := u.mux
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.dead != nil:
+		return false, m.dead
+	case u.closing || len(m.streams) >= int(u.most):
+		return false, errFull
+	}
+	s := &call.h2stream
+	s.prepare(m, u.nextID)
+	s.call = call
+	call.method, call.headed, call.infos, call.status = x.method, false, call.infos[:0], 0
+	if u.nextID += 2; u.nextID > maxWindow-2 {
+		u.closing = true
+	}
+	empty := x.body == nil || x.isWhole && len(x.whole) == 0
+	scheme := "http"
+	if u.endpoint.backend.tls != nil {
+		scheme = "https"
+	}
+	authority := x.authority
+	if authority == "" {
+		authority = u.endpoint.address
+	}
+	s.sendHead(empty, func(b []byte) []byte {
+		b = appendRequestHead(b, x.method, scheme, authority, x.path, x.query)
+		b = appendHeadFields(b, x.fields)
+		if !empty && x.length > 0 {
+			b = appendLengthField(b, x.length)
+		}
+		return b
+	})
+	if empty {
+		return true, nil
+	}
+	n := int64(len(x.whole))
+	if !x.isWhole || n > min(s.sendWindow, m.sendWindow, int64(m.sendFrame)) || len(m.waiting) > 0 || len(m.out) > spill {
+		return false, nil
+	}
+	m.reserve(frameHeader + len(x.whole))
+	m.out = append(appendFrame(m.out, len(x.whole), http2.FrameData, http2.FlagDataEndStream, s.id), x.whole...)
+	s.sendWindow -= n
+	m.sendWindow -= n
+	s.sentEnd = true
+	return true, nil
+}
+
+// over tells whether the connection will take no request any more.
+func (u *h2up) over() bool {
+	u.mux.mu.Lock()
+	defer u.mux.mu.Unlock()
+	return u.closing || u.mux.dead != nil
+}
+
+// retire lets the connection end with its last stream.
+func (u *h2up) retire() {
+	u.mux.mu.Lock()
+	u.closing = true
+	u.mux.endWith()
+	u.mux.mu.Unlock()
+}
+
 func (p *h2pool) retire() {
 	p.mu.Lock()
 	conns := p.conns
 	p.conns, p.gone = nil, true
 	p.mu.Unlock()
-	for _, c := range conns {
-		c.SetStateHook(func(c *http.ClientConn) {
-			if c.InFlight() == 0 {
-				c.Close()
-			}
-		})
-		if c.InFlight() == 0 {
-			c.Close()
+	for _, u := range conns {
+		u.retire()
+	}
+}
+
+func (u *h2up) quiet() time.Duration {
+	u.mux.mu.Lock()
+	defer u.mux.mu.Unlock()
+	if len(u.mux.streams) == 0 {
+		u.closing = true
+		return 0
+	}
+	return pongTimeout
+}
+
+func (u *h2up) fromServer() bool { return true }
+
+func (u *h2up) isIdle(stream uint32) bool {
+	u.mux.mu.Lock()
+	defer u.mux.mu.Unlock()
+	return stream%2 == 0 || stream >= u.nextID
+}
+
+func (u *h2up) setting(s setting) {
+	if s.id == http2.SettingMaxConcurrentStreams {
+		u.most = s.value
+	}
+}
+
+func (u *h2up) goAway(last uint32, _ http2.ErrCode) {
+	m := u.mux
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	u.closing = true
+	for id, s := range m.streams {
+		if id > last && s.gone == nil {
+			s.abandon(errUnprocessed)
+		}
+	}
+	m.endWith()
+}
+
+// head takes a response's head, or its trailers.
+func (u *h2up) head(b *h2block) *h2error {
+	m := u.mux
+	if u.isIdle(b.stream) {
+		return connError(http2.ErrCodeProtocol, "HEADERS on a stream that was not opened")
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.streams[b.stream]
+	if s == nil || s.gone != nil {
+		return m.closed(b.stream)
+	}
+	call := s.call
+	if call.headed {
+		return s.trailing(b)
+	}
+	if malformed := b.response(); malformed != "" {
+		return &h2error{s.id, http2.ErrCodeProtocol, malformed}
+	}
+	if b.status < 200 {
+		if len(call.infos) >= maxInfos {
+			return &h2error{s.id, http2.ErrCodeEnhanceYourCalm, "too many informational responses"}
+		}
+		call.infos = append(call.infos, h2info{b.status, append([]field(nil), b.fields...)})
+		s.wakeReader()
+		return nil
+	}
+	call.status, call.headed = b.status, true
+	call.fields, b.fields = b.fields, call.fields[:0]
+	s.declared = b.length
+	if bodyless(call.method, b.status) {
+		if s.declared = 0; b.length >= 0 && b.status != http.StatusNoContent { // it tells of a body that is not here
+			call.fields = append(call.fields, field{raw("content-length"), strconv.AppendInt(nil, b.length, 10), other})
+		}
+	}
+	if b.end && !s.endOfInput() {
+		return &h2error{s.id, http2.ErrCodeProtocol, "less data than content-length says"}
+	}
+	s.wakeReader()
+	return nil
+}
+
+// maxInfos is how many informational responses may wait for an exchange.
+const maxInfos = 16
+
+// await waits for an informational response, or the final one, whose status it gives.
+func (c *h2call) await() (h2info, error) {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	by := c.readEnd
+	if by == 0 {
+		by = time.Now().Add(c.patience).UnixNano()
+	}
+	for {
+		switch {
+		case len(c.infos) > 0:
+			info := c.infos[0]
+			c.infos = append(c.infos[:0], c.infos[1:]...)
+			return info, nil
+		case c.headed:
+			return h2info{c.status, c.fields}, nil
+		case c.gone != nil:
+			return h2info{}, c.gone
+		}
+		if err := c.awaitRead(by); err != nil {
+			return h2info{}, err
 		}
 	}
 }
 
+// cancelCall ends a call whose client left.
+type cancelCall struct{ *h2call }
+
+func (c cancelCall) interrupt() { c.m.reset(c.id, http2.ErrCodeCancel, errClientLeft) }
+
 // attemptH2 sends the request to an endpoint that speaks HTTP/2.
 func (x *exchange) attemptH2(e *endpoint, by time.Time, retryable func(int) bool) outcome {
-	c, done, err := e.getH2(x.peer, by)
-	if err != nil {
-		e.failed(time.Now())
-		return outcome{safe: true, status: unreachable(err), reason: err.Error()}
-	}
-	defer done()
-	ctx := x.ctx
-	if ctx == nil {
-		ctx = context.Background()
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if !by.IsZero() {
-		var end context.CancelFunc
-		ctx, end = context.WithDeadline(ctx, by)
-		defer end()
-	}
-	req, sent := x.toHTTP2(ctx, e)
-	resp, err := c.RoundTrip(req)
-	if err != nil {
-		if sent != nil {
-			x.stopReading(sent)
-			if sent.err != nil {
-				x.clientBroke(sent.err)
-				return outcome{done: true}
-			}
+	for try := 1; ; try++ {
+		out, again := x.overH2(e, by, retryable)
+		if !again || try == goneTries {
+			return out
 		}
-		e.failed(time.Now())
-		return outcome{safe: unprocessed(err) && (sent == nil || !sent.touched), status: unreachable(err), reason: "endpoint: " + err.Error()}
+		if x.isWhole {
+			x.whole1.done = false
+		}
 	}
-	if resp.StatusCode >= 502 && resp.StatusCode <= 504 {
+}
+
+// overH2 carries the exchange over a stream. again says that the endpoint is well and has not acted on the request, or
+// that the kept connection had ended.
+func (x *exchange) overH2(e *endpoint, by time.Time, retryable func(int) bool) (out outcome, again bool) {
+	call := h2calls.Get().(*h2call)
+	fresh, sent, err := x.openH2(e, call, by)
+	if err != nil {
+		h2calls.Put(call)
+		e.failed(time.Now())
+		return outcome{safe: true, status: unreachable(err), reason: err.Error()}, false
+	}
+	call.patience = x.readTimeout()
+	if !by.IsZero() {
+		call.readEnd = by.UnixNano()
+	}
+	if x.client != nil {
+		if !x.client.watch(cancelCall{call}) {
+			call.finish(http2.ErrCodeCancel)
+			h2calls.Put(call)
+			x.fail("client left")
+			return outcome{done: true}, false
+		}
+	}
+	call.m.mu.Lock()
+	call.m.flush()
+	var p *pump
+	if !sent {
+		p = x.pumpH2(call)
+	}
+	out, again = x.answerH2(e, call, p, fresh, retryable)
+	if x.client != nil {
+		x.client.unwatch()
+	}
+	if p != nil {
+		x.stopCall(p, call)
+	}
+	call.finish(http2.ErrCodeCancel)
+	h2calls.Put(call)
+	return out, again
+}
+
+// answerH2 waits for the response and passes it on.
+func (x *exchange) answerH2(e *endpoint, call *h2call, p *pump, fresh bool, retryable func(int) bool) (out outcome, again bool) {
+	for {
+		info, err := call.await()
+		switch {
+		case err != nil:
+			return x.brokenH2(e, call, p, fresh, err)
+		case info.status == http.StatusContinue:
+			continue
+		case info.status < 200:
+			if err := x.sink.informational(info.status, info.fields); err != nil {
+				x.fail("client: " + err.Error())
+				return outcome{done: true}, false
+			}
+			continue
+		}
+		break
+	}
+	if call.status >= 502 && call.status <= 504 {
 		e.failed(time.Now())
 	} else {
 		e.succeeded()
 	}
-	if retryable(resp.StatusCode) {
-		resp.Body.Close()
-		return outcome{status: resp.StatusCode, reason: "endpoint: " + resp.Status}
+	if retryable(call.status) {
+		return outcome{status: call.status, reason: "endpoint: " + strconv.Itoa(call.status)}, false
 	}
-	x.relayH2(e, resp)
-	resp.Body.Close()
-	if sent != nil && !sent.finished() {
-		x.stopReading(sent)
-		x.last = true
+	length := call.length()
+	complete := x.relay(e, call.status, "", call.fields, call, length)
+	if p != nil && complete && !p.over() {
+		x.last = true // the answer is complete before the request is: the rest of it is not wanted
 	}
-	return outcome{done: true}
+	return outcome{done: true}, false
 }
 
-func (x *exchange) relayH2(e *endpoint, resp *http.Response) {
-	fields := headerFields(nil, resp.Header)
-	length := resp.ContentLength
-	none := x.method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified
-	if none {
-		length = 0
-		fields = dropButLength(fields, nil)
-	} else {
-		fields = dropHopByHop(fields, nil)
+// length is that of the response's body, as sinks want it.
+func (c *h2call) length() int64 {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	switch {
+	case c.declared >= 0:
+		return c.declared
+	case c.recvEnd && len(c.chunks) == 0 && len(c.ends) == 0:
+		return 0
 	}
-	if length < 0 {
-		length = -1
-	}
-	b := &readerBody{}
-	b.reset(resp.Body, &resp.Trailer)
-	x.relay(e, resp.StatusCode, "", fields, b, length)
+	return -1
 }
 
-// toHTTP2 makes the request; sent is its body as it is read, or nil.
-func (x *exchange) toHTTP2(ctx context.Context, e *endpoint) (req *http.Request, sent *bodyReader) {
-	scheme := "http"
-	if e.backend.tls != nil {
-		scheme = "https"
+// brokenH2 judges a call that ended before its response began.
+func (x *exchange) brokenH2(e *endpoint, call *h2call, p *pump, fresh bool, err error) (outcome, bool) {
+	if errors.Is(err, errClientLeft) {
+		x.fail("client left")
+		return outcome{done: true}, false
 	}
-	u := &url.URL{Scheme: scheme, Host: x.authority, Opaque: x.path, RawQuery: x.query}
-	if len(x.path) > 1 && x.path[1] == '/' { // an opaque "//x" would be taken for a host
-		u.Opaque = "//" + x.authority + x.path
+	if p != nil && x.stopCall(p, call) {
+		x.clientBroke(p.err)
+		return outcome{done: true}, false
 	}
-	if u.Host == "" {
-		u.Host = e.address
+	untouched := p == nil || x.isWhole || !p.touched.Load()
+	out := outcome{status: unreachable(err), reason: "endpoint: " + err.Error()}
+	var r *resetError
+	switch {
+	case errors.Is(err, errUnprocessed):
+		out.safe = untouched
+		return out, untouched
+	case errors.As(err, &r) && r.code == http2.ErrCodeRefusedStream:
+		out.safe = untouched
+		return out, false
+	case errors.As(err, &r):
+	case !fresh && !timedOut(err) && x.repeatable() && idempotent(x.method):
+		return out, true // a kept connection that the endpoint had closed
 	}
-	req = (&http.Request{Method: x.method, URL: u, Host: x.authority, ProtoMajor: 2, Header: make(http.Header, len(x.fields))}).WithContext(ctx)
-	for i := range x.fields {
-		f := &x.fields[i]
-		if f.id == fDropped {
-			continue
+	e.failed(time.Now())
+	return out, false
+}
+
+// repeatable tells whether the request can be sent again as it is.
+func (x *exchange) repeatable() bool { return x.body == nil || x.isWhole }
+
+// pumpH2 sends a request's body while the response is awaited.
+func (x *exchange) pumpH2(call *h2call) *pump {
+	p := &pump{done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		p.runH2(x.body, call)
+	}()
+	return p
+}
+
+func (p *pump) runH2(b body, call *h2call) {
+	m := call.m
+	for {
+		if !b.ready() {
+			m.mu.Lock()
+			m.flush()
 		}
-		name := http.CanonicalHeaderKey(string(f.name))
-		req.Header[name] = append(req.Header[name], string(f.value))
-	}
-	if req.Header["User-Agent"] == nil {
-		req.Header["User-Agent"] = []string{""} // none is sent, instead of the library's
-	}
-	if x.body != nil {
-		sent = &bodyReader{b: x.body, req: req}
-		req.Body, req.ContentLength = sent, x.length
-		req.Trailer = http.Header{}
-	}
-	return req, sent
-}
-
-// unprocessed tells of errors after which the endpoint has certainly not acted on the request (RFC 9113 section 8.7).
-func unprocessed(err error) bool {
-	var stream http2.StreamError
-	if errors.As(err, &stream) {
-		return stream.Code == http2.ErrCodeRefusedStream
-	}
-	// net/http has no type for streams that are above those which a GOAWAY says were looked at.
-	return strings.Contains(err.Error(), "graceful shutdown GOAWAY")
-}
-
-// bodyReader lets the library read an exchange's body, and knows when it has stopped doing so.
-type bodyReader struct {
-	b    body
-	req  *http.Request
-	mu   sync.Mutex // held while reading
-	rest []byte
-	eof  bool
-	shut bool
-	err  error // the client's
-
-	touched bool
-}
-
-// Read implements io.Reader.
-func (r *bodyReader) Read(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.rest) == 0 {
-		switch {
-		case r.shut:
-			return 0, errBodyClosed
-		case r.eof:
-			return 0, io.EOF
-		case r.err != nil:
-			return 0, r.err
-		}
-		r.touched = true
-		piece, err := r.b.next()
+		piece, err := b.next()
 		if err == io.EOF {
-			r.eof = true
-			for _, f := range r.b.trailers() {
-				r.req.Trailer.Add(string(f.name), string(f.value))
-			}
-			return 0, io.EOF
+			break
 		}
 		if err != nil {
-			if !r.shut {
-				r.err = err
-			}
-			return 0, err
+			p.err = err
+			p.broke.Store(true)
+			m.reset(call.id, http2.ErrCodeCancel, err) // wakes the reader of the answer
+			m.mu.Lock()
+			m.flush()
+			return
 		}
-		r.rest = piece
+		p.touched.Store(true)
+		if call.sendData(piece) != nil {
+			return // the endpoint's answer, if any, tells why
+		}
 	}
-	n := copy(p, r.rest)
-	r.rest = r.rest[n:]
-	return n, nil
+	m.mu.Lock()
+	p.complete = call.gone == nil
+	call.sendEnd(b.trailers())
+	m.flush()
 }
 
-// Close implements io.Closer. The library may call it while it reads; the reader finds out by itself.
-func (r *bodyReader) Close() error { return nil }
-
-func (r *bodyReader) finished() bool {
-	if !r.mu.TryLock() {
+// over tells whether all of the body has been sent.
+func (p *pump) over() bool {
+	select {
+	case <-p.done:
+		return p.complete
+	default:
 		return false
 	}
-	defer r.mu.Unlock()
-	return r.eof
 }
 
-var errBodyClosed = errors.New("the request is over")
-
-// stopReading waits until nobody reads the body any more.
-func (x *exchange) stopReading(r *bodyReader) {
-	t := time.NewTicker(5 * time.Millisecond)
-	defer t.Stop()
-	for !r.mu.TryLock() {
-		x.cancelBody()
-		<-t.C
+// stopCall ends the body's goroutine; it tells whether the client is to blame for the end.
+func (x *exchange) stopCall(p *pump, call *h2call) (client bool) {
+	select {
+	case <-p.done:
+		return p.broke.Load()
+	default:
 	}
-	r.shut = true
-	r.mu.Unlock()
+	call.m.reset(call.id, http2.ErrCodeCancel, context.Canceled) // its writer gives up
+	return x.stopPump(p)
 }

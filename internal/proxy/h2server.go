@@ -3,302 +3,268 @@
 package proxy
 
 import (
-	"context"
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
-	"io"
-	"log"
 	"net"
 	"net/http"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
-// HTTP/2's connections, frames and floods (rapid reset, CONTINUATION, settings, pings) are net/http's; each request
-// comes in here and goes through the same exchange as one of HTTP/1.1.
-
-// h2server is a net/http server that is handed connections which have turned out to be HTTP/2's.
-type h2server struct {
-	http.Server
-	once  sync.Once
-	conns chan net.Conn
-	open  sync.Map // net.Conn -> *h2conn
-}
-
-func (s *Server) h2() *h2server {
-	h := &s.h2srv
-	h.once.Do(func() {
-		h.conns = make(chan net.Conn)
-		h.Protocols = &http.Protocols{}
-		h.Protocols.SetHTTP2(true)
-		h.Protocols.SetUnencryptedHTTP2(true)
-		h.HTTP2 = &http.HTTP2Config{
-			MaxConcurrentStreams: int(s.conf.MaxStreams), MaxReadFrameSize: 16 << 10,
-			MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10,
-			SendPingTimeout: s.conf.IdleTimeout, WriteByteTimeout: stuck,
-		}
-		h.IdleTimeout, h.ReadHeaderTimeout, h.MaxHeaderBytes = s.conf.IdleTimeout, s.conf.HeadTimeout, maxHead
-		h.ErrorLog = log.New(io.Discard, "", 0) // it tells of what clients do wrong
-		h.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-			conn, _ := h.open.Load(c)
-			return context.WithValue(ctx, h2connKey{}, conn)
-		}
-		h.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			r.Context().Value(h2connKey{}).(*h2conn).ServeHTTP(w, r)
-		})
-		h.ConnState = func(c net.Conn, state http.ConnState) {
-			if state == http.StateClosed {
-				if conn, ok := h.open.LoadAndDelete(c); ok {
-					close(conn.(*h2conn).done)
-				}
-			}
-		}
-		s.running.Go(func() { _ = h.Serve(handedOver{s}) }) // ends by Close or Shutdown only
-	})
-	return h
-}
-
-type h2connKey struct{}
-
-// handedOver is a net.Listener of the connections that serveH2 is given.
-type handedOver struct{ s *Server }
-
-// Accept implements net.Listener.
-func (l handedOver) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.s.h2srv.conns:
-		return c, nil
-	case <-l.s.stop:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close implements net.Listener.
-func (handedOver) Close() error { return nil }
-
-// Addr implements net.Listener.
-func (handedOver) Addr() net.Addr { return &net.TCPAddr{} }
-
-// serveH2 serves a connection to its end.
-func (s *Server) serveH2(c net.Conn, p *peer) {
-	h := s.h2()
-	conn := &h2conn{srv: s, peer: p, done: make(chan struct{})}
-	h.open.Store(c, conn)
-	select {
-	case h.conns <- c:
-		<-conn.done
-	case <-s.stop:
-		h.open.Delete(c)
-		c.Close()
-	}
-}
-
-// h2conn handles the requests of one connection.
+// h2conn serves one client's HTTP/2 connection. Each request is an exchange like those of HTTP/1.1, in a goroutine of
+// its own.
 type h2conn struct {
 	srv  *Server
 	peer *peer
-	done chan struct{} // closed with the connection
+	mux  *h2mux
+
+	// Of the way to the connection's end, guarded by the mux's lock.
+	goodbye time.Time // when the client was told that the connection will end; zero: it was not
+	pongs   int       // then
+	closing bool      // the client was told which streams are the last
 }
 
-// h2exchange is an exchange with what belongs to HTTP/2; they are used again.
-type h2exchange struct {
-	x    exchange
-	sink h2sink
-	body readerBody
-}
-
-var h2exchanges = sync.Pool{New: func() any { return &h2exchange{} }}
-
-// ServeHTTP implements http.Handler.
-func (c *h2conn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	e := h2exchanges.Get().(*h2exchange)
-	x := &e.x
-	e.sink = h2sink{w: w}
-	*x = exchange{
-		srv: c.srv, peer: c.peer, sink: &e.sink, major: 2, minor: 1, ctx: r.Context(), began: time.Now(),
-		fields: x.fields[:0], tried: x.tried[:0], edits: x.edits[:0],
+// serveH2 serves a connection to its end. The wire may have begun to read.
+func (s *Server) serveH2(w *wire, p *peer) {
+	c := &h2conn{srv: s, peer: p}
+	m := newMux(w, c, s.conf.IdleTimeout, s.conf.HeadTimeout)
+	c.mux = m
+	forget := s.idlers.add(c)
+	defer forget()
+	m.open(setting{http2.SettingMaxConcurrentStreams, s.conf.MaxStreams}, setting{http2.SettingEnableConnectProtocol, 1})
+	if b, err := m.take(len(http2.ClientPreface)); err == nil && !bytes.Equal(b, []byte(http2.ClientPreface)) {
+		m.shut(http2.ErrCodeProtocol, "not the preface of HTTP/2")
+		m.fail(errPreface)
 	}
-	x.cancelBody = func() { r.Body.Close() }
-	if perr := x.fromHTTP2(r, &e.body); perr != nil {
-		c.srv.refused(perr.status)
-		http.Error(w, perr.reason, perr.status)
+	err := m.read()
+	var fault *h2error
+	if errors.As(err, &fault) {
+		s.refused(0)
+	}
+	w.release()
+}
+
+var errPreface = errors.New("not the preface of HTTP/2")
+
+// h2request is a stream with its exchange.
+type h2request struct {
+	h2stream
+	x       exchange
+	refusal *parseError
+	noBody  bool
+}
+
+var h2requests = sync.Pool{New: func() any {
+	r := &h2request{}
+	r.x.cancelBody = r.giveUp
+	return r
+}}
+
+func (c *h2conn) isIdle(stream uint32) bool { return stream%2 == 0 || stream > c.mux.last }
+func (c *h2conn) fromServer() bool          { return false }
+func (c *h2conn) setting(setting)           {}
+
+// goAway needs no answer: the client goes on reading what it has asked for.
+func (c *h2conn) goAway(uint32, http2.ErrCode) {}
+
+// quiet asks the client for a sign of life while it has requests; without any it is sent away.
+func (c *h2conn) quiet() time.Duration {
+	c.mux.mu.Lock()
+	defer c.mux.mu.Unlock()
+	if len(c.mux.streams) == 0 {
+		return 0
+	}
+	return pongTimeout
+}
+
+// pongTimeout is how long a peer may take to answer a PING.
+const pongTimeout = 15 * time.Second
+
+func (c *h2conn) head(b *h2block) *h2error {
+	m, id := c.mux, b.stream
+	if id%2 == 0 {
+		return connError(http2.ErrCodeProtocol, "a client's stream with an even number")
+	}
+	m.mu.Lock()
+	if id <= m.last {
+		defer m.mu.Unlock()
+		if s := m.streams[id]; s != nil && s.gone == nil {
+			return s.trailing(b)
+		}
+		fault := m.closed(id)
+		if fault != nil && fault.stream != 0 {
+			return connError(http2.ErrCodeProtocol, "streams are not opened in order")
+		}
+		return fault
+	}
+	if c.closing { // the client knows that this is for nothing
+		m.mu.Unlock()
+		return nil
+	}
+	m.last = id
+	full := len(m.streams) >= int(c.srv.conf.MaxStreams)
+	m.mu.Unlock()
+	if full {
+		return &h2error{id, http2.ErrCodeRefusedStream, "too many streams"}
+	}
+	r := h2requests.Get().(*h2request)
+	x := &r.x
+	x.srv, x.peer, x.sink, x.major, x.client = c.srv, c.peer, r, 2, r
+	x.reset()
+	x.minor, x.began = 1, time.Now()
+	malformed, refusal := b.request(x)
+	if malformed == "" && b.end && b.length > 0 {
+		malformed = "content-length without data"
+	}
+	if malformed != "" {
+		h2requests.Put(r)
+		return &h2error{id, http2.ErrCodeProtocol, malformed}
+	}
+	m.mu.Lock()
+	r.prepare(m, id)
+	r.patience = c.srv.conf.BodyTimeout
+	r.refusal, r.noBody = refusal, false
+	r.declared, r.recvEnd = b.length, b.end
+	m.mu.Unlock()
+	if !b.end && x.upgrade == "" && b.length != 0 {
+		x.body, x.length = r, b.length
+	}
+	if x.upgrade != "" {
+		x.fields = append(x.fields, field{raw("sec-websocket-key"), websocketKey(), other})
+	}
+	go r.serve()
+	return nil
+}
+
+// websocketKey is what asks for a WebSocket in HTTP/1.1's way (RFC 6455 section 4.1). HTTP/2's has none.
+func websocketKey() []byte {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return base64.StdEncoding.AppendEncode(nil, b[:])
+}
+
+// trailing takes a trailer section. The lock is held.
+func (s *h2stream) trailing(b *h2block) *h2error {
+	if s.recvEnd {
+		return &h2error{s.id, http2.ErrCodeStreamClosed, "HEADERS after END_STREAM"}
+	}
+	if !b.end {
+		return &h2error{s.id, http2.ErrCodeProtocol, "trailers that do not end the stream"}
+	}
+	fields, malformed := b.trailing()
+	if malformed != "" {
+		return &h2error{s.id, http2.ErrCodeProtocol, malformed}
+	}
+	s.ends = fields
+	if !s.endOfInput() {
+		return &h2error{s.id, http2.ErrCodeProtocol, "less data than content-length says"}
+	}
+	return nil
+}
+
+func (r *h2request) serve() {
+	x := &r.x
+	if r.refusal != nil {
+		x.srv.refused(r.refusal.status)
+		x.reply(r.refusal.status, r.refusal.reason)
 	} else {
 		x.run()
 	}
-	abort := x.abort
-	h2exchanges.Put(e)
-	if abort {
-		panic(http.ErrAbortHandler) // resets the stream
+	code := http2.ErrCodeNo // the rest of the request is not wanted (RFC 9113 section 8.1)
+	if x.abort || !r.sentEnd {
+		code = http2.ErrCodeInternal
 	}
+	r.finish(code)
+	h2requests.Put(r)
 }
 
-// fromHTTP2 takes a request over. What HTTP/1.1 can't say must not come through: an endpoint would read something
-// else than was checked here (request smuggling by downgrade).
-func (x *exchange) fromHTTP2(r *http.Request, b *readerBody) *parseError {
-	x.method, x.authority = r.Method, r.Host
-	for i := range len(x.method) {
-		if !isToken[x.method[i]] {
-			return errRequestLine
-		}
+// informational implements sink.
+func (r *h2request) informational(status int, fields []field) error {
+	r.m.mu.Lock()
+	if err := r.cleared(new(int64), false); err != nil {
+		r.m.mu.Unlock()
+		return err
 	}
-	for i := range len(x.authority) {
-		if !isHost[x.authority[i]] {
-			return errHost
-		}
-	}
-	if r.Method == http.MethodConnect {
-		return errMethod
-	}
-	target := r.RequestURI
-	if target == "" || target[0] != '/' && (target != "*" || r.Method != http.MethodOptions) {
-		return errTarget
-	}
-	for i := range len(target) {
-		if !isTarget[target[i]] {
-			return errTarget
-		}
-	}
-	path, query, _ := strings.Cut(target, "?")
-	clean, perr := cleanPath(raw(path))
-	if perr != nil {
-		return perr
-	}
-	x.path, x.query = view(clean), query
-	for name, values := range r.Header {
-		for _, v := range values {
-			f := field{name: raw(name), value: trimSpace(raw(v)), id: identify(raw(name))}
-			for _, c := range f.name {
-				if !isToken[c] {
-					return errFieldName
-				}
-			}
-			for _, c := range f.value {
-				if !isValue[c] {
-					return errFieldValue
-				}
-			}
-			if len(x.fields) == maxFields {
-				return errManyFields
-			}
-			x.fields = append(x.fields, f)
-		}
-	}
-	x.fields = dropHopByHop(x.fields, nil)
-	x.length = r.ContentLength
-	if r.Body != nil && r.Body != http.NoBody && x.length != 0 {
-		b.reset(r.Body, &r.Trailer)
-		x.body = b
-		if x.length < 0 {
-			x.length = -1
-		}
-	}
+	r.sendHead(false, func(b []byte) []byte { return appendHeadFields(appendStatus(b, status), fields) })
+	r.m.flush()
 	return nil
 }
 
-// readerBody is a body that comes out of a reader.
-type readerBody struct {
-	r      io.Reader
-	header *http.Header // the trailers, known after the end
-	buf    []byte
-	fields []field
-}
-
-func (b *readerBody) reset(r io.Reader, trailer *http.Header) {
-	b.r, b.header, b.fields = r, trailer, b.fields[:0]
-	if b.buf == nil {
-		b.buf = make([]byte, 16<<10)
+// start implements sink. There are no reasons beside statuses in HTTP/2.
+func (r *h2request) start(x *exchange, status int, _ string, fields []field, length int64) error {
+	r.noBody = bodyless(x.method, status)
+	tell := length > 0 && status != http.StatusNoContent || length == 0 && !r.noBody && !x.isGRPC()
+	var by int64
+	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
+	if err := r.cleared(&by, false); err != nil {
+		return err
 	}
+	r.sendHead(r.noBody, func(b []byte) []byte {
+		b = appendHeadFields(appendStatus(b, status), fields)
+		if tell {
+			b = appendLengthField(b, length)
+		}
+		return b
+	})
+	return nil
 }
 
-func (b *readerBody) next() ([]byte, error) {
-	for {
-		n, err := b.r.Read(b.buf)
-		if n > 0 {
-			return b.buf[:n], nil
-		}
-		if err == io.EOF {
-			b.fields = headerFields(b.fields[:0], *b.header)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-}
-
-// ready is never known, so each piece is passed on as it comes.
-func (b *readerBody) ready() bool       { return false }
-func (b *readerBody) trailers() []field { return b.fields }
-
-func headerFields(out []field, h http.Header) []field {
-	for name, values := range h {
-		for _, v := range values {
-			out = append(out, field{name: raw(name), value: raw(v), id: identify(raw(name))})
-		}
-	}
-	return out
-}
-
-// h2sink writes a response to an HTTP/2 stream.
-type h2sink struct {
-	w http.ResponseWriter
-}
-
-func (s *h2sink) put(fields []field) {
-	h := s.w.Header()
-	for i := range fields {
-		if f := &fields[i]; f.id != fDropped {
-			h.Add(string(f.name), string(f.value))
-		}
-	}
-}
-
-func (s *h2sink) informational(status int, fields []field) error {
-	if status == http.StatusContinue { // sent when the body is read
+// data implements sink.
+func (r *h2request) data(p []byte) error {
+	if r.noBody {
 		return nil
 	}
-	s.put(fields)
-	s.w.WriteHeader(status)
-	clear(s.w.Header())
+	return r.sendData(p)
+}
+
+// flush implements sink.
+func (r *h2request) flush() error {
+	r.m.mu.Lock()
+	r.m.flush()
 	return nil
 }
 
-func (s *h2sink) start(x *exchange, status int, _ string, fields []field, length int64) error {
-	s.put(fields)
-	h := s.w.Header()
-	if length > 0 || length == 0 && x.method != http.MethodHead && status != http.StatusNotModified && status != http.StatusNoContent && !x.isGRPC() {
-		h.Set("Content-Length", strconv.FormatInt(length, 10))
+// end implements sink. finish puts it on the wire.
+func (r *h2request) end(trailers []field) error {
+	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
+	if r.gone != nil {
+		return r.gone
 	}
-	if h["Date"] == nil {
-		h["Date"] = nil // ours to pass on, not to invent
-	}
-	s.w.WriteHeader(status)
+	r.sendEnd(trailers)
 	return nil
 }
 
-func (s *h2sink) data(p []byte) error {
-	_, err := s.w.Write(p)
-	if errors.Is(err, http.ErrBodyNotAllowed) {
-		return nil
+// interrupt is called again and again while the server drains. A client may be sending requests that it could not know
+// to be unwelcome, so it is told twice, with a round trip in between (RFC 9113 section 6.8).
+func (c *h2conn) interrupt() {
+	m := c.mux
+	select {
+	case <-c.srv.stop:
+		m.fail(net.ErrClosed)
+		return
+	default:
 	}
-	return err
-}
-
-func (s *h2sink) flush() error {
-	return http.NewResponseController(s.w).Flush()
-}
-
-func (s *h2sink) end(trailers []field) error {
-	for i := range trailers {
-		if f := &trailers[i]; f.id != fDropped {
-			s.w.Header().Add(http.TrailerPrefix+string(f.name), string(f.value))
-		}
+	now := time.Now()
+	m.mu.Lock()
+	switch {
+	case c.goodbye.IsZero():
+		c.goodbye, c.pongs = now, m.pongs
+		m.out = appendGoAway(m.room(), maxWindow, http2.ErrCodeNo, "")
+		m.out = appendPing(m.out, 0, []byte("goodbye!"))
+	case !c.closing && (m.pongs != c.pongs || now.Sub(c.goodbye) > time.Second):
+		c.closing = true
+		m.out = appendGoAway(m.room(), m.last, http2.ErrCodeNo, "")
+		m.endWith()
 	}
-	return nil
-}
-
-// drainH2 tells all HTTP/2 clients to make no more requests on their connections.
-func (s *Server) drainH2(ctx context.Context) {
-	h := s.h2()
-	go func() { _ = h.Shutdown(ctx) }() // Drain itself waits for the connections to end
+	if m.dead == nil && !m.flushing && len(m.out) > 0 {
+		m.flushing = true
+		go m.write()
+	}
+	m.mu.Unlock()
 }

@@ -106,9 +106,13 @@ func (x *exchange) pause(d time.Duration, end time.Time) bool {
 	}
 	t := time.NewTimer(d)
 	defer t.Stop()
-	var closed <-chan struct{}
-	if x.ctx != nil {
-		closed = x.ctx.Done()
+	closed := make(wakeup)
+	if x.client != nil {
+		if !x.client.watch(closed) {
+			x.fail("client left")
+			return false
+		}
+		defer x.client.unwatch()
 	}
 	select {
 	case <-t.C:
@@ -118,6 +122,11 @@ func (x *exchange) pause(d time.Duration, end time.Time) bool {
 		return false
 	}
 }
+
+// wakeup is closed when the client gives up.
+type wakeup chan struct{}
+
+func (w wakeup) interrupt() { close(w) }
 
 func (x *exchange) attempt(e *endpoint, by time.Time, retryable func(int) bool) outcome {
 	e.inflight.Add(1)

@@ -46,7 +46,6 @@ type Server struct {
 	held     holding
 	tunnels  registry // upgraded connections, TCP and TLS passthrough
 	stats    serverStats
-	h2srv    h2server
 	stop     chan struct{}
 	stopOnce sync.Once
 	running  sync.WaitGroup
@@ -268,7 +267,6 @@ func (s *Server) Drain(ctx context.Context) error {
 		}
 	}
 	s.tables.mu.Unlock()
-	s.drainH2(ctx)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -308,7 +306,6 @@ func (s *Server) Close() {
 	s.tables.mu.Unlock()
 	s.idlers.interrupt()
 	s.tunnels.interrupt()
-	_ = s.h2().Server.Close()
 	s.running.Wait()
 }
 

@@ -196,7 +196,7 @@ func (s *Server) serveTLS(c net.Conn, pe *peer, t *portTable) {
 	case l.conf.Protocol == route.TLS:
 		s.serveStream(tc, pe, l, strings.ToLower(state.ServerName))
 	case state.NegotiatedProtocol == "h2":
-		s.serveH2(tc, pe)
+		s.serveH2(newWire(tc), pe)
 	default:
 		s.serveH1(tc, pe)
 	}

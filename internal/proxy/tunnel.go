@@ -7,12 +7,16 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
 // switchProtocols turns the connection into a tunnel after the endpoint's 101 (WebSocket and other upgrades).
 func (x *exchange) switchProtocols(u *upstream) outcome {
+	if r, ok := x.sink.(*h2request); ok {
+		return x.switchStream(r, u)
+	}
 	h, ok := x.sink.(*h1conn)
 	if !ok {
 		u.discard()
@@ -34,6 +38,109 @@ func (x *exchange) switchProtocols(u *upstream) outcome {
 	}
 	u.discard()
 	return outcome{done: true}
+}
+
+// switchStream turns an HTTP/2 stream into a tunnel (RFC 8441).
+func (x *exchange) switchStream(r *h2request, u *upstream) outcome {
+	defer u.discard()
+	x.endpoint.succeeded()
+	x.status, x.started = http.StatusOK, true
+	fields := u.head.fields
+	for i := range fields {
+		if equalFold(fields[i].name, "sec-websocket-accept") { // the answer to a key that the client knows nothing of
+			fields[i].id = fDropped
+		}
+	}
+	if err := r.start(x, http.StatusOK, "", x.edited(fields, x.edits), -1); err != nil {
+		x.fail("client: " + err.Error())
+		return outcome{done: true}
+	}
+	_ = r.flush()
+	forget := x.srv.tunnels.add(closer{u.w.conn, u.w.conn})
+	defer forget()
+	t := streamTunnel{r: r, u: u, idle: x.tunnelIdle()}
+	t.last.Store(time.Now().UnixNano())
+	r.patience = t.idle / 4 // so that each direction knows in time of the other's life
+	var in sync.WaitGroup
+	in.Go(t.upload)
+	x.sent = t.download()
+	in.Wait()
+	if r.left() || !r.sentEnd {
+		x.fail("tunnel: cut off")
+	}
+	return outcome{done: true}
+}
+
+// streamTunnel copies between a stream and an endpoint's connection, each way until its end, and both until one
+// breaks or neither says anything for the idle time.
+type streamTunnel struct {
+	r    *h2request
+	u    *upstream
+	idle time.Duration
+	last atomic.Int64
+	over atomic.Bool // the endpoint's side broke
+}
+
+func (t *streamTunnel) moved()      { t.last.Store(time.Now().UnixNano()) }
+func (t *streamTunnel) quiet() bool { return time.Since(time.Unix(0, t.last.Load())) >= t.idle }
+
+func (t *streamTunnel) upload() {
+	c := t.u.w.conn
+	_ = c.SetWriteDeadline(time.Time{})
+	for {
+		p, err := t.r.next()
+		switch {
+		case err == io.EOF:
+			if h, ok := c.(interface{ CloseWrite() error }); !ok || h.CloseWrite() != nil {
+				c.Close()
+			}
+			return
+		case timedOut(err) && !t.quiet() && !t.over.Load():
+			continue
+		case err != nil:
+			c.Close()
+			return
+		}
+		if _, err := c.Write(p); err != nil {
+			c.Close()
+			return
+		}
+		t.moved()
+	}
+}
+
+func (t *streamTunnel) download() (total int64) {
+	c := t.u.w.conn
+	p := t.u.w.buffered() // came with the head
+	buf := largeBuffers.Get().(*[]byte)
+	defer largeBuffers.Put(buf)
+	for {
+		if len(p) > 0 {
+			if t.r.sendData(p) != nil || t.r.flush() != nil {
+				c.Close()
+				return total
+			}
+			total += int64(len(p))
+			t.moved()
+		}
+		_ = c.SetReadDeadline(time.Now().Add(t.idle / 4))
+		n, err := c.Read(*buf)
+		p = (*buf)[:n]
+		switch {
+		case n > 0:
+		case err == io.EOF:
+			if t.r.end(nil) == nil {
+				_ = t.r.flush()
+			}
+			return total
+		case timedOut(err) && !t.quiet():
+		case err != nil:
+			t.over.Store(true)
+			t.r.giveUp()
+			c.Close()
+			return total
+		}
+	}
 }
 
 // closer ends a tunnel.

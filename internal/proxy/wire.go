@@ -214,6 +214,24 @@ func (w *wire) flushWith(p []byte) error {
 	return err
 }
 
+// lingerFor is how long a peer is listened to after the last word.
+const lingerFor = time.Second
+
+// linger closes in a way that the last word arrives: closing with unread input makes the kernel reset the connection.
+func (w *wire) linger() {
+	c, ok := w.conn.(interface{ CloseWrite() error })
+	if !ok || c.CloseWrite() != nil {
+		return
+	}
+	_ = w.conn.SetReadDeadline(time.Now().Add(lingerFor))
+	for n := 0; n < 1<<20; {
+		k, err := w.conn.Read(w.buf)
+		if n += k; err != nil {
+			return
+		}
+	}
+}
+
 var endOfHead = []byte("\r\n\r\n")
 
 // scanHead gives the length of the head that the buffer begins with; 0 is not complete yet. It refuses a bare line

@@ -1,0 +1,844 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// h2mux is one HTTP/2 connection, of a client or to an endpoint. One goroutine reads its frames (read); exchanges write
+// theirs into a common output, which whoever has written last puts on the wire together with what others have written
+// meanwhile. Frames are read where they are in the connection's buffer.
+type h2mux struct {
+	w    *wire
+	role h2role
+
+	// Of the reading goroutine.
+	block   *h2block
+	settled bool      // the peer's first SETTINGS have come
+	late    time.Time // when what has begun to come must be complete; zero: nothing has
+	probed  bool      // a PING is out because the peer is quiet
+	calm    h2budget
+
+	idlePatience time.Duration // for anything to come
+	headPatience time.Duration // for what has begun to be complete
+
+	mu      sync.Mutex
+	streams map[uint32]*h2stream // of which the exchange is not over
+	last    uint32               // the highest stream of the peer's that was looked at
+	recent  [recentStreams]uint32
+	recents int
+	done    int   // streams that ended well and are not counted yet
+	pongs   int   // answers to PINGs
+	ending  bool  // the connection ends with its last stream
+	dead    error // why the connection is over
+
+	out      []byte
+	spare    []byte
+	flushing bool
+	flushed  chan struct{} // closed when nobody is flushing any more; nil: nobody waits for that
+	gen      uint32        // counts buffers, so that an offset into out says whether it is still good
+	shrunk   bool          // the peer's table got smaller, which the next head must acknowledge
+
+	sendWindow    int64
+	initialWindow int64 // of new streams
+	sendFrame     int
+	waiting       []*h2stream // for the connection's window or output, in turn
+
+	recvWindow int64 // what the peer may still send
+	recvSize   int64 // the window that it is brought back to
+	recvTaken  int64 // taken from it, and not yet given back
+
+	timer   *time.Timer
+	timerAt int64 // Unix nanoseconds; 0: not set
+}
+
+// h2role is what a client's connections do and those to endpoints do differently.
+type h2role interface {
+	// head takes a complete header block.
+	head(b *h2block) *h2error
+	// setting is told of the peer's settings, with the lock held.
+	setting(s setting)
+	goAway(last uint32, code http2.ErrCode)
+	// isIdle tells whether a stream was never opened.
+	isIdle(stream uint32) bool
+	// quiet is told when nothing has come for the patience that it gave: how long to wait for a PING's answer, 0 not
+	// at all.
+	quiet() time.Duration
+	fromServer() bool
+}
+
+const (
+	// recentStreams is how many streams that have ended are remembered.
+	recentStreams = 128
+	// maxUnsent is how much output of ours, in bytes, a peer may leave unread before it is not listened to either.
+	maxUnsent = 256 << 10
+
+	streamWindow    = 64 << 10  // what a peer may send ahead on a stream, at first
+	maxStreamWindow = 1 << 20   // and when the exchange keeps up
+	connWindow      = 256 << 10 // and on all of the connection's streams
+	maxConnWindow   = 4 << 20
+)
+
+func newMux(w *wire, role h2role, idle, head time.Duration) *h2mux {
+	now := time.Now()
+	return &h2mux{
+		w: w, role: role, block: newBlock(), streams: map[uint32]*h2stream{}, calm: newBudget(now),
+		late: now.Add(head), idlePatience: idle, headPatience: head,
+		sendWindow: defaultWindow, initialWindow: defaultWindow, sendFrame: maxFrame, recvWindow: connWindow, recvSize: connWindow,
+	}
+}
+
+// open appends our first frames.
+func (m *h2mux) open(settings ...setting) {
+	m.mu.Lock()
+	m.out = appendSettings(m.room(), append(settings,
+		setting{http2.SettingInitialWindowSize, streamWindow}, setting{http2.SettingMaxHeaderListSize, maxHead})...)
+	m.out = appendWindowUpdate(m.out, 0, connWindow-defaultWindow)
+	m.mu.Unlock()
+}
+
+// read takes frames until the connection ends, and tells why it did.
+func (m *h2mux) read() error {
+	err := m.frames()
+	var fault *h2error
+	switch {
+	case errors.As(err, &fault):
+		m.shut(fault.code, fault.reason)
+	case timedOut(err):
+		m.shut(http2.ErrCodeNo, "")
+	}
+	m.fail(err)
+	if m.timer != nil {
+		m.timer.Stop()
+	}
+	return err
+}
+
+func (m *h2mux) frames() error {
+	for {
+		if m.settled && !m.block.open {
+			m.late = time.Time{}
+		}
+		b, err := m.need(frameHeader)
+		if err != nil {
+			return err
+		}
+		f := parseFrameHeader(b)
+		m.w.r += frameHeader
+		fault := m.frame(f)
+		if fault == nil {
+			continue
+		}
+		var e *h2error
+		if !errors.As(fault, &e) || e.stream == 0 {
+			return fault
+		}
+		if !m.calm.spend(costFault) {
+			return connError(http2.ErrCodeEnhanceYourCalm, "too many faults")
+		}
+		m.reset(e.stream, e.code, e)
+	}
+}
+
+// need waits until n bytes are in the buffer.
+func (m *h2mux) need(n int) ([]byte, error) {
+	for m.w.w-m.w.r < n {
+		if m.late.IsZero() && m.w.w > m.w.r {
+			m.late = time.Now().Add(m.headPatience)
+		}
+		if err := m.more(n); err != nil {
+			return nil, err
+		}
+	}
+	return m.w.buf[m.w.r : m.w.r+n], nil
+}
+
+// take gives n bytes of a frame and consumes them.
+func (m *h2mux) take(n int) ([]byte, error) {
+	if m.w.w-m.w.r < n && m.late.IsZero() {
+		m.late = time.Now().Add(m.headPatience)
+	}
+	b, err := m.need(n)
+	if err == nil {
+		m.w.r += n
+	}
+	return b, err
+}
+
+// more reads on, so that at least want bytes come to have room.
+func (m *h2mux) more(want int) error {
+	w := m.w
+	if w.r == w.w {
+		w.r, w.w = 0, 0
+	}
+	if want > len(w.buf)-w.r {
+		if w.r > 0 {
+			w.w = copy(w.buf, w.buf[w.r:w.w])
+			w.r = 0
+		}
+		if want > len(w.buf) {
+			w.grow()
+		}
+	}
+	if err := m.beforeRead(); err != nil {
+		return err
+	}
+	for {
+		err := w.fill()
+		if err == nil {
+			m.probed = false
+			return nil
+		}
+		if !timedOut(err) {
+			return unexpected(err)
+		}
+		if !m.late.IsZero() || m.probed {
+			return err
+		}
+		patience := m.role.quiet()
+		if patience == 0 {
+			return err
+		}
+		m.probed = true
+		w.setRead(time.Now().Add(patience))
+		m.mu.Lock()
+		m.out = appendPing(m.room(), 0, make([]byte, 8))
+		m.mu.Unlock()
+		if err := m.beforeRead(); err != nil {
+			return err
+		}
+	}
+}
+
+// beforeRead puts what this goroutine has written on its way: it must not wait for the peer itself, which may be
+// waiting for us to read.
+func (m *h2mux) beforeRead() error {
+	m.mu.Lock()
+	dead, unread, idle := m.dead, len(m.out) > maxUnsent, len(m.streams) == 0
+	if len(m.out) > 0 && !m.flushing && dead == nil {
+		m.flushing = true
+		go m.write()
+	}
+	if idle && m.w.r == m.w.w {
+		m.w.shrink()
+		if m.spare != nil {
+			recycle(m.spare[:cap(m.spare)])
+			m.spare = nil
+		}
+	}
+	defer m.mu.Unlock()
+	switch {
+	case dead != nil:
+		return dead
+	case m.ending && idle:
+		return os.ErrDeadlineExceeded
+	case unread && !m.role.fromServer():
+		return connError(http2.ErrCodeEnhanceYourCalm, "answers are not read")
+	case !m.late.IsZero():
+		m.w.setRead(m.late)
+	case !m.probed:
+		m.w.expectBy(time.Now(), m.idlePatience)
+	}
+	return nil
+}
+
+// frame handles one frame. What it returns ends the stream or the connection.
+func (m *h2mux) frame(f h2frame) error {
+	if f.length > maxFrame {
+		return connError(http2.ErrCodeFrameSize, "a frame of more than 16384 bytes")
+	}
+	if m.block.open && (f.kind != http2.FrameContinuation || f.stream != m.block.stream) {
+		return connError(http2.ErrCodeProtocol, "a header block is interrupted")
+	}
+	if !m.settled && (f.kind != http2.FrameSettings || f.flags.Has(http2.FlagSettingsAck)) {
+		return connError(http2.ErrCodeProtocol, "the first frame is not SETTINGS")
+	}
+	if f.kind == http2.FrameData {
+		return m.data(f)
+	}
+	if f.kind > http2.FrameContinuation { // unknown kinds are ignored (RFC 9113 section 4.1)
+		if !m.calm.spend(costFrame) {
+			return connError(http2.ErrCodeEnhanceYourCalm, "too many frames of unknown kinds")
+		}
+		return m.skip(f.length)
+	}
+	p, err := m.take(f.length)
+	if err != nil {
+		return err
+	}
+	if fault := m.control(f, p); fault != nil {
+		return fault
+	}
+	return nil
+}
+
+// control handles frames other than DATA, whose payload is all there.
+func (m *h2mux) control(f h2frame, p []byte) *h2error {
+	switch f.kind {
+	case http2.FrameHeaders:
+		return m.headers(f, p)
+	case http2.FrameContinuation:
+		if !m.block.open {
+			return connError(http2.ErrCodeProtocol, "CONTINUATION without HEADERS")
+		}
+		return m.fragment(f, p)
+	case http2.FramePriority:
+		return m.priority(f, p)
+	case http2.FrameRSTStream:
+		return m.resetByPeer(f, p)
+	case http2.FrameSettings:
+		return m.settings(f, p)
+	case http2.FramePing:
+		return m.ping(f, p)
+	case http2.FrameGoAway:
+		switch {
+		case f.stream != 0:
+			return connError(http2.ErrCodeProtocol, "GOAWAY on a stream")
+		case len(p) < 8:
+			return connError(http2.ErrCodeFrameSize, "GOAWAY is too short")
+		}
+		m.role.goAway(binary.BigEndian.Uint32(p)&maxWindow, http2.ErrCode(binary.BigEndian.Uint32(p[4:])))
+		return nil
+	case http2.FrameWindowUpdate:
+		return m.windowUpdate(f, p)
+	}
+	return connError(http2.ErrCodeProtocol, "PUSH_PROMISE") // no client may send it, and we allow no server to
+}
+
+// skip consumes n bytes that nobody wants.
+func (m *h2mux) skip(n int) error {
+	for n > 0 {
+		if m.w.r == m.w.w {
+			if err := m.more(1); err != nil {
+				return err
+			}
+		}
+		k := min(n, m.w.w-m.w.r)
+		m.w.r += k
+		n -= k
+	}
+	return nil
+}
+
+func (m *h2mux) headers(f h2frame, p []byte) *h2error {
+	if f.stream == 0 {
+		return connError(http2.ErrCodeProtocol, "HEADERS without a stream")
+	}
+	p, fault := unpad(p, f.flags)
+	if fault != nil {
+		return fault
+	}
+	if f.flags.Has(http2.FlagHeadersPriority) {
+		if len(p) < 5 {
+			return connError(http2.ErrCodeFrameSize, "HEADERS are too short for their priority")
+		}
+		if binary.BigEndian.Uint32(p)&maxWindow == f.stream {
+			return connError(http2.ErrCodeProtocol, "a stream that depends on itself")
+		}
+		p = p[5:]
+	}
+	m.block.begin(f.stream, f.flags.Has(http2.FlagHeadersEndStream))
+	return m.fragment(f, p)
+}
+
+func (m *h2mux) fragment(f h2frame, p []byte) *h2error {
+	if fault := m.block.add(p); fault != nil {
+		return fault
+	}
+	if !f.flags.Has(http2.FlagHeadersEndHeaders) {
+		return nil
+	}
+	if fault := m.block.finish(); fault != nil {
+		return fault
+	}
+	m.calm.earn()
+	return m.role.head(m.block)
+}
+
+// priority is checked and otherwise ignored (RFC 9113 section 5.3).
+func (m *h2mux) priority(f h2frame, p []byte) *h2error {
+	switch {
+	case f.stream == 0:
+		return connError(http2.ErrCodeProtocol, "PRIORITY without a stream")
+	case len(p) != 5:
+		return m.streamError(f.stream, http2.ErrCodeFrameSize, "PRIORITY is not 5 bytes long")
+	case binary.BigEndian.Uint32(p)&maxWindow == f.stream:
+		return connError(http2.ErrCodeProtocol, "a stream that depends on itself")
+	case !m.calm.spend(costFrame):
+		return connError(http2.ErrCodeEnhanceYourCalm, "too many PRIORITY frames")
+	}
+	return nil
+}
+
+// streamError is a fault of one stream. None that is idle can be reset (RFC 9113 section 6.4), so the connection ends.
+func (m *h2mux) streamError(stream uint32, code http2.ErrCode, reason string) *h2error {
+	if m.role.isIdle(stream) {
+		return connError(code, reason)
+	}
+	return &h2error{stream, code, reason}
+}
+
+func (m *h2mux) resetByPeer(f h2frame, p []byte) *h2error {
+	switch {
+	case f.stream == 0:
+		return connError(http2.ErrCodeProtocol, "RST_STREAM without a stream")
+	case len(p) != 4:
+		return connError(http2.ErrCodeFrameSize, "RST_STREAM is not 4 bytes long")
+	case m.role.isIdle(f.stream):
+		return connError(http2.ErrCodeProtocol, "RST_STREAM on an idle stream")
+	}
+	code := http2.ErrCode(binary.BigEndian.Uint32(p))
+	m.mu.Lock()
+	s, cost := m.streams[f.stream], costReset
+	if s == nil || s.gone != nil {
+		cost = costFrame
+	}
+	m.calm.finished(m.done)
+	m.done = 0
+	if !m.calm.spend(cost) { // CVE-2023-44487
+		m.mu.Unlock()
+		return connError(http2.ErrCodeEnhanceYourCalm, "too many resets")
+	}
+	if cost == costFrame {
+		m.mu.Unlock()
+		return nil
+	}
+	s.abandon(&resetError{code})
+	m.mu.Unlock()
+	return nil
+}
+
+// resetError says that the peer has reset a stream.
+type resetError struct{ code http2.ErrCode }
+
+func (e *resetError) Error() string { return "the stream was reset: " + e.code.String() }
+
+func (m *h2mux) settings(f h2frame, p []byte) *h2error {
+	ack := f.flags.Has(http2.FlagSettingsAck)
+	switch {
+	case f.stream != 0:
+		return connError(http2.ErrCodeProtocol, "SETTINGS on a stream")
+	case len(p)%6 != 0 || ack && len(p) > 0:
+		return connError(http2.ErrCodeFrameSize, "SETTINGS of a wrong length")
+	case !m.calm.spend(costSettings):
+		return connError(http2.ErrCodeEnhanceYourCalm, "too many SETTINGS")
+	case ack:
+		return nil
+	}
+	m.settled = true
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for ; len(p) > 0; p = p[6:] {
+		s := setting{http2.SettingID(binary.BigEndian.Uint16(p)), binary.BigEndian.Uint32(p[2:])}
+		if fault := s.check(m.role.fromServer()); fault != nil {
+			return fault
+		}
+		switch s.id {
+		case http2.SettingHeaderTableSize:
+			m.shrunk = m.shrunk || s.value < 4096
+		case http2.SettingMaxFrameSize:
+			m.sendFrame = min(int(s.value), maxFrame)
+		case http2.SettingInitialWindowSize:
+			more := int64(s.value) - m.initialWindow
+			m.initialWindow = int64(s.value)
+			for _, st := range m.streams {
+				if st.sendWindow += more; st.sendWindow > maxWindow {
+					return connError(http2.ErrCodeFlowControl, "a stream's window overflows")
+				}
+				if more > 0 {
+					st.wakeWriter()
+				}
+			}
+		}
+		m.role.setting(s)
+	}
+	m.out = appendFrame(m.room(), 0, http2.FrameSettings, http2.FlagSettingsAck, 0)
+	return nil
+}
+
+func (m *h2mux) ping(f h2frame, p []byte) *h2error {
+	switch {
+	case f.stream != 0:
+		return connError(http2.ErrCodeProtocol, "PING on a stream")
+	case len(p) != 8:
+		return connError(http2.ErrCodeFrameSize, "PING is not 8 bytes long")
+	case f.flags.Has(http2.FlagPingAck):
+		m.mu.Lock()
+		m.pongs++
+		m.mu.Unlock()
+		return nil
+	case !m.calm.spend(costPing):
+		return connError(http2.ErrCodeEnhanceYourCalm, "too many PINGs")
+	}
+	m.mu.Lock()
+	m.out = appendPing(m.room(), http2.FlagPingAck, p)
+	m.mu.Unlock()
+	return nil
+}
+
+func (m *h2mux) windowUpdate(f h2frame, p []byte) *h2error {
+	if len(p) != 4 {
+		return connError(http2.ErrCodeFrameSize, "WINDOW_UPDATE is not 4 bytes long")
+	}
+	n := int64(binary.BigEndian.Uint32(p) & maxWindow)
+	if n < 1024 && !m.calm.spend(costFrame) { // crumbs
+		return connError(http2.ErrCodeEnhanceYourCalm, "too many small WINDOW_UPDATEs")
+	}
+	if f.stream == 0 {
+		if n == 0 {
+			return connError(http2.ErrCodeProtocol, "WINDOW_UPDATE of nothing")
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.sendWindow += n; m.sendWindow > maxWindow {
+			return connError(http2.ErrCodeFlowControl, "the connection's window overflows")
+		}
+		m.next()
+		return nil
+	}
+	if m.role.isIdle(f.stream) {
+		return connError(http2.ErrCodeProtocol, "WINDOW_UPDATE on an idle stream")
+	}
+	if n == 0 {
+		return &h2error{f.stream, http2.ErrCodeProtocol, "WINDOW_UPDATE of nothing"}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.streams[f.stream]; s != nil && s.gone == nil {
+		if s.sendWindow += n; s.sendWindow > maxWindow {
+			return &h2error{f.stream, http2.ErrCodeFlowControl, "the stream's window overflows"}
+		}
+		s.wakeWriter()
+	}
+	return nil
+}
+
+// data takes a DATA frame piece by piece as it comes, into the stream's buffer.
+func (m *h2mux) data(f h2frame) error {
+	if f.stream == 0 {
+		return connError(http2.ErrCodeProtocol, "DATA without a stream")
+	}
+	left, pad := f.length, 0
+	if f.flags.Has(http2.FlagDataPadded) {
+		if left == 0 {
+			return connError(http2.ErrCodeFrameSize, "a padded frame without the length of its padding")
+		}
+		p, err := m.take(1)
+		if err != nil {
+			return err
+		}
+		pad = int(p[0])
+		if left -= 1 + pad; left < 0 {
+			return connError(http2.ErrCodeProtocol, "more padding than frame")
+		}
+	}
+	if m.role.isIdle(f.stream) {
+		return connError(http2.ErrCodeProtocol, "DATA on an idle stream")
+	}
+	end := f.flags.Has(http2.FlagDataEndStream)
+	if left == 0 && !end {
+		if !m.calm.spend(costFrame) {
+			return connError(http2.ErrCodeEnhanceYourCalm, "too many empty DATA frames")
+		}
+	} else {
+		m.calm.earn()
+	}
+	m.mu.Lock()
+	if m.recvWindow -= int64(f.length); m.recvWindow < 0 {
+		m.mu.Unlock()
+		return connError(http2.ErrCodeFlowControl, "more than the connection's window")
+	}
+	s := m.streams[f.stream]
+	fault := m.admits(s, f, left)
+	if fault != nil || s == nil || s.gone != nil {
+		m.giveBack(int64(f.length))
+		m.mu.Unlock()
+		if err := m.skip(left + pad); err != nil {
+			return err
+		}
+		if fault != nil {
+			return fault
+		}
+		return nil
+	}
+	if over := int64(f.length - left); over > 0 { // padding is consumed at once
+		s.taken(over)
+	}
+	m.mu.Unlock()
+	for left > 0 {
+		if m.w.r == m.w.w {
+			if err := m.more(min(left, smallBuffer)); err != nil {
+				return err
+			}
+		}
+		p := m.w.buf[m.w.r:min(m.w.w, m.w.r+left)]
+		m.w.r += len(p)
+		left -= len(p)
+		m.mu.Lock()
+		if m.streams[f.stream] == s {
+			s.received(p)
+		} else {
+			m.giveBack(int64(len(p)))
+		}
+		m.mu.Unlock()
+	}
+	if err := m.skip(pad); err != nil {
+		return err
+	}
+	if end {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.streams[f.stream] == s {
+			if !s.endOfInput() {
+				return &h2error{f.stream, http2.ErrCodeProtocol, "less data than content-length says"}
+			}
+		}
+	}
+	return nil
+}
+
+// admits tells whether a stream takes a DATA frame, with the lock held.
+func (m *h2mux) admits(s *h2stream, f h2frame, left int) *h2error {
+	if s == nil || s.gone != nil {
+		return m.closed(f.stream)
+	}
+	if s.recvEnd {
+		return &h2error{f.stream, http2.ErrCodeStreamClosed, "DATA after END_STREAM"}
+	}
+	if s.recvWindow -= int64(f.length); s.recvWindow < 0 {
+		return &h2error{f.stream, http2.ErrCodeFlowControl, "more than the stream's window"}
+	}
+	if s.got += int64(left); s.declared >= 0 && s.got > s.declared {
+		return &h2error{f.stream, http2.ErrCodeProtocol, "more data than content-length says"}
+	}
+	return nil
+}
+
+// closed says what a frame on a stream that is over deserves: nothing when we have reset it, since the peer may not
+// have known (RFC 9113 section 5.1). The lock is held.
+func (m *h2mux) closed(stream uint32) *h2error {
+	for _, id := range m.recent {
+		if id>>1 == stream {
+			if id&1 == 1 {
+				return nil
+			}
+			return connError(http2.ErrCodeStreamClosed, "a frame on a closed stream")
+		}
+	}
+	if s := m.streams[stream]; s != nil { // reset, and its exchange is not over yet
+		var r *resetError
+		if errors.As(s.gone, &r) {
+			return connError(http2.ErrCodeStreamClosed, "a frame on a stream that was reset")
+		}
+		return nil
+	}
+	return &h2error{stream, http2.ErrCodeStreamClosed, "a frame on a closed stream"}
+}
+
+// room gives the output to append to. The lock is held.
+func (m *h2mux) room() []byte {
+	if m.out == nil {
+		if m.out, m.spare = m.spare, nil; m.out == nil {
+			m.out = (*smallBuffers.Get().(*[]byte))[:0]
+		}
+	}
+	return m.out
+}
+
+// reserve makes room for n bytes in one piece, from the pools while it can. The lock is held.
+func (m *h2mux) reserve(n int) {
+	m.room()
+	if cap(m.out)-len(m.out) >= n || cap(m.out) >= largeBuffer {
+		return
+	}
+	b := append((*largeBuffers.Get().(*[]byte))[:0], m.out...)
+	recycle(m.out[:cap(m.out)])
+	m.out = b
+}
+
+// flush puts the output on the wire, unless somebody does already. It is called with the lock held and releases it.
+func (m *h2mux) flush() {
+	if m.flushing || len(m.out) == 0 || m.dead != nil {
+		m.mu.Unlock()
+		return
+	}
+	m.flushing = true
+	few := len(m.out) < largeBuffer/4
+	m.mu.Unlock()
+	if few {
+		runtime.Gosched() // others that are about to write come along: a system call costs more than all of this
+	}
+	m.write()
+}
+
+// write writes the output, until there is none: more than once in another goroutine, since exchanges have other things
+// to do. flushing is set.
+func (m *h2mux) write() {
+	m.mu.Lock()
+	b := m.out
+	m.out = nil
+	m.gen++
+	m.mu.Unlock()
+	m.w.deliverBy(time.Now(), stuck)
+	_, err := m.w.conn.Write(b)
+	if err != nil {
+		m.fail(err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.spare == nil && cap(b) == smallBuffer {
+		m.spare = b[:0]
+	} else {
+		recycle(b[:cap(b)])
+	}
+	if m.next(); len(m.out) > 0 && m.dead == nil {
+		go m.write()
+		return
+	}
+	m.flushing = false
+	if m.flushed != nil {
+		close(m.flushed)
+		m.flushed = nil
+	}
+}
+
+// next lets the stream that has waited longest send, if anything can be sent. The lock is held.
+func (m *h2mux) next() {
+	if len(m.waiting) == 0 || len(m.out) >= spill {
+		return
+	}
+	s := m.waiting[0]
+	if s.needsWindow && m.sendWindow <= 0 {
+		return
+	}
+	m.waiting = append(m.waiting[:0], m.waiting[1:]...)
+	s.queued, s.turn = false, true
+	s.wakeWriter()
+}
+
+// shut says goodbye and why, and waits a while for that to be read.
+func (m *h2mux) shut(code http2.ErrCode, reason string) {
+	m.mu.Lock()
+	if m.dead != nil {
+		m.mu.Unlock()
+		return
+	}
+	m.out = appendGoAway(m.room(), m.last, code, reason)
+	if !m.flushing {
+		m.flushing = true
+		go m.write()
+	}
+	done := make(chan struct{})
+	m.flushed = done
+	m.mu.Unlock()
+	t := time.NewTimer(lingerFor)
+	defer t.Stop()
+	select {
+	case <-done:
+		m.w.linger()
+	case <-t.C:
+	}
+}
+
+// fail ends the connection and all its streams.
+func (m *h2mux) fail(err error) {
+	if err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	m.mu.Lock()
+	if m.dead != nil {
+		m.mu.Unlock()
+		return
+	}
+	m.dead = err
+	for _, s := range m.streams {
+		if s.gone == nil {
+			s.abandon(err)
+		}
+	}
+	m.mu.Unlock()
+	m.w.conn.Close()
+}
+
+// reset ends a stream from our side.
+func (m *h2mux) reset(stream uint32, code http2.ErrCode, why error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.streams[stream]
+	switch {
+	case s == nil:
+		m.remember(stream, true)
+	case s.gone != nil:
+		return
+	default:
+		s.abandon(why)
+	}
+	m.out = appendReset(m.room(), stream, code)
+}
+
+// endWith sees to it that the connection ends with its last stream. The lock is held.
+func (m *h2mux) endWith() {
+	m.ending = true
+	if len(m.streams) == 0 {
+		_ = m.w.conn.SetReadDeadline(time.Unix(1, 0)) // the reading goroutine does the rest
+	}
+}
+
+// remember keeps a stream that has ended; ours tells that we reset it. The lock is held.
+func (m *h2mux) remember(stream uint32, ours bool) {
+	id := stream << 1
+	if ours {
+		id |= 1
+	}
+	m.recent[m.recents%recentStreams] = id
+	m.recents++
+}
+
+// arm sees to it that expire runs no later than at t (Unix nanoseconds). The lock is held.
+func (m *h2mux) arm(t int64) {
+	if m.timerAt != 0 && m.timerAt <= t {
+		return
+	}
+	m.timerAt = t
+	d := max(time.Until(time.Unix(0, t)), 0)
+	if m.timer == nil {
+		m.timer = time.AfterFunc(d, m.expire)
+	} else {
+		m.timer.Reset(d)
+	}
+}
+
+// expire wakes those who have waited too long.
+func (m *h2mux) expire() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now().UnixNano()
+	m.timerAt = 0
+	soonest := int64(0)
+	for _, s := range m.streams {
+		s.expire(now)
+		for _, t := range [2]int64{s.readBy, s.writeBy} {
+			if t != 0 && (soonest == 0 || t < soonest) {
+				soonest = t
+			}
+		}
+	}
+	if soonest != 0 && m.dead == nil {
+		m.arm(soonest)
+	}
+}
+
+// bodyless tells whether a response has no body whatever its fields say (RFC 9110 section 6.4.1).
+func bodyless(method string, status int) bool {
+	return method == http.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified
+}
