@@ -5,10 +5,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
+	"encoding/pem"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -198,5 +202,30 @@ func TestFailuresAreCounted(t *testing.T) {
 	err := get(t.Context(), []string{"-n", "4", "-c", "2", "http://127.0.0.1:" + c.http + "/status/500"}, &out)
 	if err != errFailed || !strings.Contains(out.String(), "sent 4, answered 0, failed 4") {
 		t.Errorf("%v\n%s", err, out.String())
+	}
+}
+
+// TestGivenCertificate serves TLS with the certificate of a directory.
+func TestGivenCertificate(t *testing.T) {
+	given, err := selfSigned(self{Pod: "given"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(given.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, block := range map[string]*pem.Block{"tls.crt": {Type: "CERTIFICATE", Bytes: given.Certificate[0]}, "tls.key": {Type: "PRIVATE KEY", Bytes: key}} {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := config{certDir: dir}.certificate()
+	if err != nil || !bytes.Equal(got.Certificate[0], given.Certificate[0]) {
+		t.Errorf("serves another certificate, %v", err)
+	}
+	if _, err := (config{certDir: t.TempDir()}).certificate(); err == nil {
+		t.Error("an empty directory was no error")
 	}
 }

@@ -22,7 +22,7 @@ const usage = `echo: answer with what was received
 Served, with the port's environment variable and default:
 
   HTTP_PORT   8080   HTTP/1.1, HTTP/2 without TLS (h2c), WebSocket, gRPC (any method)
-  HTTPS_PORT  8443   the same over TLS, with a certificate made at start
+  HTTPS_PORT  8443   the same over TLS, with $HTTPS_CERT_DIR/tls.crt and tls.key, or a certificate made at start
   TCP_PORT    9000   a line with the facts, then every byte sent back
   UDP_PORT    9000   a datagram with the facts for every datagram
 

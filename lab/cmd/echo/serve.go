@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,7 @@ import (
 // config is what the environment says; a port of "" serves nothing.
 type config struct {
 	http, https, tcp, udp string
+	certDir               string // tls.crt and tls.key, as a Secret's volume has them; "" is a certificate made at start
 	drain                 time.Duration
 	self                  self
 	calls                 []call
@@ -54,8 +56,8 @@ func configFromEnv() config {
 	host, _ := os.Hostname()
 	c := config{
 		http: env("HTTP_PORT", "8080"), https: env("HTTPS_PORT", "8443"), tcp: env("TCP_PORT", "9000"), udp: env("UDP_PORT", "9000"),
-		drain: 2 * time.Second,
-		self:  self{Pod: env("POD_NAME", host), Namespace: os.Getenv("POD_NAMESPACE"), Node: os.Getenv("NODE_NAME"), IP: os.Getenv("POD_IP")},
+		certDir: os.Getenv("HTTPS_CERT_DIR"), drain: 2 * time.Second,
+		self: self{Pod: env("POD_NAME", host), Namespace: os.Getenv("POD_NAMESPACE"), Node: os.Getenv("NODE_NAME"), IP: os.Getenv("POD_IP")},
 	}
 	if d, err := time.ParseDuration(os.Getenv("DRAIN")); err == nil {
 		c.drain = d
@@ -79,7 +81,7 @@ func serve(ctx context.Context, c config) error {
 	web.Protocols.SetHTTP2(true)
 	web.Protocols.SetUnencryptedHTTP2(true)
 
-	cert, err := selfSigned(c.self)
+	cert, err := c.certificate()
 	if err != nil {
 		return err
 	}
@@ -163,6 +165,13 @@ func (s *server) serveTCP(l net.Listener) error {
 // line is the answer where there is no room for JSON's structure.
 func (s *server) line(proto, client string) string {
 	return fmt.Sprintf("pod=%s namespace=%s node=%s ip=%s proto=%s client=%s", s.self.Pod, s.self.Namespace, s.self.Node, s.self.IP, proto, client)
+}
+
+func (c config) certificate() (tls.Certificate, error) {
+	if c.certDir == "" {
+		return selfSigned(c.self)
+	}
+	return tls.LoadX509KeyPair(filepath.Join(c.certDir, "tls.crt"), filepath.Join(c.certDir, "tls.key"))
 }
 
 // selfSigned makes a certificate for the pod's own names.
