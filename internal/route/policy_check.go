@@ -92,7 +92,7 @@ func (p *Policy) Check() error {
 		case LeastRequest, RoundRobin, EWMA:
 		case Hash:
 			if b.Key == "" {
-				fault("balance.key", errors.New("Hash needs one"))
+				fault("balance.key", errors.New("the kind Hash needs one"))
 			}
 			template("balance.key", b.Key)
 		default:

@@ -285,6 +285,10 @@ type Mirror struct {
 	Numerator   uint32 `json:"numerator"`
 	Denominator uint32 `json:"denominator"` // 0: 100
 	Invalid     string `json:"invalid,omitempty"`
+	// Hostname is the copy's Host header; "" is the request's own.
+	Hostname string `json:"hostname,omitempty"`
+	// WithoutBody leaves the request's body out of the copy.
+	WithoutBody bool `json:"withoutBody,omitempty"`
 }
 
 // CORS answers preflight requests and adds the response headers of the Fetch standard (GEP-1767). An origin is
