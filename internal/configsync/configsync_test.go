@@ -526,3 +526,20 @@ func FuzzReadFrame(f *testing.F) {
 		}
 	})
 }
+
+// TestKeepFails says so when the configuration can't be kept, and leaves nothing lying about.
+func TestKeepFails(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "tables")
+	if err := os.Mkdir(path, 0o700); err != nil { // nothing can take a directory's place
+		t.Fatal(err)
+	}
+	k := &keeper{path: path}
+	if err := k.replace(&update{Epoch: "e", Revision: 1, Complete: true}); err == nil {
+		t.Error("it was kept in a directory's place")
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 1 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}

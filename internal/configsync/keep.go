@@ -136,11 +136,11 @@ func (k *keeper) replace(u *update) error {
 		k.f.Close()
 	}
 	k.f, k.size = f, 0
-	if err := writeFrame(counter{k}, u, maxUpdate); err == nil {
+	if err = writeFrame(counter{k}, u, maxUpdate); err == nil {
 		err = os.Rename(f.Name(), k.path)
 	}
 	if err != nil {
-		os.Remove(f.Name())
+		_ = os.Remove(f.Name()) // what failed before is what matters
 		return fmt.Errorf("keep the configuration: %w", err)
 	}
 	k.floor = k.size
