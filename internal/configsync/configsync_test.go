@@ -4,6 +4,7 @@ package configsync
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -541,5 +543,35 @@ func TestKeepFails(t *testing.T) {
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 1 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// TestKeepMissedOne has one update fail to be kept: those after it don't make what is there unusable.
+func TestKeepMissedOne(t *testing.T) {
+	k := &keeper{path: filepath.Join(t.TempDir(), "tables")}
+	at := func(n uint64, values ...string) *update {
+		u := &update{Epoch: "e", Revision: n, Complete: n == 1}
+		for i, v := range values {
+			r := resource{route.KindRoute, strconv.Itoa(i), json.RawMessage(v)}
+			u.Digest.toggle(r.sum())
+			if u.Complete || i == len(values)-1 {
+				u.Resources = append(u.Resources, r)
+			}
+		}
+		return u
+	}
+	if err := k.add(at(1, "1")); err != nil {
+		t.Fatal(err)
+	}
+	k.f.Close()
+	if err := k.add(at(2, "1", "2")); err == nil {
+		t.Fatal("a closed file took an update")
+	}
+	if err := k.add(at(3, "1", "2", "3")); err == nil {
+		t.Error("an update was kept without the one before it")
+	}
+	u, err := (&keeper{path: k.path}).load()
+	if err != nil || u == nil || u.Revision != 1 {
+		t.Errorf("kept: %v, %v; want revision 1", u, err)
 	}
 }

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/weft-net/weft/internal/route"
 )
@@ -64,16 +66,18 @@ func (k *keeper) load() (*update, error) {
 	if out == nil {
 		return nil, nil
 	}
-	out.Complete, out.Removed, out.Resources = true, nil, make([]resource, 0, len(all))
-	var sum digest
-	for _, r := range all {
-		out.Resources = append(out.Resources, r)
-		sum.toggle(r.sum())
-	}
-	if sum != out.Digest {
+	out.Complete, out.Removed, out.Resources = true, nil, slices.Collect(maps.Values(all))
+	if sum := digestOf(out.Resources); sum != out.Digest {
 		return nil, fmt.Errorf("%s is damaged: its content has digest %x, not %x", k.path, sum, out.Digest)
 	}
 	return out, nil
+}
+
+func digestOf(all []resource) (d digest) {
+	for _, r := range all {
+		d.toggle(r.sum())
+	}
+	return d
 }
 
 // add keeps an update.
@@ -102,7 +106,11 @@ func (k *keeper) add(u *update) (err error) {
 		if all == nil {
 			return fmt.Errorf("%s is gone; it is written again with the next complete configuration", k.path)
 		}
-		u = merged(all, u)
+		whole := merged(all, u)
+		if digestOf(whole.Resources) != u.Digest {
+			return fmt.Errorf("%s lacks an update; it is written again with the next complete configuration", k.path)
+		}
+		u = whole
 	}
 	return k.replace(u)
 }
