@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gatewayapi
+
+import (
+	"fmt"
+	"strings"
+
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/route"
+)
+
+// content is what a route says, apart from where it is attached.
+type content struct {
+	from  from
+	rules []route.Rule
+	// terminated are the rules for listeners that end TLS; of TLSRoutes only.
+	terminated []route.Rule
+	backends   set[backendID] // of rules
+	reencrypts set[backendID] // of terminated
+	policies   set[string]
+
+	// What it was compiled from, besides the route.
+	services set[model.Name]
+	foreign  set[string] // namespaces of others that it refers to
+
+	invalid  []verdict // of rules that can't be served as written
+	bad      int       // how many those are
+	resolved []verdict // of references that can't be followed
+}
+
+func newContent(kind route.RouteKind, name model.Name) *content {
+	return &content{from: from{string(kind), name}, backends: set[backendID]{}, reencrypts: set[backendID]{},
+		policies: set[string]{}, services: set[model.Name]{}, foreign: set[string]{}}
+}
+
+// ruleCompiler makes one rule.
+type ruleCompiler struct {
+	s     *State
+	c     *content
+	index int
+	as    spoken
+	rule  route.Rule
+
+	refused bool
+}
+
+// refuse marks the rule as one that can't be served: requests that it wins get an error.
+func (r *ruleCompiler) refuse(reason gwv1.RouteConditionReason, format string, args ...any) {
+	v := no(reason, fmt.Sprintf("rules[%d]: ", r.index)+fmt.Sprintf(format, args...))
+	r.c.invalid = append(r.c.invalid, v)
+	if !r.refused {
+		r.refused = true
+		r.c.bad++
+	}
+	if r.rule.Invalid == "" {
+		r.rule.Invalid = v.message
+	}
+}
+
+// unresolved notes a reference that can't be followed.
+func (r *ruleCompiler) unresolved(v verdict) {
+	v.message = fmt.Sprintf("rules[%d]: %s", r.index, v.message)
+	r.c.resolved = append(r.c.resolved, v)
+}
+
+func (r *ruleCompiler) done(name *gwv1.SectionName) route.Rule {
+	if name != nil {
+		r.rule.Name = string(*name)
+	}
+	r.checkExpressions()
+	return r.rule
+}
+
+// backends resolves backendRefs. An invalid one keeps its share of requests and fails them.
+func (r *ruleCompiler) weighted(ref gwv1.BackendRef, to set[backendID], filters []route.Filter) route.WeightedBackend {
+	out := route.WeightedBackend{Weight: 1, Filters: filters}
+	if ref.Weight != nil {
+		out.Weight = uint32(max(*ref.Weight, 0))
+	}
+	id, problem := r.s.resolve(r.c, ref.BackendObjectReference, r.as)
+	if problem != nil {
+		r.unresolved(*problem)
+		out.Invalid = problem.message
+		return out
+	}
+	to.add(id)
+	out.Backend = id.key()
+	return out
+}
+
+func (s *State) compileHTTP(obj *gwv1.HTTPRoute, name model.Name) *content {
+	c := newContent(route.HTTPRoute, name)
+	rules := obj.Spec.Rules
+	if len(rules) == 0 {
+		rules = []gwv1.HTTPRouteRule{{}} // the API's default: everything
+	}
+	for i := range rules {
+		r := &ruleCompiler{s: s, c: c, index: i, as: spokenHTTP}
+		in := &rules[i]
+		for _, m := range in.Matches {
+			r.rule.Matches = append(r.rule.Matches, r.httpMatch(&m))
+		}
+		prefix := len(in.Matches) == 0
+		if len(in.Matches) == 1 {
+			p := in.Matches[0].Path
+			prefix = p == nil || p.Type == nil || *p.Type == gwv1.PathMatchPathPrefix
+		}
+		r.rule.Filters = r.httpFilters(in.Filters, prefix)
+		for _, b := range in.BackendRefs {
+			r.rule.Backends = append(r.rule.Backends, r.weighted(b.BackendRef, c.backends, r.httpFilters(b.Filters, prefix)))
+		}
+		if t := in.Timeouts; t != nil {
+			r.rule.Timeouts = route.Timeouts{Request: r.duration("timeouts.request", t.Request), BackendRequest: r.duration("timeouts.backendRequest", t.BackendRequest)}
+		}
+		r.retry(in.Retry)
+		r.session(in.SessionPersistence)
+		c.rules = append(c.rules, r.done(in.Name))
+	}
+	return c
+}
+
+func (s *State) compileGRPC(obj *gwv1.GRPCRoute, name model.Name) *content {
+	c := newContent(route.GRPCRoute, name)
+	for i := range obj.Spec.Rules {
+		r := &ruleCompiler{s: s, c: c, index: i, as: spokenGRPC}
+		in := &obj.Spec.Rules[i]
+		for _, m := range in.Matches {
+			r.rule.Matches = append(r.rule.Matches, r.grpcMatch(&m))
+		}
+		if len(in.Matches) == 0 {
+			r.rule.Matches = []route.Match{{GRPC: &route.GRPCMatch{}}}
+		}
+		r.rule.Filters = r.grpcFilters(in.Filters)
+		for _, b := range in.BackendRefs {
+			r.rule.Backends = append(r.rule.Backends, r.weighted(b.BackendRef, c.backends, r.grpcFilters(b.Filters)))
+		}
+		r.session(in.SessionPersistence)
+		c.rules = append(c.rules, r.done(in.Name))
+	}
+	return c
+}
+
+func (s *State) compileTLS(obj *gwv1.TLSRoute, name model.Name) *content {
+	c := newContent(route.TLSRoute, name)
+	for i := range obj.Spec.Rules {
+		in := &obj.Spec.Rules[i]
+		r := &ruleCompiler{s: s, c: c, index: i, as: spokenTCP}
+		for _, b := range in.BackendRefs {
+			r.rule.Backends = append(r.rule.Backends, r.weighted(b, c.backends, nil))
+		}
+		passed := r.done(in.Name)
+		ended := passed
+		ended.Backends = nil
+		for _, b := range passed.Backends { // the same references, spoken to in another way
+			if b.Invalid == "" {
+				b.Backend = strings.TrimSuffix(b.Backend, "/"+string(spokenTCP)) + "/" + string(spokenTLS)
+			}
+			ended.Backends = append(ended.Backends, b)
+		}
+		c.rules, c.terminated = append(c.rules, passed), append(c.terminated, ended)
+	}
+	for id := range c.backends {
+		id.As = spokenTLS
+		c.reencrypts.add(id)
+	}
+	return c
+}
+
+func (s *State) compileTCP(obj *gwv1.TCPRoute, name model.Name) *content {
+	c := newContent(route.TCPRoute, name)
+	for i := range obj.Spec.Rules {
+		in := &obj.Spec.Rules[i]
+		r := &ruleCompiler{s: s, c: c, index: i, as: spokenTCP}
+		for _, b := range in.BackendRefs {
+			r.rule.Backends = append(r.rule.Backends, r.weighted(b, c.backends, nil))
+		}
+		c.rules = append(c.rules, r.done(in.Name))
+	}
+	return c
+}
+
+func (s *State) compileUDP(obj *gwv1.UDPRoute, name model.Name) *content {
+	c := newContent(route.UDPRoute, name)
+	for i := range obj.Spec.Rules {
+		in := &obj.Spec.Rules[i]
+		r := &ruleCompiler{s: s, c: c, index: i, as: spokenUDP}
+		for _, b := range in.BackendRefs {
+			r.rule.Backends = append(r.rule.Backends, r.weighted(b, c.backends, nil))
+		}
+		c.rules = append(c.rules, r.done(in.Name))
+	}
+	return c
+}
+
+// httpMatch translates one match. What it can't translate makes the rule invalid.
+func (r *ruleCompiler) httpMatch(m *gwv1.HTTPRouteMatch) (out route.Match) {
+	if p := m.Path; p != nil {
+		kind, value := gwv1.PathMatchPathPrefix, "/"
+		if p.Type != nil {
+			kind = *p.Type
+		}
+		if p.Value != nil {
+			value = *p.Value
+		}
+		out.Path = &route.PathMatch{Value: value}
+		switch kind {
+		case gwv1.PathMatchExact:
+			out.Path.Kind = route.PathExact
+		case gwv1.PathMatchPathPrefix:
+			out.Path.Kind = route.PathPrefix
+		case gwv1.PathMatchRegularExpression:
+			out.Path.Kind = route.PathRegex
+		default:
+			r.refuse(gwv1.RouteReasonUnsupportedValue, "matches: path.type %q is not supported: Exact, PathPrefix and RegularExpression are", kind)
+			out.Path.Kind = route.PathExact // it takes no more than what is written
+		}
+	}
+	if m.Method != nil {
+		out.Method = string(*m.Method)
+	}
+	for _, h := range m.Headers {
+		regex := r.regex("headers", (*string)(h.Type))
+		out.Headers = append(out.Headers, route.ValueMatch{Name: string(h.Name), Value: h.Value, Regex: regex})
+	}
+	for _, q := range m.QueryParams {
+		regex := r.regex("queryParams", (*string)(q.Type))
+		out.Query = append(out.Query, route.ValueMatch{Name: string(q.Name), Value: q.Value, Regex: regex})
+	}
+	return out
+}
+
+func (r *ruleCompiler) grpcMatch(m *gwv1.GRPCRouteMatch) (out route.Match) {
+	out.GRPC = &route.GRPCMatch{}
+	if g := m.Method; g != nil {
+		out.GRPC.Regex = r.regex("method", (*string)(g.Type))
+		if g.Service != nil {
+			out.GRPC.Service = *g.Service
+		}
+		if g.Method != nil {
+			out.GRPC.Method = *g.Method
+		}
+	}
+	for _, h := range m.Headers {
+		regex := r.regex("headers", (*string)(h.Type))
+		out.Headers = append(out.Headers, route.ValueMatch{Name: string(h.Name), Value: h.Value, Regex: regex})
+	}
+	return out
+}
+
+// regex reads the type of a comparison: Exact, the default, or RegularExpression.
+func (r *ruleCompiler) regex(field string, typ *string) bool {
+	if typ == nil || *typ == "" || *typ == "Exact" {
+		return false
+	}
+	if *typ != "RegularExpression" {
+		r.refuse(gwv1.RouteReasonUnsupportedValue, "matches: %s.type %q is not supported: Exact and RegularExpression are", field, *typ)
+		return false
+	}
+	return true
+}
+
+// checkExpressions refuses a rule whose regular expressions do not compile.
+func (r *ruleCompiler) checkExpressions() {
+	if !hasExpression(&r.rule) {
+		return
+	}
+	one := route.Route{Rules: []route.Rule{{Matches: r.rule.Matches}}}
+	if _, errs := route.Entries(&one, func(int) any { return nil }); len(errs) > 0 {
+		r.refuse(gwv1.RouteReasonUnsupportedValue, "%s", strings.TrimPrefix(errs[0].Error(), ": rules[0]."))
+	}
+}
+
+func hasExpression(r *route.Rule) bool {
+	for i := range r.Matches {
+		m := &r.Matches[i]
+		if m.Path != nil && m.Path.Kind == route.PathRegex || m.GRPC != nil && m.GRPC.Regex {
+			return true
+		}
+		for _, h := range m.Headers {
+			if h.Regex {
+				return true
+			}
+		}
+		for _, q := range m.Query {
+			if q.Regex {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gatewayapi
+
+import (
+	"cmp"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/route"
+)
+
+// maxAncestors is how many entries a policy's status may have.
+const maxAncestors = 16
+
+// tlsPolicy is a BackendTLSPolicy with what was made of it.
+type tlsPolicy struct {
+	name     model.Name
+	obj      *gwv1.BackendTLSPolicy
+	targets  []policyTarget
+	tls      *route.BackendTLS // also of a policy that is not valid: plain text is never spoken in its place
+	accepted verdict           // by itself, apart from conflicts and its targets
+	resolved verdict
+	told     []gwv1.PolicyAncestorStatus
+	stale    bool // the object's status is not what was told
+}
+
+type policyTarget struct {
+	service model.Name
+	section string // a port's name; "" is all
+}
+
+// invalid is why connections can't be made as the policy wants; "" when they can.
+func (p *tlsPolicy) invalid() string {
+	if p.accepted.ok {
+		return ""
+	}
+	return p.accepted.message
+}
+
+// older orders by the age of objects, then their names: of two that conflict the first one wins.
+func older(a, b *tlsPolicy) int {
+	return cmp.Or(a.obj.CreationTimestamp.Time.Compare(b.obj.CreationTimestamp.Time), strings.Compare(a.name.String(), b.name.String()))
+}
+
+// policyFor gives the policy that is in force for a Service's port, or nil.
+func (s *State) policyFor(obj *model.Service, port *model.ServicePort) *tlsPolicy {
+	var named, all *tlsPolicy
+	for name := range s.policiesByService.of(obj.Name) {
+		p := s.tlsPolicies[name]
+		for _, t := range p.targets {
+			switch {
+			case t.service != obj.Name:
+			case t.section == "" && (all == nil || older(p, all) < 0):
+				all = p
+			case t.section != "" && t.section == port.Name && (named == nil || older(p, named) < 0):
+				named = p
+			}
+		}
+	}
+	if named != nil {
+		return named
+	}
+	return all
+}
+
+// compilePolicy makes of a BackendTLSPolicy what does not depend on routes.
+func (s *State) compilePolicy(w *work, name model.Name) {
+	p := s.tlsPolicies[name]
+	touch := func() {
+		if p == nil {
+			return
+		}
+		for _, t := range p.targets {
+			w.services.add(t.service)
+			w.routesOf(s, t.service)
+			w.policiesOf(s, t.service)
+		}
+	}
+	touch()
+	obj := s.policyObjects[name]
+	if obj == nil {
+		if p != nil {
+			s.policiesByService.set(name, nil)
+			s.policiesByRef.set(name, nil)
+			delete(s.tlsPolicies, name)
+			touch()
+		}
+		return
+	}
+	if p == nil {
+		p = &tlsPolicy{name: name}
+		s.tlsPolicies[name] = p
+	}
+	p.obj, p.targets = obj, nil
+	var services []model.Name
+	for _, t := range obj.Spec.TargetRefs {
+		if t.Group != "" || t.Kind != "Service" {
+			continue
+		}
+		target := policyTarget{service: model.Name{Namespace: name.Namespace, Name: string(t.Name)}}
+		if t.SectionName != nil {
+			target.section = string(*t.SectionName)
+		}
+		p.targets = append(p.targets, target)
+		services = append(services, target.service)
+	}
+	s.policiesByService.set(name, services)
+	s.compileValidation(p)
+	touch()
+	w.policyStatus.add(name)
+}
+
+// compileValidation finds the CAs and makes the policy's BackendTLS.
+func (s *State) compileValidation(p *tlsPolicy) {
+	v := &p.obj.Spec.Validation
+	p.accepted = yes(gwv1.PolicyReasonAccepted, "the policy is in force")
+	p.resolved = yes(gwv1.BackendTLSPolicyReasonResolvedRefs, "all references are resolved")
+	p.tls = &route.BackendTLS{ServerName: strings.ToLower(string(v.Hostname))}
+	for _, san := range v.SubjectAltNames {
+		switch san.Type {
+		case gwv1.HostnameSubjectAltNameType:
+			p.tls.SubjectAltNames = append(p.tls.SubjectAltNames, route.SubjectAltName{Hostname: strings.ToLower(string(san.Hostname))})
+		case gwv1.URISubjectAltNameType:
+			p.tls.SubjectAltNames = append(p.tls.SubjectAltNames, route.SubjectAltName{URI: string(san.URI)})
+		default:
+			p.accepted = no(gwv1.PolicyReasonInvalid, fmt.Sprintf("validation.subjectAltNames: type %q is not supported: Hostname and URI are", san.Type))
+		}
+	}
+	for _, o := range slices.Sorted(maps.Keys(p.obj.Spec.Options)) {
+		if strings.HasPrefix(string(o), optionPrefix) {
+			p.accepted = no(gwv1.PolicyReasonInvalid, fmt.Sprintf("options: %s is not known", o))
+		}
+	}
+	var refs []ref
+	var cas []string
+	var problems []verdict
+	for i, r := range v.CACertificateRefs {
+		to := ref{kind: string(r.Kind), Name: model.Name{Namespace: p.name.Namespace, Name: string(r.Name)}}
+		if r.Group != "" || r.Kind != "ConfigMap" && r.Kind != "Secret" {
+			problems = append(problems, no(gwv1.BackendTLSPolicyReasonInvalidKind,
+				fmt.Sprintf("validation.caCertificateRefs[%d]: kind %s of group %q is not supported: refer to a ConfigMap with a key ca.crt", i, r.Kind, r.Group)))
+			continue
+		}
+		refs = append(refs, to)
+		ca, why := s.authorities(to)
+		if why != "" {
+			problems = append(problems, no(gwv1.BackendTLSPolicyReasonInvalidCACertificateRef, fmt.Sprintf("validation.caCertificateRefs[%d]: %s", i, why)))
+			continue
+		}
+		cas = append(cas, ca)
+	}
+	s.policiesByRef.set(p.name, refs)
+	p.tls.CAs = strings.Join(cas, "\n")
+	if len(problems) > 0 {
+		p.resolved = problems[0]
+		p.resolved.message = joinMessages(problems)
+	}
+	wellKnown := ""
+	if v.WellKnownCACertificates != nil {
+		wellKnown = string(*v.WellKnownCACertificates)
+	}
+	switch {
+	case !p.accepted.ok:
+	case len(v.CACertificateRefs) > 0 && len(cas) == 0:
+		p.accepted = no(gwv1.BackendTLSPolicyReasonNoValidCACertificate, "no CA certificate can be used: "+p.resolved.message)
+	case len(v.CACertificateRefs) > 0:
+	case wellKnown != string(gwv1.WellKnownCACertificatesSystem):
+		p.accepted = no(gwv1.PolicyReasonInvalid, fmt.Sprintf("validation.wellKnownCACertificates: %q is not supported: say System, or name CAs in caCertificateRefs", wellKnown))
+	}
+}
+
+// authorities reads the CA certificates of a ConfigMap or Secret, or says why they can't be used.
+func (s *State) authorities(r ref) (pemText, problem string) {
+	switch r.kind {
+	case "ConfigMap":
+		m := s.configMaps[r.Name]
+		if m == nil {
+			return "", fmt.Sprintf("there is no ConfigMap %s", r.Name)
+		}
+		pemText = m.Data["ca.crt"]
+	case "Secret":
+		m := s.secrets[r.Name]
+		if m == nil {
+			return "", fmt.Sprintf("there is no Secret %s", r.Name)
+		}
+		pemText = string(m.Data["ca.crt"])
+	}
+	if strings.TrimSpace(pemText) == "" {
+		return "", fmt.Sprintf("%s %s has no key ca.crt with CA certificates in PEM", r.kind, r.Name)
+	}
+	n := 0
+	for rest := []byte(pemText); ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return "", fmt.Sprintf("key ca.crt of %s %s: %v", r.kind, r.Name, err)
+		}
+		n++
+	}
+	if n == 0 {
+		return "", fmt.Sprintf("key ca.crt of %s %s has no certificate in PEM", r.kind, r.Name)
+	}
+	return pemText, ""
+}
+
+// policyVerdict is the policy's Accepted condition: what it is by itself, unless its targets say otherwise.
+func (s *State) policyVerdict(p *tlsPolicy) verdict {
+	for _, t := range p.targets {
+		first := p
+		for name := range s.policiesByService.of(t.service) {
+			if o := s.tlsPolicies[name]; slices.Contains(o.targets, t) && older(o, first) < 0 {
+				first = o
+			}
+		}
+		if first != p {
+			return no(gwv1.PolicyReasonConflicted, fmt.Sprintf("BackendTLSPolicy %s targets Service %s as well and goes first, by age or name", first.name, t.service))
+		}
+		svc := s.services[t.service]
+		if svc != nil && t.section != "" && !slices.ContainsFunc(svc.Ports, func(p model.ServicePort) bool { return p.Name == t.section }) {
+			return no(gwv1.PolicyReasonTargetNotFound, fmt.Sprintf("targetRefs: Service %s has no port named %s", t.service, t.section))
+		}
+	}
+	return p.accepted
+}
+
+// tellPolicy makes the policy's status: one entry for each Gateway with a route to a Service that it targets.
+func (s *State) tellPolicy(w *work, name model.Name) {
+	p := s.tlsPolicies[name]
+	if p == nil {
+		return
+	}
+	ancestors := set[model.Name]{}
+	for _, t := range p.targets {
+		for g, ids := range s.users[t.service] {
+			for id := range ids {
+				if id.As != spokenTCP && id.As != spokenUDP {
+					ancestors.add(g)
+				}
+			}
+		}
+	}
+	accepted := s.policyVerdict(p)
+	out := []gwv1.PolicyAncestorStatus{}
+	for _, g := range slices.SortedFunc(maps.Keys(ancestors), model.Name.Compare) {
+		if len(out) == maxAncestors {
+			break
+		}
+		group, kind, ns := gwv1.Group(GroupName), gwv1.Kind("Gateway"), gwv1.Namespace(g.Namespace)
+		out = append(out, gwv1.PolicyAncestorStatus{
+			AncestorRef:    gwv1.ParentReference{Group: &group, Kind: &kind, Namespace: &ns, Name: gwv1.ObjectName(g.Name)},
+			ControllerName: ControllerName,
+			Conditions: []metav1.Condition{
+				condition(gwv1.PolicyConditionAccepted, accepted, p.obj.Generation),
+				condition(gwv1.BackendTLSPolicyConditionResolvedRefs, p.resolved, p.obj.Generation),
+			},
+		})
+	}
+	if p.stale || !sameStatus(p.told, out) {
+		p.told, p.stale = out, false
+		w.out.PolicyStatuses[name] = out
+	}
+}
+
+func joinMessages(vs []verdict) string {
+	var out []string
+	for _, v := range vs {
+		if !slices.Contains(out, v.message) {
+			out = append(out, v.message)
+		}
+	}
+	return strings.Join(out, "; ")
+}
