@@ -21,14 +21,15 @@ const queryPort = 53
 type Query struct {
 	Service  model.Name
 	Frontend netip.AddrPort // a ClusterIP, and port 53
-	Server   netip.AddrPort // the endpoint that the frontend stands for
+	Server   netip.Addr
 }
 
 // Server is a server on this node.
 type Server struct {
-	Addr netip.AddrPort // the endpoint, as Query.Server
+	Addr netip.Addr
+	Port uint16 // that the frontend's stands for
 	// Untracked is the port where it takes untracked queries and answers them from. Who judges a query before it gets
-	// there sees it go to Addr, as any other.
+	// there sees it go to Port, as any other.
 	Untracked uint16
 	Frontend  netip.AddrPort // that the answers are to come from
 }
@@ -110,8 +111,8 @@ func (t *Table) here(e model.Endpoint) bool { return e.Node == t.node }
 // Paths are those of now.
 func (t *Table) Paths() Paths {
 	var out Paths
-	// A server's ports are one Service's: of several that claim them, the oldest.
-	taken := make(map[netip.AddrPort]Server)
+	// A server is one Service's: of several that claim it, the oldest's.
+	taken := make(map[netip.Addr]Server)
 	names := slices.SortedFunc(maps.Keys(t.services), func(a, b model.Name) int {
 		return cmp.Or(cmp.Compare(t.services[a].Created, t.services[b].Created), a.Compare(b))
 	})
@@ -119,13 +120,13 @@ func (t *Table) Paths() Paths {
 		t.add(&out, t.services[name], taken)
 	}
 	slices.SortFunc(out.Queries, func(a, b Query) int { return a.Frontend.Compare(b.Frontend) })
-	slices.SortFunc(out.Servers, func(a, b Server) int { return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Untracked, b.Untracked)) })
+	slices.SortFunc(out.Servers, func(a, b Server) int { return a.Addr.Compare(b.Addr) })
 	return out
 }
 
 // add adds a Service's paths. Only one that keeps its traffic on the node where it can takes part: for any other the
 // node's own server is one of many.
-func (t *Table) add(out *Paths, s *model.Service, taken map[netip.AddrPort]Server) {
+func (t *Table) add(out *Paths, s *model.Service, taken map[netip.Addr]Server) {
 	if s.Headless || !(s.Distribution == model.PreferSameNode || s.InternalLocal) {
 		return
 	}
@@ -146,19 +147,16 @@ func (t *Table) add(out *Paths, s *model.Service, taken map[netip.AddrPort]Serve
 					if !t.here(e) || a.Is4() != vip.Is4() || slices.Contains(t.own, a) {
 						continue // what is sent to the node's own address never leaves it by another hook
 					}
-					from := netip.AddrPortFrom(a, own)
-					server := Server{netip.AddrPortFrom(a, port), own, frontend}
-					by, taken1 := taken[from]
-					also, taken2 := taken[server.Addr]
-					switch {
-					case !taken1 && !taken2:
-						taken[from], taken[server.Addr] = server, server
+					server := Server{a, port, own, frontend}
+					switch by, ok := taken[a]; {
+					case !ok:
+						taken[a] = server
 						out.Servers = append(out.Servers, server)
-					case by != server || also != server:
+					case by != server:
 						continue
 					}
-					if e.Ready && !e.Terminating && (!best.Server.IsValid() || a.Less(best.Server.Addr())) {
-						best.Server = server.Addr
+					if e.Ready && !e.Terminating && (!best.Server.IsValid() || a.Less(best.Server)) {
+						best.Server = a
 					}
 				}
 			}

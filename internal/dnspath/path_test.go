@@ -73,13 +73,13 @@ func show(p Paths) string {
 		fmt.Fprintf(&b, "%s>%s ", q.Frontend, q.Server)
 	}
 	for _, s := range p.Servers {
-		fmt.Fprintf(&b, "%s:%d<%s ", s.Addr, s.Untracked, s.Frontend)
+		fmt.Fprintf(&b, "%s:%d<%s ", netip.AddrPortFrom(s.Addr, s.Port), s.Untracked, s.Frontend)
 	}
 	return strings.TrimSpace(b.String())
 }
 
 func TestPaths(t *testing.T) {
-	v4 := "10.96.0.10:53>10.1.0.5:5300"
+	v4 := "10.96.0.10:53>10.1.0.5"
 	back4 := "10.1.0.5:5300:1053<10.96.0.10:53"
 	for _, c := range []struct {
 		name    string
@@ -89,11 +89,11 @@ func TestPaths(t *testing.T) {
 		{"nothing asks for it", []any{dnsService("k/dns", func(s *model.Service) { s.Annotations = nil }), slice("k/a", "dns", "10.1.0.5@n1")}, ""},
 		{"the node's own server", []any{dnsService("k/dns"), slice("k/a", "dns", "10.1.0.4@n2", "10.1.0.5@n1")}, v4 + " " + back4},
 		{"both families", []any{dnsService("k/dns"), slice("k/a", "dns", "10.1.0.5@n1"), slice("k/b", "dns", "fd00::5@n1")},
-			v4 + " [fd00:96::a]:53>[fd00::5]:5300 " + back4 + " [fd00::5]:5300:1053<[fd00:96::a]:53"},
+			v4 + " [fd00:96::a]:53>fd00::5 " + back4 + " [fd00::5]:5300:1053<[fd00:96::a]:53"},
 		{"another node's only", []any{dnsService("k/dns"), slice("k/a", "dns", "10.1.0.4@n2")}, ""},
 		{"not ready: what it was asked before it answers still", []any{dnsService("k/dns"), slice("k/a", "dns", "10.1.0.5@n1!")}, back4},
 		{"two servers, one of them leaving", []any{dnsService("k/dns"), slice("k/a", "dns", "10.1.0.5@n1!", "10.1.0.6@n1")},
-			"10.96.0.10:53>10.1.0.6:5300 " + back4 + " 10.1.0.6:5300:1053<10.96.0.10:53"},
+			"10.96.0.10:53>10.1.0.6 " + back4 + " 10.1.0.6:5300:1053<10.96.0.10:53"},
 		{"always the same of two", []any{dnsService("k/dns"), slice("k/a", "dns", "10.1.0.6@n1", "10.1.0.5@n1")},
 			v4 + " " + back4 + " 10.1.0.6:5300:1053<10.96.0.10:53"},
 		{"a server without the port", []any{dnsService("k/dns"), func() any {
@@ -115,7 +115,7 @@ func TestPaths(t *testing.T) {
 			dnsService("k/dns", func(s *model.Service) { s.Created = 7 }),
 			dnsService("k/old", func(s *model.Service) { s.Created, s.ClusterIPs = 5, addrs("10.96.0.9") }),
 			slice("k/a", "dns", "10.1.0.5@n1"), slice("k/b", "old", "10.1.0.5@n1")},
-			"10.96.0.9:53>10.1.0.5:5300 10.1.0.5:5300:1053<10.96.0.9:53"},
+			"10.96.0.9:53>10.1.0.5 10.1.0.5:5300:1053<10.96.0.9:53"},
 		{"an endpoint in two slices", []any{dnsService("k/dns"), slice("k/a", "dns", "10.1.0.5@n1"), slice("k/b", "dns", "10.1.0.5@n1")}, v4 + " " + back4},
 		{"two Services of the same servers under different ports", []any{
 			dnsService("k/dns", func(s *model.Service) { s.Created = 7 }),
@@ -125,7 +125,7 @@ func TestPaths(t *testing.T) {
 				s.Ports[2].Port = 1054
 				return s
 			}()},
-			"10.96.0.9:53>10.1.0.5:5300 10.1.0.5:5300:1054<10.96.0.9:53"},
+			"10.96.0.9:53>10.1.0.5 10.1.0.5:5300:1054<10.96.0.9:53"},
 	} {
 		tab := NewTable("n1")
 		touched := tab.Update(delta(c.objects...))
@@ -155,16 +155,16 @@ func TestChanges(t *testing.T) {
 			t.Errorf("%s: Update says %v", what, got)
 		}
 	}
-	both := "10.96.0.10:53>10.1.0.5:5300 10.1.0.5:5300:1053<10.96.0.10:53"
+	both := "10.96.0.10:53>10.1.0.5 10.1.0.5:5300:1053<10.96.0.10:53"
 	step("slices before their Service", false, "", delta(slice("k/a", "dns", "10.1.0.5@n1")))
 	step("the Service", true, both, delta(dnsService("k/dns")))
 	step("another Service", false, both, delta(&model.Service{Meta: model.Meta{Name: name("k/web")}}, slice("k/w", "web", "10.1.0.7@n1")))
 	step("the server ends", true, "10.1.0.5:5300:1053<10.96.0.10:53", delta(slice("k/a", "dns", "10.1.0.5@n1!")))
-	step("it is gone, another starts", true, "10.96.0.10:53>10.1.0.6:5300 10.1.0.6:5300:1053<10.96.0.10:53", delta(slice("k/a", "dns", "10.1.0.6@n1")))
+	step("it is gone, another starts", true, "10.96.0.10:53>10.1.0.6 10.1.0.6:5300:1053<10.96.0.10:53", delta(slice("k/a", "dns", "10.1.0.6@n1")))
 	step("the slice goes to another Service", true, "", delta(slice("k/a", "web", "10.1.0.6@n1")))
-	step("and comes back", true, "10.96.0.10:53>10.1.0.6:5300 10.1.0.6:5300:1053<10.96.0.10:53", delta(slice("k/a", "dns", "10.1.0.6@n1")))
+	step("and comes back", true, "10.96.0.10:53>10.1.0.6 10.1.0.6:5300:1053<10.96.0.10:53", delta(slice("k/a", "dns", "10.1.0.6@n1")))
 	step("the annotation goes", true, "", delta(dnsService("k/dns", func(s *model.Service) { s.Annotations = nil })))
-	step("and comes back", true, "10.96.0.10:53>10.1.0.6:5300 10.1.0.6:5300:1053<10.96.0.10:53", delta(dnsService("k/dns")))
+	step("and comes back", true, "10.96.0.10:53>10.1.0.6 10.1.0.6:5300:1053<10.96.0.10:53", delta(dnsService("k/dns")))
 	gone := delta()
 	gone.EndpointSlices[name("k/a")] = nil
 	step("the slice is deleted", true, "", gone)

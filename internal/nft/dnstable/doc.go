@@ -21,10 +21,11 @@
 //
 // # Layout
 //
-//	queries   ClusterIP, port 53 -> server, port   those that a ready server of this node takes
-//	ports     server, port -> port                 where a server takes them
-//	answers   server, its port -> ClusterIP, 53    where its answers come from
-//	servers   server                               whose own queries go the common way, as those to itself must
+//	queries   ClusterIP, port 53 -> server   those that a ready server of this node takes
+//	targets   server, port 53 -> port        the port that the Service's stands for
+//	ports     server, that port -> port      where it takes untracked ones
+//	answers   server, that port -> ClusterIP where its answers come from
+//	servers   server                         whose own queries go the common way, as those to itself must
 //
 // All but queries hold every server of the node that is listed, ready or not, for the sake of what is under way.
 //

@@ -33,10 +33,10 @@ const (
 
 // family is one of the two tables.
 type family struct {
-	table                            nft.Table
-	words                            uint32 // of an address, in registers
-	source, dest                     uint32 // where the header has the addresses
-	queries, ports, answers, servers *nft.Set
+	table                                     nft.Table
+	words                                     uint32 // of an address, in registers
+	source, dest                              uint32 // where the header has the addresses
+	queries, targets, ports, answers, servers *nft.Set
 }
 
 func newFamily(f nft.Family) *family {
@@ -48,9 +48,10 @@ func newFamily(f nft.Family) *family {
 	}
 	out := &family{
 		table: t, words: 1, source: 12, dest: 16,
-		queries: set("queries", pair, pair, "the DNS Service, and this node's server"),
+		queries: set("queries", pair, nft.Type{addr}, "the DNS Service, and this node's server"),
+		targets: set("targets", pair, nft.Type{nft.Port}, "a server, and its port that the Service's stands for"),
 		ports:   set("ports", pair, nft.Type{nft.Port}, "where a server takes untracked queries"),
-		answers: set("answers", pair, pair, "where a server's answers come from"),
+		answers: set("answers", pair, nft.Type{addr}, "where a server's answers come from"),
 		servers: set("servers", nft.Type{addr}, nil, "this node's servers"),
 	}
 	if f == nft.IPv6 {
@@ -59,7 +60,9 @@ func newFamily(f nft.Family) *family {
 	return out
 }
 
-func (f *family) sets() []*nft.Set { return []*nft.Set{f.queries, f.ports, f.answers, f.servers} }
+func (f *family) sets() []*nft.Set {
+	return []*nft.Set{f.queries, f.targets, f.ports, f.answers, f.servers}
+}
 
 type chain struct {
 	name  string
@@ -78,29 +81,27 @@ const (
 	destPort   = 2
 )
 
+// queryPort is the Service's port (package dnspath).
+const queryPort = 53
+
 func (f *family) chains() []chain {
 	count := &expr.Counter{}
 	query := rule{"queries to the node's own server", slices.Concat(udp(),
 		one(f.load(keyReg, f.source)), one(&expr.Lookup{SourceRegister: keyReg, SetName: f.servers.Name, Invert: true}),
-		f.pair(f.dest, destPort, f.queries), one(&expr.Notrack{}), f.write(f.dest, destPort), one(count),
+		f.setAddr(f.dest, destPort, f.queries), one(&expr.Notrack{}), f.setPort(f.dest, destPort, f.targets), one(count),
 	)}
-	answer := rule{"answers of the node's own server", slices.Concat(udp(), f.pair(f.source, sourcePort, f.answers), one(
-		&expr.Fib{Register: keyReg, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true, ResultOIF: true}), one(
-		&expr.Cmp{Op: expr.CmpOpEq, Register: keyReg, Data: []byte{1}}),
-		one(&expr.Notrack{}), mark(^uint32(AnswerMark), AnswerMark), one(count),
-	)}
+	answer := rule{"answers of the node's own server", slices.Concat(udp(), f.in(f.source, sourcePort, f.answers), []expr.Any{
+		&expr.Fib{Register: keyReg, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true, ResultOIF: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: keyReg, Data: []byte{1}},
+	}, one(&expr.Notrack{}), mark(^uint32(AnswerMark), AnswerMark), one(count))}
 	// An answer may be held back, and sent by the node in the server's place when the addresses in it are admitted (see
 	// policytable): it has the mark, and comes by another way.
-	held := rule{"answers that the node held back", slices.Concat(udp(), marked(),
-		f.pair(f.source, sourcePort, f.answers), one(&expr.Notrack{}),
-	)}
-	restore := rule{"answers: from the Service's address", slices.Concat(udp(), marked(),
-		f.pair(f.source, sourcePort, f.answers), f.write(f.source, sourcePort), mark(^uint32(AnswerMark), 0),
-	)}
-	arrive := rule{"queries: to the port for those untracked", slices.Concat(udp(), untracked(),
-		f.key(f.dest, destPort), one(&expr.Lookup{SourceRegister: keyReg, SetName: f.ports.Name, IsDestRegSet: true, DestRegister: valueReg}),
-		one(writePort(valueReg, destPort)),
-	)}
+	held := rule{"answers that the node held back", slices.Concat(udp(), marked(), f.in(f.source, sourcePort, f.answers), one(&expr.Notrack{}))}
+	restore := rule{"answers: from the Service's address", slices.Concat(udp(), marked(), f.setAddr(f.source, sourcePort, f.answers), []expr.Any{
+		&expr.Immediate{Register: valueReg, Data: binary.BigEndian.AppendUint16(nil, queryPort)},
+		nft.NewRewrite(valueReg, expr.PayloadBaseTransportHeader, sourcePort, 2),
+	}, mark(^uint32(AnswerMark), 0))}
+	arrive := rule{"queries: to the port for those untracked", slices.Concat(udp(), untracked(), f.setPort(f.dest, destPort, f.ports))}
 	return []chain{
 		{"prerouting", nft.Hook{Type: "filter", Num: unix.NF_INET_PRE_ROUTING, Priority: priorityRaw}, []rule{query, answer}},
 		{"output", nft.Hook{Type: "route", Num: unix.NF_INET_LOCAL_OUT, Priority: priorityRaw}, []rule{query, held}},
@@ -154,24 +155,29 @@ func (f *family) key(addr, port uint32) []expr.Any {
 	}
 }
 
-// pair matches packets whose address and port a map has, and loads what it has for them.
-func (f *family) pair(addr, port uint32, m *nft.Set) []expr.Any {
+// in matches packets whose address and port a map has.
+func (f *family) in(addr, port uint32, m *nft.Set) []expr.Any {
+	return append(f.key(addr, port), &expr.Lookup{SourceRegister: keyReg, SetName: m.Name})
+}
+
+func (f *family) lookup(addr, port uint32, m *nft.Set) []expr.Any {
 	return append(f.key(addr, port), &expr.Lookup{SourceRegister: keyReg, SetName: m.Name, IsDestRegSet: true, DestRegister: valueReg})
 }
 
-// write puts what was loaded in the place of an address and a port. Checksums follow; one that is left out, as IPv4
-// allows, stays so.
-func (f *family) write(addr, port uint32) []expr.Any {
-	var a expr.Any = nft.NewRewrite(valueReg, expr.PayloadBaseNetworkHeader, addr, 4*f.words)
+// setAddr puts what a map has for an address and port in the place of the address; without, the rule does not match.
+// Checksums follow, here and with setPort; one that is left out, as IPv4 allows, stays so.
+func (f *family) setAddr(addr, port uint32, m *nft.Set) []expr.Any {
+	var write expr.Any = nft.NewRewrite(valueReg, expr.PayloadBaseNetworkHeader, addr, 4*f.words)
 	if f.table.Family == nft.IPv4 {
-		a = &expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: valueReg, Base: expr.PayloadBaseNetworkHeader,
+		write = &expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: valueReg, Base: expr.PayloadBaseNetworkHeader,
 			Offset: addr, Len: 4, CsumType: expr.CsumTypeInet, CsumOffset: 10, CsumFlags: unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR}
 	}
-	return []expr.Any{a, writePort(valueReg+f.words, port)}
+	return append(f.lookup(addr, port, m), write)
 }
 
-func writePort(reg, at uint32) expr.Any {
-	return nft.NewRewrite(reg, expr.PayloadBaseTransportHeader, at, 2)
+// setPort does so in the place of the port.
+func (f *family) setPort(addr, port uint32, m *nft.Set) []expr.Any {
+	return append(f.lookup(addr, port, m), nft.NewRewrite(valueReg, expr.PayloadBaseTransportHeader, port, 2))
 }
 
 func native32(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }

@@ -67,17 +67,15 @@ func (t *Table) Apply(p dnspath.Paths) error {
 	}
 	t.made = false
 	for _, q := range p.Queries {
-		b.Add(t.family(q.Frontend).queries, appendPair(nil, q.Frontend), appendPair(nil, q.Server), q.Service.String())
+		b.Add(t.family(q.Frontend).queries, appendPair(nil, q.Frontend), q.Server.AsSlice(), q.Service.String())
 	}
-	servers := make(map[netip.Addr]bool)
+	port := func(p uint16) []byte { return binary.BigEndian.AppendUint16(nil, p) }
 	for _, s := range p.Servers {
-		f, addr := t.family(s.Addr), s.Addr.Addr()
-		b.Add(f.ports, appendPair(nil, s.Addr), binary.BigEndian.AppendUint16(nil, s.Untracked), "")
-		b.Add(f.answers, appendPair(nil, netip.AddrPortFrom(addr, s.Untracked)), appendPair(nil, s.Frontend), "")
-		if !servers[addr] {
-			servers[addr] = true
-			b.Add(f.servers, addr.AsSlice(), nil, "")
-		}
+		f, at := t.family(s.Frontend), func(p uint16) []byte { return appendPair(nil, netip.AddrPortFrom(s.Addr, p)) }
+		b.Add(f.servers, s.Addr.AsSlice(), nil, "")
+		b.Add(f.targets, at(s.Frontend.Port()), port(s.Port), "")
+		b.Add(f.ports, at(s.Port), port(s.Untracked), "")
+		b.Add(f.answers, at(s.Untracked), s.Frontend.Addr().AsSlice(), "")
 	}
 	if err := t.conn.Commit(b); err != nil {
 		return fmt.Errorf("DNS tables: %w", err)
