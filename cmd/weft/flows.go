@@ -9,24 +9,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"slices"
 	"sync"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/remotecommand"
 
 	"github.com/weft-net/weft/internal/flowlog"
 )
-
-// agents selects the pods of weft's node agents, as the Helm chart labels them.
-const agents = "app.kubernetes.io/name=weft,app.kubernetes.io/component=node"
 
 // flowFlags are what "weft flows" can be told.
 type flowFlags struct {
@@ -82,30 +74,11 @@ func (f *flowFlags) run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	pods, err := f.agentPods(ctx, cfg)
+	pods, err := agentPods(ctx, cfg, f.node)
 	if err != nil {
 		return err
 	}
 	return f.ask(ctx, cfg, pods, filter, p)
-}
-
-// agentPods are the agents to ask.
-func (f *flowFlags) agentPods(ctx context.Context, cfg *rest.Config) ([]corev1.Pod, error) {
-	client, err := kubernetes.NewForConfig(cfg)
-	if err != nil {
-		return nil, err
-	}
-	list, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{LabelSelector: agents})
-	if err != nil {
-		return nil, fmt.Errorf("find weft's agents: %w", err)
-	}
-	pods := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool {
-		return p.Status.Phase != corev1.PodRunning || f.node != "" && p.Spec.NodeName != f.node
-	})
-	if len(pods) == 0 {
-		return nil, fmt.Errorf("no running pod with labels %s: is weft installed in this cluster?", agents)
-	}
-	return pods, nil
 }
 
 // ask asks all agents at once. Without --follow the events of all come sorted by time.
@@ -152,36 +125,7 @@ func (f *flowFlags) askOne(ctx context.Context, cfg *rest.Config, pod *corev1.Po
 	if f.follow {
 		args = append(args, "--follow")
 	}
-	client, err := kubernetes.NewForConfig(cfg)
-	if err != nil {
-		return err
-	}
-	url := client.CoreV1().RESTClient().Post().Resource("pods").Namespace(pod.Namespace).Name(pod.Name).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Container: pod.Spec.Containers[0].Name, Command: args, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
-	spdy, err := remotecommand.NewSPDYExecutor(cfg, http.MethodPost, url)
-	if err != nil {
-		return err
-	}
-	ws, err := remotecommand.NewWebSocketExecutor(cfg, http.MethodGet, url.String())
-	if err != nil {
-		return err
-	}
-	exec, err := remotecommand.NewFallbackExecutor(ws, spdy, func(error) bool { return true })
-	if err != nil {
-		return err
-	}
-	r, w := io.Pipe()
-	done := make(chan error, 1)
-	go func() {
-		err := exec.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: w, Stderr: os.Stderr})
-		w.CloseWithError(err)
-		done <- err
-	}()
-	if err := flowlog.Decode(bufio.NewReader(r), each); err != nil {
-		r.CloseWithError(err)
-		return err
-	}
-	return <-done
+	return execAgent(ctx, cfg, pod, args, func(r io.Reader) error { return flowlog.Decode(bufio.NewReader(r), each) })
 }
 
 // flowPrinter writes events one at a time.

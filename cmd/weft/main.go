@@ -81,6 +81,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(newServiceCommand())
 	root.AddCommand(newStatusCommand())
 	root.AddCommand(newWhyCommand())
+	root.AddCommand(newProbeCommand())
 	root.AddCommand(newFlowsCommand())
 	root.AddCommand(newMatrixCommand())
 	root.AddCommand(newDiffCommand())

@@ -3,6 +3,9 @@
 package main
 
 import (
+	"errors"
+	"time"
+
 	"github.com/spf13/cobra"
 
 	"github.com/weft-net/weft/internal/explain"
@@ -13,11 +16,14 @@ import (
 const (
 	exitNo      = 1 // blocked; findings; differences
 	exitTrouble = 2 // the question could not be answered
+	exitBug     = 3 // the kernel does not do what the model says
 )
 
 func newWhyCommand() *cobra.Command {
 	var f worldFlags
 	var protocol, output string
+	var probes bool
+	var patience time.Duration
 	cmd := &cobra.Command{
 		Use:   "why FROM TO[:PORT]",
 		Short: "Where a connection goes, and why it is allowed or blocked",
@@ -27,11 +33,14 @@ ends, route. It asks the same code that forwards and enforces.
 FROM is a pod, a workload (deploy/NAME, sts/NAME, ds/NAME), node/NAME, an address, or "outside".
 TO is one of these, a Service, or a DNS name. Names are NAME, NAMESPACE/NAME, KIND/NAME or KIND/NAMESPACE/NAME.
 
+With --probe real packets are sent too, from the source's network namespace, and compared with what was said.
+
 The exit status is 0 if it is allowed, 1 if it is blocked (or only some endpoints can be reached), 2 if the question
-can't be answered.`,
+can't be answered, 3 if a probe shows that the kernel does not do what it should.`,
 		Example: `  weft why deploy/web db:5432
   weft why shop/web-6f7d cart.shop.svc.cluster.local:80
   weft why outside svc/shop/frontend
+  weft why deploy/web db:5432 --probe
   weft why -f manifests/ deploy/web svc/db:5432`,
 		GroupID: "person",
 		Args:    cobra.ExactArgs(2),
@@ -40,6 +49,14 @@ can't be answered.`,
 			if err != nil {
 				return exitCode{exitTrouble, err}
 			}
+			switch {
+			case probes && len(f.files) > 0:
+				return exitCode{exitTrouble, errors.New("--probe sends packets in a cluster; there is none behind -f")}
+			case probes:
+				if err := f.probe(cmd.Context(), a, patience); err != nil {
+					return exitCode{exitTrouble, err}
+				}
+			}
 			if output == "json" {
 				if err := writeJSON(cmd.OutOrStdout(), a); err != nil {
 					return exitCode{exitTrouble, err}
@@ -47,7 +64,10 @@ can't be answered.`,
 			} else {
 				explain.Print(cmd.OutOrStdout(), a)
 			}
-			if !a.Allowed {
+			switch {
+			case len(a.Disagreements()) > 0:
+				return exitCode{code: exitBug}
+			case !a.Allowed:
 				return exitCode{code: exitNo}
 			}
 			return nil
@@ -55,6 +75,8 @@ can't be answered.`,
 	}
 	f.add(cmd.Flags())
 	cmd.Flags().StringVar(&protocol, "protocol", "tcp", "tcp, udp or sctp")
+	cmd.Flags().BoolVar(&probes, "probe", false, "send real packets from the source too, and compare (it execs into the agent of the source's node)")
+	cmd.Flags().DurationVar(&patience, "probe-patience", 3*time.Second, "how long a probe waits for an answer")
 	outputFlag(cmd, &output, "text", "json")
 	return cmd
 }

@@ -34,6 +34,9 @@ func Print(w io.Writer, a *Answer) {
 			printStep(w, "    ", &f.Steps[j])
 		}
 	}
+	if text := probesText(a); text != "" {
+		fmt.Fprint(w, "\n", text)
+	}
 	fmt.Fprintf(w, "\n%s\n", a.Summary)
 	if a.Remedy != "" {
 		fmt.Fprintf(w, "To allow it: %s\n", strings.ReplaceAll(a.Remedy, "\n", "\n    "))

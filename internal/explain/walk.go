@@ -49,6 +49,27 @@ func (q *question) walkAs(dst policy.Endpoint, port uint16, as, masqueraded stri
 		f.Allowed = f.Allowed && s.Mark != Blocked
 	}
 	q.a.Flows = append(q.a.Flows, f)
+	if as == "" && port != 0 {
+		expected := Pass
+		if !v.Allowed {
+			expected = Vanish
+		}
+		q.expect(netip.AddrPortFrom(dst.Addr, port), name, expected, dst.Pod == nil, dst.Pod == nil || dst.Pod.Ready)
+	}
+}
+
+// expectBehind expects of a Service's address what the policies say of one of its endpoints.
+func (q *question) expectBehind(at netip.AddrPort, about string, e netip.AddrPort) {
+	src, ok := q.source(model.FamilyOf(e.Addr()))
+	if !ok {
+		return
+	}
+	dst := q.w.Policy.EndpointOf(e.Addr())
+	expected := Pass
+	if !q.w.Policy.Allows(&policy.Flow{Src: src, Dst: dst, Protocol: q.proto, Port: e.Port()}) {
+		expected = Vanish
+	}
+	q.expect(at, about, expected, dst.Pod == nil, dst.Pod == nil || dst.Pod.Ready)
 }
 
 // side adds what the policies at one end say.

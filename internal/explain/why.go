@@ -57,6 +57,12 @@ type Answer struct {
 	Partly   bool   `json:"partly,omitempty"`
 	Summary  string `json:"summary"`
 	Remedy   string `json:"remedy,omitempty"` // the smallest change that would allow it
+
+	// Probes are questions to the kernel that whoever can send packets may ask; see Probe.Conclude.
+	Probes []Probe `json:"probes,omitempty"`
+
+	pod  *model.Pod
+	node string
 }
 
 // outsiders stand for anybody beyond the cluster (RFC 5737, RFC 3849).
@@ -75,6 +81,7 @@ func (w *World) Why(from, to *Target, proto model.Protocol) (*Answer, error) {
 	if len(from.Pods) > 1 {
 		q.note("source", fmt.Sprintf("%s has %d pods; this is about %s", from.Text, len(from.Pods), from.Pods[0].Name))
 	}
+	a.pod, a.node = q.sourcePod(), q.node()
 	if err := q.destinations(); err != nil {
 		return nil, err
 	}
@@ -355,13 +362,20 @@ func (q *question) service(s *model.Service) error {
 		if q.from.Outside && len(rule.Sources) > 0 {
 			step.Details = append(step.Details, "only clients of loadBalancerSourceRanges are admitted: "+joinAny(rule.Sources))
 		}
+		at := netip.AddrPortFrom(f.Addr, f.Port)
 		if step.Mark == Blocked {
+			expected := Refuse
+			if pool.Action == service.Drop {
+				expected = Vanish
+			}
+			q.expect(at, object, expected, false, false)
 			q.a.Steps = append(q.a.Steps, step)
 			q.a.Flows = append(q.a.Flows, Flow{Source: q.from.Text, Destination: f.String(), Steps: []Step{step}})
 			continue
 		}
 		q.add(step)
 		for _, e := range pool.Endpoints {
+			q.expectBehind(at, object, e)
 			if slices.Contains(seen, e) {
 				continue
 			}
