@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -72,11 +73,12 @@ func (i Install) InstallPlugin() error {
 	if err != nil {
 		return err
 	}
-	b, err := os.ReadFile(i.Plugin)
+	f, err := os.Open(i.Plugin)
 	if err != nil {
 		return fmt.Errorf("CNI plugin: %w", err)
 	}
-	return i.put(filepath.Join(i.BinDir, pluginName), b, 0o755)
+	defer func() { _ = f.Close() }()
+	return put(filepath.Join(i.BinDir, pluginName), f, 0o755)
 }
 
 // InstallConfig writes the network configuration, which is what makes the runtime, and then kubelet, call the node's
@@ -90,7 +92,7 @@ func (i Install) InstallConfig() error {
 	if err != nil {
 		return err
 	}
-	return i.put(filepath.Join(i.ConfDir, confName), b, 0o644)
+	return put(filepath.Join(i.ConfDir, confName), bytes.NewReader(b), 0o644)
 }
 
 func (i Install) config() ([]byte, error) {
@@ -108,20 +110,45 @@ func (i Install) config() ([]byte, error) {
 	return append(b, '\n'), err
 }
 
-func (i Install) put(path string, b []byte, mode fs.FileMode) error {
-	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, b) {
-		if st, err := os.Stat(path); err == nil && st.Mode().Perm() == mode {
+// put writes a file unless it is there already. It never has the whole of it in memory: the plugin may be this very
+// program.
+func put(path string, from io.ReadSeeker, mode fs.FileMode) error {
+	if old, err := os.Open(path); err == nil {
+		st, err := old.Stat()
+		is := err == nil && st.Mode().Perm() == mode && sameContent(old, from)
+		_ = old.Close()
+		if is {
 			return nil
+		}
+		if _, err := from.Seek(0, io.SeekStart); err != nil {
+			return fmt.Errorf("CNI: %w", err)
 		}
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("CNI: %w", err)
 	}
-	if err := writeFile(path, b, mode); err != nil {
+	if err := copyFile(path, from, mode); err != nil {
 		return fmt.Errorf("CNI: %w", err)
 	}
 	return nil
 }
+
+// sameContent tells whether both read to the same end.
+func sameContent(a, b io.Reader) bool {
+	x, y := make([]byte, 64<<10), make([]byte, 64<<10)
+	for {
+		n, err := io.ReadFull(a, x)
+		m, err2 := io.ReadFull(b, y)
+		if !bytes.Equal(x[:n], y[:m]) {
+			return false
+		}
+		if err != nil || err2 != nil {
+			return ended(err) && ended(err2)
+		}
+	}
+}
+
+func ended(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
 
 // Remove takes both away again, the configuration first.
 func (i Install) Remove() error {

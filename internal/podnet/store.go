@@ -3,9 +3,11 @@
 package podnet
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -172,11 +174,16 @@ func writeJSON(path string, v any) error {
 
 // writeFile replaces a file in one step.
 func writeFile(path string, b []byte, mode fs.FileMode) error {
+	return copyFile(path, bytes.NewReader(b), mode)
+}
+
+// copyFile is writeFile of what is read, however much that is.
+func copyFile(path string, from io.Reader, mode fs.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(b)
+	_, err = io.Copy(f, from)
 	err = errors.Join(err, f.Chmod(mode), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), path)
