@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"fmt"
+	"math"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/weft-net/weft/internal/route"
+)
+
+// endpoints makes a backend with n endpoints.
+func endpoints(n int) *backend {
+	b := &backend{conf: route.Backend{Key: "b"}}
+	var set []route.Endpoint
+	for i := range n {
+		set = append(set, route.Endpoint{Address: fmt.Sprint("e", i)})
+	}
+	b.update(set, time.Now())
+	return b
+}
+
+func balanced(b route.Balance) *exchange {
+	return &exchange{plan: &plan{balance: newBalancer(&b)}, peer: &peer{}, began: time.Now()}
+}
+
+func TestRoundRobin(t *testing.T) {
+	b := endpoints(5)
+	count := map[string]int{}
+	for range 1000 {
+		count[balanced(route.Balance{Kind: route.RoundRobin}).pick(b).address]++
+	}
+	for a, n := range count {
+		if n != 200 {
+			t.Errorf("%s got %d of 1000", a, n)
+		}
+	}
+	// One that fails is passed over.
+	b.endpoints.Load().all[0].ejected.Store(math.MaxInt64)
+	for range 20 {
+		if e := balanced(route.Balance{Kind: route.RoundRobin}).pick(b); e.address == "e0" {
+			t.Error("the ejected endpoint was chosen")
+		}
+	}
+}
+
+func TestHashIsConsistent(t *testing.T) {
+	pick := func(b *backend, key string, tried ...*endpoint) string {
+		x := balanced(route.Balance{Kind: route.Hash, Key: "$http_x_key"})
+		x.fields, x.tried = []field{newField("X-Key", key)}, tried
+		return x.pick(b).address
+	}
+	b := endpoints(10)
+	before := map[string]string{}
+	count := map[string]int{}
+	for i := range 10_000 {
+		key := fmt.Sprint("k", i)
+		before[key] = pick(b, key)
+		count[before[key]]++
+		if pick(endpoints(10), key) != before[key] {
+			t.Fatal("another replica of the gateway chooses otherwise")
+		}
+	}
+	for a, n := range count {
+		if n < 800 || n > 1200 {
+			t.Errorf("%s has %d of 10,000 keys", a, n)
+		}
+	}
+	var set []route.Endpoint
+	for i := range 9 {
+		set = append(set, route.Endpoint{Address: fmt.Sprint("e", i)})
+	}
+	b.update(set, time.Now())
+	for key, a := range before {
+		now := pick(b, key)
+		if a != "e9" && now != a {
+			t.Fatalf("%s moved from %s to %s though that is still there", key, a, now)
+		}
+	}
+	// A retry goes elsewhere, to the same place each time.
+	first := b.endpoints.Load().all[0]
+	for key, a := range before {
+		if a == first.address {
+			if two := pick(b, key, first); two == a || two != pick(b, key, first) {
+				t.Fatalf("retry of %s at %s, then %s", key, two, pick(b, key, first))
+			}
+		}
+	}
+	if balanced(route.Balance{Kind: route.Hash, Key: "$http_none"}).pick(b) == nil {
+		t.Error("no endpoint without a key")
+	}
+}
+
+func TestHashSubset(t *testing.T) {
+	b := endpoints(10)
+	count := map[string]int{}
+	for range 1000 {
+		x := balanced(route.Balance{Kind: route.Hash, Key: "$http_x_key", SubsetSize: 3})
+		x.fields = []field{newField("X-Key", "same")}
+		count[x.pick(b).address]++
+	}
+	if len(count) != 3 {
+		t.Errorf("%v", count)
+	}
+	for a, n := range count {
+		if n < 200 {
+			t.Errorf("%s got %d of 1000", a, n)
+		}
+	}
+}
+
+func TestEWMA(t *testing.T) {
+	b := endpoints(2)
+	now := time.Now().UnixNano()
+	slow, fast := b.endpoints.Load().all[0], b.endpoints.Load().all[1]
+	slow.took.observe(int64(100*time.Millisecond), now)
+	fast.took.observe(int64(time.Millisecond), now)
+	n := 0
+	for range 1000 {
+		if balanced(route.Balance{Kind: route.EWMA}).pick(b) == slow {
+			n++
+		}
+	}
+	if n < 150 || n > 350 { // both draws fall on it a quarter of the time
+		t.Errorf("the slow endpoint got %d of 1000", n)
+	}
+	var l latency
+	l.observe(1000, 0)
+	l.observe(5000, 0)
+	if l.read(0) != 5000 {
+		t.Errorf("a peak counts at once: %v", l.read(0))
+	}
+	l.observe(1000, 0)
+	if v := l.read(0); v >= 5000 || v <= 1000 {
+		t.Errorf("and is forgotten slowly: %v", v)
+	}
+	if v := l.read(int64(time.Minute)); v > 50 {
+		t.Errorf("after a minute %v is left", v)
+	}
+}
+
+// The policy is what requests over sockets obey, and times are learnt from them.
+func TestBalanceOverSockets(t *testing.T) {
+	a, b := newEcho(t, "a"), newEcho(t, "b")
+	r := start(t, guarded(route.Policy{Balance: &route.Balance{Kind: route.Hash, Key: "$remote_addr"}}, a.addr(), b.addr()))
+	from := r.want(200, "/", nil).Header.Get("X-From")
+	for range 20 {
+		if got := r.want(200, "/", nil).Header.Get("X-From"); got != from {
+			t.Fatalf("%s, then %s", from, got)
+		}
+	}
+	r.update.Policies[0].Balance = &route.Balance{Kind: route.EWMA}
+	r.apply()
+	until(t, "both endpoints' times are known", func() bool {
+		r.want(200, "/", nil)
+		known := 0
+		for _, e := range r.srv.tables.backends["b"].Load().endpoints.Load().all {
+			if e.took.at != 0 {
+				known++
+			}
+		}
+		return known == 2
+	})
+}
+
+func TestSessionAttributes(t *testing.T) {
+	a := newEcho(t, "a")
+	u := guarded(route.Policy{Session: &route.Session{Kind: route.SessionCookie, Name: "route", Path: "/app", Domain: "example.com", SameSite: "None",
+		Permanent: true, AbsoluteTimeout: route.Duration(time.Hour)}}, a.addr())
+	r := start(t, u)
+	c := r.want(200, "/", nil).Cookies()[0]
+	if c.Name != "route" || c.Path != "/app" || c.Domain != "example.com" || c.SameSite != http.SameSiteNoneMode || !c.Secure || !c.HttpOnly || c.MaxAge != 3600 ||
+		time.Until(c.Expires) < 50*time.Minute {
+		t.Errorf("%+v", c)
+	}
+	if c := r.want(200, "/", map[string]string{"Cookie": "route=" + c.Value}).Cookies(); len(c) != 0 {
+		t.Errorf("the client is told what it knows: %v", c)
+	}
+}
+
+// A session stays with an endpoint that fails, unless it may move.
+func TestSessionsMoveOnFailure(t *testing.T) {
+	for _, move := range []bool{false, true} {
+		up := newEcho(t, "up")
+		down := newEcho(t, "down")
+		u := simple(down.addr())
+		u.Routes[0].Rules[0].Session = &route.Session{Kind: route.SessionCookie, Name: "s", ChangeOnFailure: move}
+		r := start(t, u)
+		cookie := map[string]string{"Cookie": "s=" + r.want(200, "/", nil).Cookies()[0].Value}
+		r.update.Endpoints[0].Endpoints = append(r.update.Endpoints[0].Endpoints, route.Endpoint{Address: up.addr()})
+		r.apply()
+		down.Close()
+		for range 5 {
+			resp, _ := r.once("GET", "/", cookie, "")
+			if move && (resp.StatusCode != 200 || len(resp.Cookies()) != 1) || !move && (resp.StatusCode != 502 || len(resp.Cookies()) != 0) {
+				t.Errorf("may move %v: %d, cookies %v", move, resp.StatusCode, resp.Cookies())
+			}
+		}
+		// When it is gone the session moves in any case.
+		r.update.Endpoints[0].Endpoints = r.update.Endpoints[0].Endpoints[1:]
+		r.apply()
+		if resp := r.want(200, "/", cookie); len(resp.Cookies()) != 1 {
+			t.Errorf("may move %v: no new session", move)
+		}
+	}
+}
+
+// Retries are at most a share of what a backend has to do.
+func TestRetryBudget(t *testing.T) {
+	b := endpoints(1)
+	n := 0
+	for b.mayRetry() {
+		if n++; n > 1000 {
+			break
+		}
+	}
+	if n != retryFew {
+		t.Errorf("%d retries of no requests", n)
+	}
+	b.endpoints.Load().all[0].inflight.Store(1000)
+	for b.mayRetry() {
+		if n++; n > 1000 {
+			break
+		}
+	}
+	if n != 1000/retryShare {
+		t.Errorf("%d retries of 1000 requests", n)
+	}
+}
+
+// What retries take of the budget is given back, however they end.
+func TestRetryBudgetIsGivenBack(t *testing.T) {
+	var n atomic.Int64
+	flaky := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if n.Add(1)%2 == 1 || strings.HasPrefix(r.URL.Path, "/bad") {
+			w.WriteHeader(503)
+		}
+	})
+	u := simple(flaky, "127.0.0.1:1")
+	u.Routes[0].Rules[0].Retry = &route.Retry{Codes: []int{503}, Attempts: 2}
+	r := start(t, u)
+	for i := range 200 {
+		target := "/"
+		if i%3 == 0 {
+			target = "/bad"
+		}
+		_, _ = r.once("GET", target, nil, "")
+	}
+	if left := r.srv.tables.backends["b"].Load().retrying.Load(); left != 0 {
+		t.Errorf("%d retries are still counted", left)
+	}
+}
+
+func TestRetryRules(t *testing.T) {
+	var n atomic.Int64
+	e := serve(t, func(w http.ResponseWriter, _ *http.Request) { n.Add(1); w.WriteHeader(503) })
+	for _, c := range []struct {
+		retry  route.Retry
+		method string
+		want   int64
+	}{
+		{route.Retry{Codes: []int{503}, Attempts: 2}, "POST", 3},
+		{route.Retry{Codes: []int{503}, Attempts: 2, Idempotent: true}, "POST", 1},
+		{route.Retry{Codes: []int{503}, Attempts: 2, Idempotent: true}, "PUT", 3},
+		{route.Retry{Codes: []int{503}, Attempts: 2, Never: true}, "GET", 1},
+		{route.Retry{Codes: []int{503}, Attempts: 2, Within: 1}, "GET", 1},
+		{route.Retry{Codes: []int{502}, Attempts: 2}, "GET", 1},
+	} {
+		n.Store(0)
+		u := guarded(route.Policy{Retry: &c.retry}, e)
+		if resp, _ := start(t, u).once(c.method, "/", nil, "x"); resp.StatusCode != 503 || n.Load() != c.want {
+			t.Errorf("%+v %s: %d after %d attempts, want %d", c.retry, c.method, resp.StatusCode, n.Load(), c.want)
+		}
+	}
+}
