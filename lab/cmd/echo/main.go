@@ -17,6 +17,7 @@ const usage = `echo: answer with what was received
 
   echo [serve]            serve until SIGTERM, then for $DRAIN more (2s)
   echo get [flags] URL    send requests, count the answers; see echo get --help
+  echo resolve NAME       look a name up as musl does, and count; see echo resolve --help
   echo stop               have every "echo get" of this container print its summary and end
 
 Served, with the port's environment variable and default:
@@ -46,6 +47,8 @@ func main() {
 		err = serve(ctx, configFromEnv())
 	case args[0] == "get":
 		err = get(ctx, args[1:], os.Stdout)
+	case args[0] == "resolve":
+		err = resolve(ctx, args[1:], os.Stdout)
 	case args[0] == "stop":
 		err = stopClients()
 	case args[0] == "help" || args[0] == "--help" || args[0] == "-h":
