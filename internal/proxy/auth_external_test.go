@@ -5,7 +5,9 @@ package proxy
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -256,4 +258,71 @@ func TestErrorPages(t *testing.T) {
 	if resp, body := r.once("GET", "/404", nil, ""); resp.StatusCode != 404 || body != "the endpoint's own" {
 		t.Errorf("without pages: %d %q", resp.StatusCode, body)
 	}
+}
+
+// Policies are the same for requests of HTTP/2, and whatever the backends that they name speak.
+func TestPoliciesOverHTTP2(t *testing.T) {
+	e, a := newEcho(t, "e"), newAuthServer(t)
+	pages := h2cServer(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(418)
+		fmt.Fprintf(w, "page %s", r.Header.Get("X-Code"))
+	})
+	u := withBackend(withBackend(guarded(route.Policy{
+		ExternalAuth: &route.ExternalAuth{Backend: "auth", Path: "/", ResponseHeaders: []string{"X-User"}}, MaxRequestBody: pointer(int64(100_000)),
+		ErrorPages: &route.ErrorPages{Statuses: []int{401}, Backend: "pages"}, BufferResponse: pointer(true),
+		Balance: &route.Balance{Kind: route.Hash, Key: "$remote_addr"},
+	}, e.addr()), "auth", a.addr), "pages", pages)
+	u.Backends[2].Protocol = route.HTTP2
+	r := start(t, u)
+	tr := h2cClient()
+	defer tr.CloseIdleConnections()
+	client := &http.Client{Transport: tr, Timeout: 20 * time.Second}
+	for _, c := range []struct {
+		user   string
+		size   int
+		status int
+		body   string
+	}{
+		{"ann", 0, 200, `"X-User":["user-ann"]`},
+		{"ann", 100_000, 200, `"Length":100000`},
+		{"ann", 100_001, 413, "Too Large"},
+		{"ann", 1_000_000, 413, "Too Large"},
+		{"bob", 100, 418, "page 401"},
+		{"ann", 10, 200, `"Length":10`},
+	} {
+		for _, chunked := range []bool{false, true} {
+			var body io.Reader = strings.NewReader(strings.Repeat("x", c.size))
+			if chunked {
+				body = io.MultiReader(body) // of a length that is not known
+			}
+			req, err := http.NewRequest("POST", "http://"+r.tcp()+"/", body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("X-Ask", c.user)
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Errorf("%+v: %v", c, err)
+				continue
+			}
+			b, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if chunked && strings.Contains(c.body, "Length") {
+				c.body = ""
+			}
+			if resp.StatusCode != c.status || !strings.Contains(string(b), c.body) || resp.ProtoMajor != 2 || err != nil {
+				t.Errorf("%+v, chunked %v: %d %s %v", c, chunked, resp.StatusCode, b[:min(len(b), 300)], err)
+			}
+		}
+	}
+}
+
+// h2cServer is an endpoint that speaks HTTP/2 in plain text.
+func h2cServer(t *testing.T, h http.HandlerFunc) string {
+	s := httptest.NewUnstartedServer(h)
+	s.Config.Protocols = &http.Protocols{}
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
 }

@@ -35,6 +35,18 @@ func secure(t *testing.T, ca *authority, endpoint string, hosts ...string) route
 
 // ask makes a request over TLS (and HTTP/2 if asked) to a host, with a server name.
 func (r *rig) ask(ca *authority, h2 bool, sni, host string, conf *tls.Config) (*http.Response, string, error) {
+	r.t.Helper()
+	return r.request(ca, h2, sni, host, conf, nil)
+}
+
+// askAs is ask of a.example.com, with headers.
+func (r *rig) askAs(ca *authority, h2 bool, conf *tls.Config, header http.Header) (*http.Response, string, error) {
+	r.t.Helper()
+	return r.request(ca, h2, "a.example.com", "a.example.com", conf, header)
+}
+
+func (r *rig) request(ca *authority, h2 bool, sni, host string, conf *tls.Config, header http.Header) (*http.Response, string, error) {
+	r.t.Helper()
 	if conf == nil {
 		conf = &tls.Config{}
 	}
@@ -52,7 +64,11 @@ func (r *rig) ask(ca *authority, h2 bool, sni, host string, conf *tls.Config) (*
 		r.t.Fatal(err)
 	}
 	req.Host = host
-	resp, err := (&http.Client{Transport: tr, Timeout: 20 * time.Second}).Do(req)
+	for name, values := range header {
+		req.Header[name] = values
+	}
+	client := &http.Client{Transport: tr, Timeout: 20 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := client.Do(req)
 	if err != nil {
 		return nil, "", err
 	}
