@@ -21,7 +21,7 @@ const module = "github.com/weft-net/weft/"
 // Layers of internal/. A compile package decides and imports model (and other compile packages) only; an apply
 // package acts and imports no other apply package.
 var (
-	compile = []string{"service", "policy", "route", "dnszone", "dnspath", "hostnames", "addresses", "explain", "gatewayapi"}
+	compile = []string{"service", "policy", "route", "dnszone", "dnspath", "hostnames", "addresses", "explain", "gatewayapi", "ingress"}
 	apply   = []string{"nft", "conntrack", "podnet", "announce", "dnsserver", "proxy"}
 )
 
