@@ -18,7 +18,7 @@ const usage = `echo: answer with what was received
   echo [serve]            serve until SIGTERM, then for $DRAIN more (2s)
   echo get [flags] URL    send requests, count the answers; see echo get --help
   echo resolve NAME       look a name up as musl does, and count; see echo resolve --help
-  echo stop               have every "echo get" of this container print its summary and end
+  echo stop               have every "echo get" and "echo resolve" of this container print its summary and end
 
 Served, with the port's environment variable and default:
 

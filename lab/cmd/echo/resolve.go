@@ -224,7 +224,7 @@ func overTCP(query []byte, server netip.AddrPort, end time.Time) (*dnsmessage.Me
 	return &m, m.Unpack(body)
 }
 
-const resolveUsage = `echo resolve [flags] NAME: look a name up as musl's getaddrinfo does, and count
+const resolveUsage = `echo resolve [flags] NAME: look a name up as musl's getaddrinfo or Go does, and count
 
 It prints the addresses, sorted, one a line, and then, for -n or -for, a summary:
 
@@ -240,6 +240,9 @@ func resolve(ctx context.Context, args []string, w io.Writer) error {
 	clients := fs.Int("c", 1, "lookups at a time")
 	interval := fs.Duration("interval", 0, "pause after each")
 	conf := fs.String("resolv-conf", "/etc/resolv.conf", "resolv.conf(5)")
+	style := fs.String("style", "musl", "whose resolver: musl, or go (which knows none of -server, -timeout and -attempts)")
+	timeout := fs.Duration("timeout", 0, "of a lookup of one name, over resolv.conf's (5s)")
+	attempts := fs.Int("attempts", 0, "how often a question is sent within the timeout, over resolv.conf's (2)")
 	server := fs.String("server", "", "name server, in the place of those of resolv.conf; no search")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -250,12 +253,31 @@ func resolve(ctx context.Context, args []string, w io.Writer) error {
 	if fs.NArg() != 1 {
 		return errors.New("resolve: want one name; see echo resolve --help")
 	}
+	if *style != "musl" && *style != "go" {
+		return fmt.Errorf("-style %q: want musl or go", *style)
+	}
 	base, err := resolverFor(*conf, *server)
 	if err != nil {
 		return err
 	}
+	if *timeout > 0 {
+		base.timeout = *timeout
+	}
+	if *attempts > 0 {
+		base.attempts = *attempts
+	}
+	lookup := (*resolver).lookup
+	if *style == "go" {
+		lookup = func(_ *resolver, name string) ([]netip.Addr, error) {
+			addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+			for i := range addrs {
+				addrs[i] = addrs[i].Unmap()
+			}
+			return addrs, err
+		}
+	}
 	if *count == 0 && *length == 0 {
-		addrs, err := base.lookup(fs.Arg(0))
+		addrs, err := lookup(base, fs.Arg(0))
 		if err != nil {
 			return fmt.Errorf("%s: %w", fs.Arg(0), err)
 		}
@@ -282,7 +304,7 @@ func resolve(ctx context.Context, args []string, w io.Writer) error {
 				sent++
 				mu.Unlock()
 				r := *base
-				addrs, err := r.lookup(fs.Arg(0))
+				addrs, err := lookup(&r, fs.Arg(0))
 				mu.Lock()
 				if again += r.again; err == nil {
 					answered++

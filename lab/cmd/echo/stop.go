@@ -11,7 +11,7 @@ import (
 	"syscall"
 )
 
-// stopClients sends SIGINT to every `echo get` that this process sees: kubectl exec passes no signals on.
+// stopClients sends SIGINT to every `echo get` and `echo resolve` that this process sees: kubectl exec passes no signals on.
 func stopClients() error {
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -24,7 +24,7 @@ func stopClients() error {
 			continue // it has ended
 		}
 		args := bytes.Split(line, []byte{0})
-		if len(args) < 2 || filepath.Base(string(args[0])) != "echo" || string(args[1]) != "get" {
+		if len(args) < 2 || filepath.Base(string(args[0])) != "echo" || string(args[1]) != "get" && string(args[1]) != "resolve" {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
@@ -37,7 +37,7 @@ func stopClients() error {
 		found = true
 	}
 	if !found {
-		return errors.New("no echo get runs here")
+		return errors.New("no echo get or resolve runs here")
 	}
 	return nil
 }
