@@ -40,8 +40,8 @@ const (
 type Electorate struct {
 	nodes    map[string]*model.Node
 	services map[model.Name]*model.Service                      // with addresses
-	slices   map[model.Name]map[model.Name]*model.EndpointSlice // by Service
-	of       map[model.Name]model.Name                          // slice -> Service
+	slices   map[model.Name]*model.EndpointSlice                // of all Services, for any may get an address
+	local    map[model.Name]map[model.Name]*model.EndpointSlice // by Service, of those with addresses and externalTrafficPolicy Local
 	byAddr   map[netip.Addr]map[model.Name]bool                 // address -> Services
 	all      map[int][]Candidate                                // what Candidates gives for externalTrafficPolicy Cluster, by score
 }
@@ -51,8 +51,8 @@ func NewElectorate() *Electorate {
 	return &Electorate{
 		nodes:    make(map[string]*model.Node),
 		services: make(map[model.Name]*model.Service),
-		slices:   make(map[model.Name]map[model.Name]*model.EndpointSlice),
-		of:       make(map[model.Name]model.Name),
+		slices:   make(map[model.Name]*model.EndpointSlice),
+		local:    make(map[model.Name]map[model.Name]*model.EndpointSlice),
 		byAddr:   make(map[netip.Addr]map[model.Name]bool),
 		all:      make(map[int][]Candidate),
 	}
@@ -69,31 +69,32 @@ func (e *Electorate) Apply(d *model.Delta) []netip.Addr {
 			}
 		}
 	}
+	newcomers := false
 	for name, s := range d.Services {
 		touch(name)
-		e.setService(name, s)
+		newcomers = e.setService(name, s) || newcomers
 		touch(name)
 	}
 	for name, s := range d.EndpointSlices {
-		old := e.of[name]
-		if old != (model.Name{}) {
-			if delete(e.slices[old], name); len(e.slices[old]) == 0 {
-				delete(e.slices, old)
-			}
-			delete(e.of, name)
+		old, now := serviceOf(e.slices[name]), serviceOf(s)
+		if now == (model.Name{}) {
+			delete(e.slices, name)
+		} else {
+			e.slices[name] = s
 		}
-		var now model.Name
-		if s != nil && s.Service != "" && !s.FQDN {
-			now = model.Name{Namespace: name.Namespace, Name: s.Service}
-			if e.slices[now] == nil {
-				e.slices[now] = make(map[model.Name]*model.EndpointSlice)
-			}
-			e.slices[now][name] = s
-			e.of[name] = now
+		if of := e.local[old]; of != nil {
+			delete(of, name)
+			touch(old)
 		}
-		for _, svc := range []model.Name{old, now} {
-			if s := e.services[svc]; s != nil && s.ExternalLocal {
-				touch(svc)
+		if of := e.local[now]; of != nil {
+			of[name] = s
+			touch(now)
+		}
+	}
+	if newcomers {
+		for name, s := range e.slices {
+			if of := e.local[serviceOf(s)]; of != nil {
+				of[name] = s
 			}
 		}
 	}
@@ -112,6 +113,14 @@ func (e *Electorate) Apply(d *model.Delta) []netip.Addr {
 		}
 	}
 	return slices.SortedFunc(maps.Keys(changed), netip.Addr.Compare)
+}
+
+// serviceOf is the Service that a slice has endpoints of; none if they have no addresses.
+func serviceOf(s *model.EndpointSlice) model.Name {
+	if s == nil || s.Service == "" || s.FQDN {
+		return model.Name{}
+	}
+	return model.Name{Namespace: s.Namespace, Name: s.Service}
 }
 
 // standing is what of a node matters here: may it, and is it Ready.
@@ -136,16 +145,23 @@ func announced(s *model.Service) []netip.Addr {
 	return out
 }
 
-func (e *Electorate) setService(name model.Name, s *model.Service) {
+// setService tells whether the Service's slices are to be looked up.
+func (e *Electorate) setService(name model.Name, s *model.Service) (newcomer bool) {
 	for _, x := range announced(e.services[name]) {
 		if delete(e.byAddr[x], name); len(e.byAddr[x]) == 0 {
 			delete(e.byAddr, x)
 		}
 	}
 	addrs := announced(s)
+	if len(addrs) == 0 || !s.ExternalLocal {
+		delete(e.local, name)
+	} else if e.local[name] == nil {
+		e.local[name] = make(map[model.Name]*model.EndpointSlice)
+		newcomer = true
+	}
 	if len(addrs) == 0 {
 		delete(e.services, name)
-		return
+		return false
 	}
 	e.services[name] = s
 	for _, x := range addrs {
@@ -154,6 +170,7 @@ func (e *Electorate) setService(name model.Name, s *model.Service) {
 		}
 		e.byAddr[x][name] = true
 	}
+	return newcomer
 }
 
 // Addresses are all that are to be announced, in order.
@@ -218,7 +235,7 @@ func (e *Electorate) Candidates(x netip.Addr) []Candidate {
 // endpoints tells how well each node with endpoints of the Service serves it.
 func (e *Electorate) endpoints(name model.Name, f model.Family) map[string]int {
 	out := make(map[string]int)
-	for _, s := range e.slices[name] {
+	for _, s := range e.local[name] {
 		if s.Family != f {
 			continue
 		}

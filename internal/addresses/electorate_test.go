@@ -124,8 +124,22 @@ func TestElectorateTouchesOnlyWhatChanged(t *testing.T) {
 	if got := e.Addresses(); !slices.Equal(got, []netip.Addr{anAddr}) {
 		t.Errorf("addresses left: %v", got)
 	}
-	if len(e.slices) != 1 || len(e.of) != 1 {
-		t.Errorf("slices left: %v", e.of)
+	if len(e.slices) != 1 {
+		t.Errorf("slices left: %v", e.slices)
+	}
+	// A Service that becomes one with externalTrafficPolicy Local is served where its endpoints were all along.
+	step("policy Local", delta(svc("b", mark, status("192.0.2.4"), local)), "192.0.2.4")
+	if got := winners(e.Candidates(netip.MustParseAddr("192.0.2.4"))); got != "n2" {
+		t.Errorf("candidates of a newcomer: %q", got)
+	}
+	step("a newcomer's endpoints", delta(on("b", "n1", model.IPv4)), "192.0.2.4")
+	if got := winners(e.Candidates(netip.MustParseAddr("192.0.2.4"))); got != "n1" {
+		t.Errorf("candidates of a newcomer, later: %q", got)
+	}
+	step("policy Cluster", delta(svc("b", mark, status("192.0.2.4"))), "192.0.2.4")
+	step("Cluster's endpoints again", delta(on("b", "n2", model.IPv4)))
+	if len(e.local) != 1 {
+		t.Errorf("slices of Local Services: %v", e.local)
 	}
 }
 

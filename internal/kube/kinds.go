@@ -53,7 +53,11 @@ const (
 )
 
 // feedsFor makes one feed a chosen kind: the table of what weft watches.
-func feedsFor(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, kinds Kinds, silence time.Duration) []runner {
+func feedsFor(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, kinds Kinds, silence time.Duration, lean bool) []runner {
+	fromService, fromSlice := FromService, FromEndpointSlice
+	if lean {
+		fromService, fromSlice = leanService, leanEndpointSlice
+	}
 	var out []runner
 	add := func(k Kinds, r runner) {
 		if kinds&k != 0 {
@@ -63,12 +67,12 @@ func feedsFor(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, kinds K
 	all := metav1.NamespaceAll
 	add(Services, &feed[*corev1.Service, model.Service]{
 		w: w, apiVersion: "v1", kindName: "Service", example: &corev1.Service{}, silence: silence,
-		lw: listerOf(c.CoreV1().Services(all)), from: FromService,
+		lw: listerOf(c.CoreV1().Services(all)), from: fromService,
 		put: func(d *model.Delta, n model.Name, v *model.Service) { set(&d.Services, n, v) },
 	})
 	add(EndpointSlices, &feed[*discoveryv1.EndpointSlice, model.EndpointSlice]{
 		w: w, apiVersion: "discovery.k8s.io/v1", kindName: "EndpointSlice", example: &discoveryv1.EndpointSlice{}, silence: silence,
-		lw: listerOf(c.DiscoveryV1().EndpointSlices(all)), from: FromEndpointSlice,
+		lw: listerOf(c.DiscoveryV1().EndpointSlices(all)), from: fromSlice,
 		put: func(d *model.Delta, n model.Name, v *model.EndpointSlice) { set(&d.EndpointSlices, n, v) },
 	})
 	add(Pods, &feed[*corev1.Pod, model.Pod]{
@@ -124,6 +128,26 @@ func feedsFor(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, kinds K
 	add(AddressPools, addressPoolFeed(w, dyn, silence))
 	add(ClusterNetworkPolicies, clusterNetworkPolicyFeed(w, dyn, silence))
 	return out
+}
+
+// leanService is FromService for Options.Lean.
+func leanService(in *corev1.Service) (*model.Service, error) {
+	slim := *in
+	slim.Spec.Selector = nil
+	s, err := FromService(&slim)
+	for i := range s.Ports {
+		s.Ports[i].TargetPort = ""
+	}
+	return s, err
+}
+
+// leanEndpointSlice is FromEndpointSlice for Options.Lean.
+func leanEndpointSlice(in *discoveryv1.EndpointSlice) (*model.EndpointSlice, error) {
+	s, err := FromEndpointSlice(in)
+	for i := range s.Endpoints {
+		s.Endpoints[i].Pod = ""
+	}
+	return s, err
 }
 
 // set writes into one of a Delta's maps.

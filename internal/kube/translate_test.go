@@ -12,6 +12,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
 	"github.com/weft-net/weft/internal/model"
 )
 
@@ -254,6 +258,24 @@ func TestReadManifests(t *testing.T) {
 	d, err := FromManifests(ms, "team")
 	if err != nil || d.Services[model.Name{Namespace: "team", Name: "s"}] == nil || d.Namespaces["a"].Labels["kubernetes.io/metadata.name"] != "a" {
 		t.Errorf("%+v, %v", d, err)
+	}
+}
+
+// A lean watcher leaves out what only people ask for, and changes no object of the API.
+func TestLean(t *testing.T) {
+	in := &corev1.Service{Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "x"}, ClusterIP: "10.96.0.1",
+		Ports: []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(8080)}}}}
+	s, err := leanService(in)
+	if err != nil || len(s.Selector) != 0 || s.Ports[0].TargetPort != "" || s.Ports[0].Port != 80 || len(s.ClusterIPs) != 1 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if len(in.Spec.Selector) != 1 {
+		t.Error("the API's object was changed")
+	}
+	e, err := leanEndpointSlice(&discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{
+		{Addresses: []string{"10.0.0.1"}, TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: "p"}}}})
+	if err != nil || len(e.Endpoints) != 1 || e.Endpoints[0].Pod != "" {
+		t.Errorf("%+v, %v", e, err)
 	}
 }
 

@@ -23,6 +23,10 @@ import (
 type Options struct {
 	Kinds Kinds
 
+	// Lean leaves out what only people ask for: the selectors and target ports of Services, the names of the pods behind
+	// endpoints. In a big cluster that is a good part of what an agent would have to remember.
+	Lean bool
+
 	// Registerer takes the watcher's metrics; nil keeps none.
 	Registerer prometheus.Registerer
 
@@ -89,7 +93,7 @@ func NewWatcher(cfg *rest.Config, opts Options) (*Watcher, error) {
 	if silence == 0 {
 		silence = 3 * time.Minute
 	}
-	w.feeds = feedsFor(w, typed, dyn, opts.Kinds, silence)
+	w.feeds = feedsFor(w, typed, dyn, opts.Kinds, silence, opts.Lean)
 	w.waiting = len(w.feeds)
 	if opts.Registerer != nil {
 		if err := opts.Registerer.Register(collector{w}); err != nil {

@@ -36,6 +36,9 @@ const (
 type Agent struct {
 	log   *slog.Logger
 	lanes []*lane
+
+	settled func() // may be nil
+	once    sync.Once
 }
 
 // NewAgent assembles the parts; reg takes the agent's metrics.
@@ -51,6 +54,22 @@ func NewAgent(log *slog.Logger, reg prometheus.Registerer, parts ...Part) (*Agen
 	return a, nil
 }
 
+// WhenSettled has f called once, as soon as every Part has brought the kernel to the API's first full picture. It is
+// for before Run.
+func (a *Agent) WhenSettled(f func()) { a.settled = f }
+
+func (a *Agent) updated() {
+	if a.settled == nil {
+		return
+	}
+	for _, l := range a.lanes {
+		if !l.hasSynced() {
+			return
+		}
+	}
+	a.once.Do(a.settled)
+}
+
 // Run works until ctx is done (then the error is nil: what is in the kernel stays) or a Part gives up.
 func (a *Agent) Run(ctx context.Context, src Source) error {
 	g, ctx := errgroup.WithContext(ctx)
@@ -61,7 +80,7 @@ func (a *Agent) Run(ctx context.Context, src Source) error {
 			}
 			return nil
 		})
-		g.Go(func() error { l.run(ctx); return nil })
+		g.Go(func() error { l.run(ctx, a.updated); return nil })
 	}
 	g.Go(func() error {
 		for {
@@ -140,7 +159,8 @@ func (l *lane) add(d *model.Delta) {
 	}
 }
 
-func (l *lane) run(ctx context.Context) {
+// run calls updated after each update that did not fail.
+func (l *lane) run(ctx context.Context, updated func()) {
 	backoff := retryMin
 	var retry <-chan time.Time
 	for {
@@ -161,6 +181,7 @@ func (l *lane) run(ctx context.Context) {
 		retry = nil
 		if err == nil {
 			backoff = retryMin
+			updated()
 			continue
 		}
 		l.log.Error("can't bring the node up to date; trying again", "err", err, "in", backoff)
@@ -187,6 +208,12 @@ func (l *lane) end(d *model.Delta, err error) {
 	l.started = time.Time{}
 	l.failure = err
 	l.synced = l.synced || (err == nil && d.Complete)
+}
+
+func (l *lane) hasSynced() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.synced
 }
 
 func (l *lane) ready() error {

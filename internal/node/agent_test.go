@@ -157,3 +157,37 @@ func TestSlowPartHoldsUpNoOther(t *testing.T) {
 		t.Errorf("three waiting Deltas came as %d, want them merged", len(got))
 	}
 }
+
+// What waits for the agent to settle is called once, and not before the last part has its first picture.
+func TestWhenSettled(t *testing.T) {
+	slow, quick := newScript("policy"), newScript("services")
+	slow.block = make(chan struct{})
+	a, err := NewAgent(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), slow, quick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := make(chan struct{}, 10)
+	a.WhenSettled(func() { calls <- struct{}{} })
+	src := make(source)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx, src) }()
+	src <- serviceDelta("a")
+	quick.wait(func(got []*model.Delta) bool { return len(got) >= 1 })
+	select {
+	case <-calls:
+		t.Error("settled while a part was busy with its first picture")
+	default:
+	}
+	close(slow.block)
+	<-calls
+	src <- serviceDelta("b")
+	slow.wait(func(got []*model.Delta) bool { return len(got) >= 2 })
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if len(calls) > 0 {
+		t.Error("settled more than once")
+	}
+}
