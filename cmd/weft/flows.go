@@ -9,9 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
@@ -24,8 +27,13 @@ import (
 type flowFlags struct {
 	worldFlags
 	all, follow, local bool
-	node, pod, verdict string
-	output, socket     string
+	node, output       string
+	socket             string
+
+	filter  flowlog.Filter
+	verdict string
+	address string
+	since   time.Duration
 }
 
 func newFlowsCommand() *cobra.Command {
@@ -40,7 +48,8 @@ Of what is dropped a few packets a second are reported for each chain of policie
 weft_policy_dropped_packets_total counts all. Admitted connections are reported where the agents run with
 --log-admitted.`,
 		Example: `  weft flows -n shop --follow
-  weft flows -A --verdict dropped -o json`,
+  weft flows -A --verdict dropped -o json
+  weft flows -n shop --service db --since 5m -o wide`,
 		GroupID: "person",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), cmd.OutOrStdout()) },
@@ -49,7 +58,14 @@ weft_policy_dropped_packets_total counts all. Admitted connections are reported 
 	f.addCluster(fs)
 	fs.BoolVarP(&f.all, "all-namespaces", "A", false, "flows from and to pods of all namespaces")
 	fs.BoolVarP(&f.follow, "follow", "w", false, "go on with those to come")
-	fs.StringVar(&f.pod, "pod", "", "flows from and to this `pod` only")
+	fs.StringVar(&f.filter.Pod, "pod", "", "flows from and to this `pod` only")
+	fs.StringVar(&f.address, "address", "", "flows from and to this `address` or CIDR only")
+	fs.StringVar(&f.filter.Service, "service", "", "flows that asked this `Service` only")
+	fs.StringVar(&f.filter.Policy, "policy", "", "flows that this `policy` dropped only")
+	fs.StringVar(&f.filter.Direction, "direction", "", "flows that policies of this `side` dropped only: ingress or egress")
+	fs.StringVar(&f.filter.Protocol, "protocol", "", "flows of this `protocol` only: tcp, udp, sctp, icmp or icmpv6")
+	fs.Uint16Var(&f.filter.Port, "port", 0, "flows to this `port` only")
+	fs.DurationVar(&f.since, "since", 0, "flows of the last so many seconds, minutes or hours only, as 5m")
 	fs.StringVar(&f.node, "node", "", "ask the agent of this `node` only")
 	fs.StringVar(&f.verdict, "verdict", "", "dropped or admitted (default: both)")
 	fs.BoolVar(&f.local, "local", false, "ask the agent of this machine by its socket, not the cluster")
@@ -59,9 +75,9 @@ weft_policy_dropped_packets_total counts all. Admitted connections are reported 
 }
 
 func (f *flowFlags) run(ctx context.Context, out io.Writer) error {
-	filter := flowlog.Filter{Pod: f.pod, Verdict: flowlog.Verdict(f.verdict)}
-	if f.verdict != "" && filter.Verdict != flowlog.Dropped && filter.Verdict != flowlog.Admitted {
-		return fmt.Errorf("--verdict=%s: want dropped or admitted", f.verdict)
+	filter, err := f.readFilter()
+	if err != nil {
+		return err
 	}
 	if !f.all && (f.namespace != "" || !f.local) {
 		filter.Namespace = f.ns()
@@ -79,6 +95,32 @@ func (f *flowFlags) run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	return f.ask(ctx, cfg, pods, filter, p)
+}
+
+// readFilter reads the flags that choose flows.
+func (f *flowFlags) readFilter() (flowlog.Filter, error) {
+	filter := f.filter
+	filter.Verdict = flowlog.Verdict(f.verdict)
+	if f.verdict != "" && filter.Verdict != flowlog.Dropped && filter.Verdict != flowlog.Admitted {
+		return filter, fmt.Errorf("--verdict=%s: want dropped or admitted", f.verdict)
+	}
+	if d := filter.Direction; d != "" && d != "ingress" && d != "egress" {
+		return filter, fmt.Errorf("--direction=%s: want ingress or egress", d)
+	}
+	if f.address != "" {
+		p, err := netip.ParsePrefix(f.address)
+		if a, aerr := netip.ParseAddr(f.address); aerr == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if err != nil {
+			return filter, fmt.Errorf("--address=%s: want an address or a CIDR", f.address)
+		}
+		filter.Addr = p
+	}
+	if f.since > 0 {
+		filter.Since = time.Now().Add(-f.since)
+	}
+	return filter, nil
 }
 
 // ask asks all agents at once. Without --follow the events of all come sorted by time.
@@ -118,9 +160,23 @@ func (f *flowFlags) ask(ctx context.Context, cfg *rest.Config, pods []corev1.Pod
 }
 
 func (f *flowFlags) askOne(ctx context.Context, cfg *rest.Config, pod *corev1.Pod, filter flowlog.Filter, each func(*flowlog.Event) error) error {
-	args := []string{"weft", "flows", "--local", "-o", "json", "--verdict", string(filter.Verdict), "--pod", filter.Pod, "-n", filter.Namespace}
+	args := []string{"weft", "flows", "--local", "-o", "json"}
+	for _, flag := range []struct{ name, value string }{
+		{"verdict", f.verdict}, {"pod", filter.Pod}, {"namespace", filter.Namespace}, {"address", f.address}, {"service", filter.Service},
+		{"policy", filter.Policy}, {"direction", filter.Direction}, {"protocol", filter.Protocol},
+	} {
+		if flag.value != "" {
+			args = append(args, "--"+flag.name, flag.value)
+		}
+	}
+	if filter.Port != 0 {
+		args = append(args, "--port", strconv.Itoa(int(filter.Port)))
+	}
+	if f.since > 0 {
+		args = append(args, "--since", f.since.String())
+	}
 	if filter.Namespace == "" {
-		args = append(args[:len(args)-2], "-A")
+		args = append(args, "-A")
 	}
 	if f.follow {
 		args = append(args, "--follow")

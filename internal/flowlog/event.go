@@ -33,14 +33,18 @@ type Event struct {
 	Protocol    string    `json:"protocol"`
 	Port        uint16    `json:"port,omitempty"` // of the destination
 	SourcePort  uint16    `json:"sourcePort,omitempty"`
-	Policies    []string  `json:"policies,omitempty"` // that isolate the pod, or decided: "NetworkPolicy ns/name"
-	Reason      string    `json:"reason,omitempty"`   // a sentence
-	Chain       string    `json:"chain,omitempty"`    // in the kernel's table
+
+	// Service is the one whose address the client asked, "ns/name", where the node that reports replaced it.
+	Service string `json:"service,omitempty"`
+
+	Policies []string `json:"policies,omitempty"` // that isolate the pod, or decided: "NetworkPolicy ns/name"
+	Reason   string   `json:"reason,omitempty"`   // a sentence
+	Chain    string   `json:"chain,omitempty"`    // in the kernel's table
 }
 
 // End is one end of a flow.
 type End struct {
-	Kind      string     `json:"kind"` // "Pod", "Node", or "Outside"
+	Kind      string     `json:"kind"` // "Pod", "Node", or "Outside", of which Name is a domain name, if one is known
 	Namespace string     `json:"namespace,omitempty"`
 	Name      string     `json:"name,omitempty"`
 	Addr      netip.Addr `json:"address"`
@@ -53,31 +57,12 @@ func (e End) String() string {
 		return e.Namespace + "/" + e.Name
 	case "Node":
 		return "node " + e.Name
-	}
-	return e.Addr.String()
-}
-
-// Filter chooses events.
-type Filter struct {
-	Namespace string  // of either end's pod; "" for all
-	Pod       string  // of either end's pod; "" for all
-	Verdict   Verdict // "" for both
-}
-
-// Matches tells whether the filter lets an event through.
-func (f *Filter) Matches(e *Event) bool {
-	if f.Verdict != "" && e.Verdict != f.Verdict {
-		return false
-	}
-	if f.Namespace == "" && f.Pod == "" {
-		return true
-	}
-	for _, end := range []End{e.Source, e.Destination} {
-		if end.Kind == "Pod" && (f.Namespace == "" || end.Namespace == f.Namespace) && (f.Pod == "" || end.Name == f.Pod) {
-			return true
+	case "Outside":
+		if e.Name != "" {
+			return e.Name
 		}
 	}
-	return false
+	return e.Addr.String()
 }
 
 // Header writes the heading of Print's columns.
@@ -95,17 +80,21 @@ func Print(w io.Writer, e *Event, wide bool) {
 	if e.Port != 0 {
 		port = fmt.Sprintf("%s/%d", e.Protocol, e.Port)
 	}
+	to := e.Destination.String()
+	if e.Service != "" {
+		to += " by svc " + e.Service
+	}
 	at, side := e.Time.Format("15:04:05.000"), e.Direction
 	if side == "" {
 		side = "-"
 	}
 	if wide {
-		fmt.Fprintf(w, "%-12s %-8s %-7s %-34s %-34s %-10s %-14s %s\n", at, e.Verdict, side, e.Source, e.Destination, port, e.Node, e.Reason)
+		fmt.Fprintf(w, "%-12s %-8s %-7s %-34s %-34s %-10s %-14s %s\n", at, e.Verdict, side, e.Source, to, port, e.Node, e.Reason)
 		return
 	}
 	why := strings.Join(e.Policies, ", ")
 	if why == "" {
 		why = e.Reason
 	}
-	fmt.Fprintf(w, "%-12s %-8s %-7s %-34s %-34s %-10s %s\n", at, e.Verdict, side, e.Source, e.Destination, port, why)
+	fmt.Fprintf(w, "%-12s %-8s %-7s %-34s %-34s %-10s %s\n", at, e.Verdict, side, e.Source, to, port, why)
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -104,6 +105,47 @@ func TestServeAndQuery(t *testing.T) {
 	stop()
 	if err := <-served; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestFilter(t *testing.T) {
+	now := time.Date(2020, 1, 2, 3, 4, 5, 6, time.UTC)
+	e := event("db", Dropped)
+	e.Time, e.Service = now, "a/database"
+	p := netip.MustParsePrefix
+	for _, tc := range []struct {
+		f    Filter
+		want bool
+	}{
+		{Filter{}, true},
+		{Filter{Namespace: "a", Pod: "db", Verdict: Dropped, Direction: "ingress", Protocol: "tcp", Port: 80, Policy: "deny", Service: "database", Addr: p("10.0.0.0/8"), Since: now}, true},
+		{Filter{Policy: "a/deny"}, true},
+		{Filter{Policy: "b/deny"}, false},
+		{Filter{Policy: "den"}, false},
+		{Filter{Service: "a/database"}, true},
+		{Filter{Service: "db"}, false},
+		{Filter{Addr: p("192.0.2.1/32")}, true},
+		{Filter{Addr: p("192.0.2.2/32")}, false},
+		{Filter{Namespace: "a", Pod: "web"}, false},
+		{Filter{Direction: "egress"}, false},
+		{Filter{Protocol: "UDP"}, false},
+		{Filter{Port: 81}, false},
+		{Filter{Since: now.Add(1)}, false},
+		{Filter{Verdict: Admitted}, false},
+	} {
+		if got := tc.f.Matches(&e); got != tc.want {
+			t.Errorf("%+v: %v, want %v", tc.f, got, tc.want)
+		}
+		back, err := filterOf(tc.f.values())
+		if err != nil || *back != tc.f {
+			t.Errorf("%+v became %+v on its way (%v)", tc.f, back, err)
+		}
+	}
+	for _, bad := range []string{"port=x", "port=70000", "address=1.2.3.4", "since=yesterday"} {
+		q, _ := url.ParseQuery(bad)
+		if f, err := filterOf(q); err == nil {
+			t.Errorf("%s was taken for %+v", bad, f)
+		}
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -49,7 +48,11 @@ func (l *Log) Serve(ctx context.Context, socket string) error {
 // ServeHTTP writes events as lines of JSON: those kept, and with ?follow=true those that come.
 func (l *Log) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	f := Filter{Namespace: q.Get("namespace"), Pod: q.Get("pod"), Verdict: Verdict(q.Get("verdict"))}
+	f, err := filterOf(q)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out, enc := http.NewResponseController(w), json.NewEncoder(w)
 	_ = out.Flush()
@@ -71,7 +74,7 @@ func Query(ctx context.Context, socket string, filter Filter, follow bool, f fun
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}}}
-	q := url.Values{"namespace": {filter.Namespace}, "pod": {filter.Pod}, "verdict": {string(filter.Verdict)}}
+	q := filter.values()
 	if follow {
 		q.Set("follow", "true")
 	}
@@ -84,6 +87,9 @@ func Query(ctx context.Context, socket string, filter Filter, follow bool, f fun
 		return fmt.Errorf("no agent answers on %s (is `weft node` running on this machine?): %w", socket, err)
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the agent on %s does not understand the question (%s): is it older than this weft?", socket, resp.Status)
+	}
 	err = Decode(bufio.NewReader(resp.Body), f)
 	if ctx.Err() != nil {
 		return nil

@@ -50,7 +50,7 @@ type Policy struct {
 	table   *policytable.Table
 	metrics *policyMetrics
 	flows   *flowlog.Log
-	told    map[telling]time.Time // when the owner of a pod was last told of a drop; used by one goroutine
+	told    map[string]*told // by pod UID; used by one goroutine
 
 	mu       sync.Mutex
 	compiler *policy.Compiler
@@ -60,6 +60,8 @@ type Policy struct {
 	pinned   map[string]string   // wirings to the UIDs that they are pinned under
 	news     chan struct{}       // closed and replaced when the kernel holds something new
 	closed   bool
+
+	services serviceNames
 
 	expiry    map[resolution]time.Time // until when answers of resolvers count
 	lapser    *time.Timer
@@ -82,14 +84,15 @@ func NewPolicy(cfg PolicyConfig) (*Policy, error) {
 	p := &Policy{
 		cfg: cfg, log: cfg.Log, table: t, compiler: policy.NewCompiler(cfg.Node), stale: true,
 		uncut: map[netip.Addr]bool{}, pinned: map[string]string{}, news: make(chan struct{}), expiry: map[resolution]time.Time{},
+		services: newServiceNames(),
 	}
 	p.cfg.NamesFile = cmp.Or(cfg.NamesFile, DefaultNamesFile)
 	p.compiler.Trust(cfg.Resolvers...)
 	if err := p.recallNames(time.Now()); err != nil {
 		p.log.Warn("policies that go by name admit nothing until it is asked for again", "err", err)
 	}
-	p.flows, p.told = flowlog.New(keptFlows), map[telling]time.Time{}
-	if p.metrics, err = newPolicyMetrics(cfg.Registerer, p.dropCounts); err != nil {
+	p.flows, p.told = flowlog.New(keptFlows), map[string]*told{}
+	if p.metrics, err = newPolicyMetrics(cfg.Registerer, p.dropCounts, p.nameCount); err != nil {
 		t.Close()
 		return nil, fmt.Errorf("policy: %w", err)
 	}
@@ -104,6 +107,7 @@ func (p *Policy) Update(_ context.Context, d *model.Delta) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	change := p.compiler.Update(d)
+	p.services.update(d)
 	if d.Complete && !p.complete {
 		p.complete = true
 		if p.cfg.Local != nil {

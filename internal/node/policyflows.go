@@ -26,15 +26,34 @@ const (
 	// tellAgain is how long the owner of a pod is left in peace about the same kind of drop.
 	tellAgain = 5 * time.Minute
 
-	// maxTold bounds the memory of what was told.
-	maxTold = 10000
+	// tellings is how many kinds of drop the owner of one pod is told of within that time: somebody who tries every
+	// door must not flood the API server.
+	tellings = 10
 )
 
-// telling is one kind of drop at one pod.
-type telling struct {
-	pod   string // UID
-	chain string
-	peer  string
+// told is what the owner of a pod has been told of lately.
+type told struct {
+	since time.Time
+	kinds map[string]bool // by chain and peer
+}
+
+// tell says whether the owner of a pod (its UID) should hear of a kind of drop now. It is used by one goroutine.
+func (p *Policy) tell(pod, kind string, now time.Time) bool {
+	t := p.told[pod]
+	if t == nil || now.Sub(t.since) >= tellAgain {
+		for uid, other := range p.told { // pods that are gone, or quiet
+			if now.Sub(other.since) >= tellAgain {
+				delete(p.told, uid)
+			}
+		}
+		t = &told{since: now, kinds: map[string]bool{}}
+		p.told[pod] = t
+	}
+	if t.kinds[kind] || len(t.kinds) >= tellings {
+		return false
+	}
+	t.kinds[kind] = true
+	return true
 }
 
 // listen reports what the table logs until ctx is done. The kernel has one listener for a log group: while an older
@@ -62,6 +81,7 @@ func (p *Policy) listen(ctx context.Context) {
 func (p *Policy) report(k policytable.Packet) {
 	e, pod := p.explain(k)
 	p.flows.Add(e)
+	p.metrics.flows.WithLabelValues(string(e.Verdict)).Inc()
 	if e.Verdict != flowlog.Dropped || pod == nil || p.cfg.Events == nil {
 		return
 	}
@@ -69,14 +89,10 @@ func (p *Policy) report(k policytable.Packet) {
 	if e.Direction == policy.Egress.String() {
 		peer = e.Destination
 	}
-	what := telling{pod.UID, e.Chain, peer.String()}
-	if last, ok := p.told[what]; ok && k.Time.Sub(last) < tellAgain {
+	if !p.tell(pod.UID, e.Chain+" "+peer.String(), k.Time) {
 		return
 	}
-	if len(p.told) >= maxTold {
-		clear(p.told)
-	}
-	p.told[what] = k.Time
+	p.metrics.told.Inc()
 	p.cfg.Events(model.Event{
 		APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID, Warning: true, Reason: "NetworkPolicyDrop",
 		Message: fmt.Sprintf("%s %s from %s to %s was dropped: %s. See: weft flows -n %s",
@@ -100,6 +116,7 @@ func (p *Policy) explain(k policytable.Packet) (flowlog.Event, *model.Pod) {
 		Time: k.Time, Verdict: flowlog.Dropped, Node: p.cfg.Node, Chain: k.Prefix,
 		Source: endOf(f.Src, k.Src), Destination: endOf(f.Dst, k.Dst),
 		Protocol: protocolName(k.Protocol), Port: k.DstPort, SourcePort: k.SrcPort,
+		Service: p.serviceAsked(k),
 	}
 	switch k.Prefix {
 	case policytable.PrefixAdmitted:
@@ -167,6 +184,9 @@ func protocolName(p model.Protocol) string {
 // policyMetrics are the part's metrics. Drops are read from the kernel's counters when somebody asks.
 type policyMetrics struct {
 	cut, repairs prometheus.Counter
+	told         prometheus.Counter
+	flows        *prometheus.CounterVec // by verdict
+	names        prometheus.GaugeFunc
 	counts       func() map[dropLabels]uint64
 	drops        *prometheus.Desc
 
@@ -180,7 +200,7 @@ type dropLabels struct {
 	namespace, policies, direction string
 }
 
-func newPolicyMetrics(reg prometheus.Registerer, counts func() map[dropLabels]uint64) (*policyMetrics, error) {
+func newPolicyMetrics(reg prometheus.Registerer, counts func() map[dropLabels]uint64, names func() float64) (*policyMetrics, error) {
 	m := &policyMetrics{
 		counts: counts,
 		cut: prometheus.NewCounter(prometheus.CounterOpts{
@@ -189,6 +209,15 @@ func newPolicyMetrics(reg prometheus.Registerer, counts func() map[dropLabels]ui
 		repairs: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "weft_policy_repairs_total", Help: "Times the policy table was compared with what it should hold because somebody else may have changed it.",
 		}),
+		told: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weft_policy_events_total", Help: "Events that pods were given because their policies dropped something.",
+		}),
+		flows: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weft_policy_flows_reported_total", Help: "Flow events, which are a sample of what is dropped (and, on request, admitted).",
+		}, []string{"verdict"}),
+		names: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "weft_policy_name_addresses", Help: "Addresses that are open to pods because a domain name of their policies resolved to them.",
+		}, names),
 		drops: prometheus.NewDesc("weft_policy_dropped_packets_total",
 			"Packets that policies dropped, by the pods' namespace, the policies that isolate them, and the side.",
 			[]string{"namespace", "policies", "direction"}, nil),
@@ -197,7 +226,11 @@ func newPolicyMetrics(reg prometheus.Registerer, counts func() map[dropLabels]ui
 	if reg == nil {
 		return m, nil
 	}
-	return m, errors.Join(reg.Register(m.cut), reg.Register(m.repairs), reg.Register(m))
+	var errs []error
+	for _, c := range []prometheus.Collector{m.cut, m.repairs, m.told, m.flows, m.names, m} {
+		errs = append(errs, reg.Register(c))
+	}
+	return m, errors.Join(errs...)
 }
 
 // Describe implements prometheus.Collector.
@@ -238,6 +271,11 @@ func (p *Policy) dropCounts() map[dropLabels]uint64 {
 			for _, r := range s.Isolating {
 				l.namespace = r.Namespace
 				names = append(names, r.Name.Name)
+			}
+			if len(s.Isolating) == 0 { // a ClusterNetworkPolicy denies, in whatever namespace
+				for _, r := range s.Cluster {
+					names = append(names, r.Name.Name)
+				}
 			}
 			l.direction, l.policies = s.Direction.String(), strings.Join(names, ",")
 		}

@@ -154,6 +154,13 @@ func resolutions(wire []byte) (names []string, addrs []netip.Addr, ttl time.Dura
 	return names, addrs, time.Duration(least) * time.Second
 }
 
+// nameCount is how many addresses are open by name.
+func (p *Policy) nameCount() float64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return float64(len(p.expiry))
+}
+
 // alarm sees to it that what is too old lapses. Callers hold mu.
 func (p *Policy) alarm(now time.Time) {
 	var next time.Time

@@ -20,9 +20,10 @@ type built struct {
 	chains []*Chain
 	sets   []*Set // without members
 	source Source
+	denies map[string]Source // of the chains that deny for one ClusterNetworkPolicy each
 }
 
-// Source tells what an entry chain stands for.
+// Source tells what a chain that drops stands for.
 type Source struct {
 	Direction Direction
 	Isolating []PolicyRef // NetworkPolicies
@@ -228,6 +229,10 @@ func (b *builder) ordered(p *model.ClusterNetworkPolicy, r *rule) []Rule {
 	}
 	out := b.applied(r, do)
 	if do.Op == Goto && len(out) > 0 {
+		if b.out.denies == nil {
+			b.out.denies = map[string]Source{}
+		}
+		b.out.denies[do.Target] = Source{Direction: b.d, Cluster: []PolicyRef{refOfCluster(p)}}
 		b.out.chains = append(b.out.chains, &Chain{Name: do.Target, Direction: b.d, Rules: []Rule{{Op: Drop}}})
 	}
 	return out

@@ -102,7 +102,8 @@ func newChange() *Change {
 // Program is the program as a whole. It is the Compiler's own: read it only until the next call.
 func (k *Compiler) Program() *Program { return &k.program }
 
-// Source tells what policies an entry chain stands for; nil if there is no such chain.
+// Source tells what policies a chain that drops stands for: a pod's entry chain, or one that denies for a
+// ClusterNetworkPolicy; nil if it is neither.
 func (k *Compiler) Source(chain string) *Source { return k.sources[chain] }
 
 // Update takes over a Delta and returns how the Program changed.
@@ -538,6 +539,9 @@ func (k *Compiler) hold(b *built) {
 		k.change.Chains[c.Name] = c
 	}
 	k.sources[b.chain] = &b.source
+	for c, s := range b.denies {
+		k.sources[c] = &s
+	}
 }
 
 func (k *Compiler) addSet(s *Set) {
@@ -627,9 +631,7 @@ func (k *Compiler) release(s *sharedBuilt) {
 		delete(k.chains, c.Name)
 		delete(k.program.Chains, c.Name)
 		k.change.Chains[c.Name] = nil
-		if c.Name == s.chain {
-			delete(k.sources, c.Name)
-		}
+		delete(k.sources, c.Name)
 	}
 }
 

@@ -5,6 +5,7 @@ package policy
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/weft-net/weft/internal/model"
@@ -115,6 +116,27 @@ func TestLapsedNamesAreBounded(t *testing.T) {
 	}
 	if n := len(k.names.lapsed); n != maxLapsed || len(k.names.live) != 0 {
 		t.Errorf("%d lapsed and %d live names are remembered", n, len(k.names.live))
+	}
+}
+
+// The chains that drop tell for whom.
+func TestSourceOfDenyChains(t *testing.T) {
+	k := NewCompiler("n1")
+	k.Update(delta(pod("a/web", "", "10.0.0.1"), byName(model.AcceptTraffic, "www.example.com")))
+	found := false
+	for n := range k.Program().Chains {
+		if s := k.Source(n); s != nil && len(s.Cluster) == 1 && s.Cluster[0].Name.Name == "by-name" && s.Direction == Egress && strings.HasPrefix(n, "deny-") {
+			found = true
+		}
+	}
+	if !found {
+		t.Error("nothing is known of the chain that denies")
+	}
+	gone := delta()
+	gone.ClusterNetworkPolicies["by-name"] = nil
+	k.Update(gone)
+	if len(k.sources) > 0 {
+		t.Errorf("%d chains that are gone are remembered", len(k.sources))
 	}
 }
 

@@ -121,7 +121,7 @@ func (t *Table) Answers(ctx context.Context, f func(*Answer)) error {
 	failed := make(chan error, 1)
 	open := streams{}
 	go func() {
-		failed <- t.hear(ctx, t.answersGroup(), answerLimit, func(a *nflog.Attribute) {
+		failed <- t.hear(ctx, t.answersGroup(), answerLimit, 0, func(a *nflog.Attribute) {
 			if a.Payload == nil {
 				return
 			}

@@ -23,12 +23,16 @@ type Packet struct {
 	Src, Dst         netip.Addr
 	Protocol         model.Protocol
 	SrcPort, DstPort uint16 // 0 where the protocol has none
+
+	// Asked is where the client had sent it, before the address of a Service was replaced; not valid where the kernel
+	// does not say.
+	Asked netip.AddrPort
 }
 
 // Listen calls f with each packet that the table logs until ctx is done; then the error is nil. The kernel gives a
 // group to one listener at a time.
 func (t *Table) Listen(ctx context.Context, f func(Packet)) error {
-	return t.hear(ctx, t.group, snapLength, func(a *nflog.Attribute) {
+	return t.hear(ctx, t.group, snapLength, nflog.FlagConntrack, func(a *nflog.Attribute) {
 		if a.Payload == nil || a.Prefix == nil {
 			return
 		}
@@ -40,14 +44,50 @@ func (t *Table) Listen(ctx context.Context, f func(Packet)) error {
 		if a.Timestamp != nil {
 			p.Time = *a.Timestamp
 		}
+		if a.Ct != nil {
+			p.Asked = askedFor(*a.Ct)
+		}
 		f(p)
 	})
 }
 
-// hear calls f with each packet that is logged to a group, up to so many bytes of it, until ctx is done.
-func (t *Table) hear(ctx context.Context, group uint16, length uint32, f func(*nflog.Attribute)) error {
+// askedFor is the destination of a tracked connection's original direction, as conntrack's netlink family spells it.
+func askedFor(ct []byte) netip.AddrPort {
+	var addr netip.Addr
+	var port uint16
+	eachAttr(ct, func(typ uint16, tuple []byte) {
+		if typ != ctaTupleOrig {
+			return
+		}
+		eachAttr(tuple, func(part uint16, fields []byte) {
+			eachAttr(fields, func(field uint16, v []byte) {
+				switch {
+				case part == ctaTupleIP && (field == ctaIPv4Dst || field == ctaIPv6Dst):
+					addr, _ = netip.AddrFromSlice(v)
+				case part == ctaTupleProto && field == ctaProtoDstPort && len(v) == 2:
+					port = binary.BigEndian.Uint16(v)
+				}
+			})
+		})
+	})
+	return netip.AddrPortFrom(addr.Unmap(), port)
+}
+
+// Attributes of linux/netfilter/nfnetlink_conntrack.h.
+const (
+	ctaTupleOrig    = 1
+	ctaTupleIP      = 1
+	ctaTupleProto   = 2
+	ctaIPv4Dst      = 2
+	ctaIPv6Dst      = 4
+	ctaProtoDstPort = 3
+)
+
+// hear calls f with each packet that is logged to a group, up to so many bytes of it, until ctx is done. Flags that
+// the kernel does not know are left out.
+func (t *Table) hear(ctx context.Context, group uint16, length uint32, flags uint16, f func(*nflog.Attribute)) error {
 	n, err := nflog.Open(&nflog.Config{
-		NetNS: max(t.netns, 0), Group: group, Copymode: nflog.CopyPacket, Bufsize: length,
+		NetNS: max(t.netns, 0), Group: group, Copymode: nflog.CopyPacket, Bufsize: length, Flags: flags,
 		QThresh: 1, // each packet at once: there are few
 	})
 	if err != nil {
@@ -55,6 +95,7 @@ func (t *Table) hear(ctx context.Context, group uint16, length uint32, f func(*n
 	}
 	defer n.Close()
 	failed := make(chan error, 1)
+	all := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	err = n.RegisterWithErrorFunc(ctx, func(a nflog.Attribute) int {
@@ -73,6 +114,10 @@ func (t *Table) hear(ctx context.Context, group uint16, length uint32, f func(*n
 		}
 		return 1
 	})
+	if flags != 0 && errors.Is(err, unix.EOPNOTSUPP) {
+		_ = n.Close() // the group has room for one
+		return t.hear(all, group, length, 0, f)
+	}
 	if err != nil {
 		return fmt.Errorf("listen to netlink log group %d: %w", group, err)
 	}

@@ -3,10 +3,47 @@
 package policytable
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"net/netip"
 	"testing"
 )
+
+// A tracked connection of which the destination was replaced, as the kernel describes it.
+func TestAskedFor(t *testing.T) {
+	tuple := func(typ uint16, src, dst string, sport, dport uint16) attrs {
+		return nested(func(a *attrs) {
+			a.nest(typ, nested(func(a *attrs) {
+				a.nest(ctaTupleIP, nested(func(a *attrs) {
+					s, d := netip.MustParseAddr(src), netip.MustParseAddr(dst)
+					if d.Is6() {
+						a.put(3, s.AsSlice())
+						a.put(ctaIPv6Dst, d.AsSlice())
+					} else {
+						a.put(1, s.AsSlice())
+						a.put(ctaIPv4Dst, d.AsSlice())
+					}
+				}))
+				a.nest(ctaTupleProto, nested(func(a *attrs) {
+					a.put(1, []byte{6})
+					a.put(2, binary.BigEndian.AppendUint16(nil, sport))
+					a.put(ctaProtoDstPort, binary.BigEndian.AppendUint16(nil, dport))
+				}))
+			}))
+		})
+	}
+	four := append(tuple(1, "10.0.0.1", "10.96.0.1", 40000, 80), tuple(2, "10.0.0.2", "10.0.0.1", 8080, 40000)...)
+	six := append(tuple(1, "fd00::1", "fd96::1", 40000, 80), tuple(2, "fd00::2", "fd00::1", 8080, 40000)...)
+	for want, ct := range map[string]attrs{"10.96.0.1:80": four, "[fd96::1]:80": six} {
+		if got := askedFor(ct); got != netip.MustParseAddrPort(want) {
+			t.Errorf("asked for %s, want %s", got, want)
+		}
+	}
+	if got := askedFor(nil); got.Addr().IsValid() {
+		t.Errorf("of nothing it makes %s", got)
+	}
+}
 
 func TestParse(t *testing.T) {
 	for in, want := range map[string]string{

@@ -4,6 +4,7 @@ package network
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -69,7 +70,11 @@ spec:
   - {name: by-name, action: Accept, to: [{domainNames: ["*.internet.example"]}]}
   - {name: rest, action: Deny, to: [{networks: ["0.0.0.0/0", "::/0"]}]}
 `, "NS", ns))
-	t.Cleanup(func() { lab.Kubectl(t, "delete", "clusternetworkpolicy", ns) })
+	t.Cleanup(func() {
+		if _, err := lab.Run(context.Background(), "kubectl", "delete", "clusternetworkpolicy", ns); err != nil {
+			t.Error(err)
+		}
+	})
 	for _, n := range nodes {
 		from := fromPod(ns, "from-"+n)
 		labtest.Eventually(t, 10*time.Second, func() error {

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/nft/policytable"
+	"github.com/weft-net/weft/internal/policy"
+	"github.com/weft-net/weft/internal/policy/policytest"
+)
+
+func TestServiceAsked(t *testing.T) {
+	p := &Policy{compiler: policy.NewCompiler("n1"), services: newServiceNames()}
+	name := model.Name{Namespace: "a", Name: "db"}
+	svc := &model.Service{
+		Meta: model.Meta{Name: name}, ClusterIPs: policytest.Addrs("10.96.0.1 fd96::1"),
+		Ports: []model.ServicePort{{Protocol: model.TCP, Port: 80, NodePort: 30080}}, Ingress: []model.LoadBalancerIngress{{IP: netip.MustParseAddr("192.0.2.100")}},
+	}
+	d := &model.Delta{
+		Nodes:    map[string]*model.Node{"n1": {Meta: model.Meta{Name: model.Name{Name: "n1"}}, InternalIPs: policytest.Addrs("192.0.2.1")}},
+		Services: map[model.Name]*model.Service{name: svc},
+	}
+	p.compiler.Update(d)
+	p.services.update(d)
+	packet := func(asked string) policytable.Packet {
+		return policytable.Packet{Dst: netip.MustParseAddr("10.0.0.2"), DstPort: 8080, Protocol: model.TCP, Asked: netip.MustParseAddrPort(asked)}
+	}
+	for asked, want := range map[string]string{
+		"10.96.0.1:80": "a/db", "[fd96::1]:80": "a/db", "192.0.2.100:80": "a/db", "192.0.2.1:30080": "a/db",
+		"192.0.2.1:30081": "", "10.0.0.2:8080": "", "192.0.2.9:30080": "",
+	} {
+		if got := p.serviceAsked(packet(asked)); got != want {
+			t.Errorf("%s: %q, want %q", asked, got, want)
+		}
+	}
+	if got := p.serviceAsked(policytable.Packet{}); got != "" {
+		t.Errorf("a packet of which nothing is known asked %q", got)
+	}
+	moved := *svc
+	moved.ClusterIPs, moved.Ports = policytest.Addrs("10.96.0.2"), nil
+	p.services.update(&model.Delta{Services: map[model.Name]*model.Service{name: &moved}})
+	if got := p.serviceAsked(packet("10.96.0.1:80")) + p.serviceAsked(packet("192.0.2.1:30080")); got != "" {
+		t.Errorf("an address that it no longer has is still %s's", got)
+	}
+	p.services.update(&model.Delta{Services: map[model.Name]*model.Service{name: nil}})
+	if len(p.services.all)+len(p.services.byAddr)+len(p.services.byPort) > 0 {
+		t.Errorf("of a Service that is gone is left: %+v", p.services)
+	}
+}
+
+// A scan from a thousand addresses is a few Events, and the next ones come when some time has passed.
+func TestEventsOnPodsAreBounded(t *testing.T) {
+	p := &Policy{told: map[string]*told{}}
+	now := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+	count := func(pod string, at time.Time) (n int) {
+		for i := range 1000 {
+			if p.tell(pod, fmt.Sprint("chain ", i), at) {
+				n++
+			}
+		}
+		return n
+	}
+	if n := count("one", now); n != tellings {
+		t.Errorf("%d Events at once, want %d", n, tellings)
+	}
+	if n := count("one", now.Add(tellAgain/2)); n != 0 {
+		t.Errorf("%d Events more a moment later", n)
+	}
+	if n := count("other", now); n != tellings {
+		t.Errorf("%d Events of another pod, want %d", n, tellings)
+	}
+	if n := count("one", now.Add(tellAgain)); n != tellings {
+		t.Errorf("%d Events after a while, want %d", n, tellings)
+	}
+	if len(p.told) != 1 {
+		t.Errorf("%d pods are remembered", len(p.told))
+	}
+}
