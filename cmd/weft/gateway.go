@@ -15,6 +15,7 @@ import (
 	"github.com/weft-net/weft/internal/configsync"
 	"github.com/weft-net/weft/internal/gateway"
 	"github.com/weft-net/weft/internal/proxy"
+	"github.com/weft-net/weft/internal/waf"
 )
 
 func newGatewayCommand() *cobra.Command {
@@ -40,6 +41,7 @@ them from a file, and again whenever the file changes.`,
 				return err
 			}
 			c.Log, c.Proxy.Log = log, log
+			c.Proxy.NewFirewall = waf.New(log)
 			switch {
 			case (file == "") == (sync.Server == ""):
 				return errors.New("what to serve? Say --config=FILE or --controller=HOST:PORT")
