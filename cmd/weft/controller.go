@@ -27,7 +27,7 @@ func newControllerCommand() *cobra.Command {
 	var gateways gatewayFlags
 	cmd := &cobra.Command{
 		Use:     "controller",
-		Short:   "Serve Gateway API, give LoadBalancer Services their addresses; of several replicas one leads",
+		Short:   "Serve Gateway API and Ingress, give LoadBalancer Services their addresses; of several replicas one leads",
 		GroupID: "cluster",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -59,7 +59,11 @@ func newControllerCommand() *cobra.Command {
 			reg := prometheus.NewRegistry()
 			reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 			parts := []newPart{controller.NewLoadBalancers(cfg, opts, record, log)}
-			parts = append(parts, gateways.parts(cfg, leaseNamespace, record, log)...)
+			more, err := gateways.parts(cfg, leaseNamespace, record, log)
+			if err != nil {
+				return err
+			}
+			parts = append(parts, more...)
 			c, err := controller.New(controller.Config{
 				API:       cfg,
 				Parts:     parts,

@@ -20,9 +20,11 @@ type gatewayFlags struct {
 	class   string
 	clients map[string]string
 	pods    controller.PodOptions
+	ingress ingressFlags
 }
 
 func (f *gatewayFlags) add(fs *pflag.FlagSet) {
+	f.ingress.add(fs)
 	fs.BoolVar(&f.enabled, "gateway-api", false, "serve Gateway API; where it is not installed yet, as soon as it is")
 	fs.StringVar(&f.class, "gateway-class", "weft", "`name` of the GatewayClass that is made where there is none; empty for none")
 	fs.StringVar(&f.listen, "config-bind-address", ":9643", "`address` at which the leader offers gateways their configuration")
@@ -34,9 +36,9 @@ func (f *gatewayFlags) add(fs *pflag.FlagSet) {
 }
 
 // parts are those that gateways need, each of them or for an Ingress gateway alone.
-func (f *gatewayFlags) parts(api *rest.Config, namespace string, record func(model.Event), log *slog.Logger) []newPart {
-	if !f.enabled && len(f.clients) == 0 {
-		return nil
+func (f *gatewayFlags) parts(api *rest.Config, namespace string, record func(model.Event), log *slog.Logger) ([]newPart, error) {
+	if !f.enabled && !f.ingress.enabled && len(f.clients) == 0 {
+		return nil, nil
 	}
 	server, identities := configsync.NewServer(log), &controller.Identities{}
 	clients := make(map[string]model.Name, len(f.clients))
@@ -51,5 +53,9 @@ func (f *gatewayFlags) parts(api *rest.Config, namespace string, record func(mod
 			Server: server, Identities: identities, Pods: f.pods, Class: f.class,
 		}, record, log))
 	}
-	return parts
+	ingresses, err := f.ingress.part(api, server, record, log)
+	if ingresses != nil {
+		parts = append(parts, ingresses)
+	}
+	return parts, err
 }

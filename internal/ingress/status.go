@@ -105,3 +105,16 @@ func (s *State) Problems(name model.Name) (out []Problem) {
 	}
 	return out
 }
+
+// Count tells how many Ingresses are ours, and how many of them have problems.
+func (s *State) Count() (served, troubled int) {
+	for _, i := range s.ingresses {
+		if i.ours {
+			served++
+			if len(i.told) > 0 {
+				troubled++
+			}
+		}
+	}
+	return served, troubled
+}
