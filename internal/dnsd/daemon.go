@@ -238,7 +238,7 @@ func (d *daemon) kindsFor(cfg *dnsserver.Config) kube.Kinds {
 		kinds |= kube.Pods
 	}
 	if len(cfg.External.Zones) > 0 {
-		kinds |= kube.Nodes | kube.Ingresses | kube.GatewayAPI
+		kinds |= kube.Nodes | kube.Ingresses | kube.GatewayNames
 	}
 	return kinds
 }

@@ -290,12 +290,12 @@ func TestExternalNames(t *testing.T) {
 	p := runWith(t, Options{Listen: []string{anyPort}, ListenExternal: []string{anyPort}, ConfigFile: cm.write("ttl: 7s\n")})
 	src := <-p.sources
 	src.deltas <- webAt("10.96.0.1")
-	if unwanted := kube.Nodes | kube.Ingresses | kube.GatewayAPI; src.kinds&unwanted != 0 {
+	if unwanted := kube.Nodes | kube.Ingresses | kube.GatewayNames; src.kinds&unwanted != 0 {
 		t.Errorf("without zones it watches %b", src.kinds&unwanted)
 	}
 	cm.write("external: {zones: [example.com]}\n")
 	src = <-p.sources
-	if wanted := kube.Nodes | kube.Ingresses | kube.GatewayAPI; src.kinds&wanted != wanted {
+	if wanted := kube.Nodes | kube.Ingresses | kube.GatewayNames; src.kinds&wanted != wanted {
 		t.Errorf("with zones it watches only %b of %b", src.kinds&wanted, wanted)
 	}
 	name := func(n string) model.Name { return model.Name{Namespace: "shop", Name: n} }

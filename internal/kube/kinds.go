@@ -47,6 +47,10 @@ const (
 	IngressClasses
 )
 
+// GatewayNames is the part of GatewayAPI that declares names for the world outside, for who needs no more: Gateway,
+// ListenerSet, HTTPRoute, GRPCRoute and TLSRoute. It is not for use beside GatewayAPI.
+const GatewayNames Kinds = 1 << 23
+
 // What each process follows.
 const (
 	ForNode = Services | EndpointSlices | Pods | Nodes | Namespaces | NetworkPolicies | ClusterNetworkPolicies | ServiceCIDRs

@@ -111,6 +111,10 @@ func objectFeeds(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, sile
 	}
 	for _, k := range gatewayKinds {
 		out[GatewayAPI] = append(out[GatewayAPI], k.feed(w, dyn, silence, ""))
+		switch k.kind {
+		case "Gateway", "ListenerSet", "HTTPRoute", "GRPCRoute", "TLSRoute":
+			out[GatewayNames] = append(out[GatewayNames], k.feed(w, dyn, silence, ""))
+		}
 	}
 	return out
 }
