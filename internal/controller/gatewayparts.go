@@ -392,6 +392,12 @@ func addressesOf(svc *corev1.Service, in *gatewayapi.Infrastructure, nodes []str
 				want, svc.Namespace, svc.Name)}
 		}
 	}
+	if len(in.Addresses) > 0 {
+		// What was asked for is the answer; an address of the other family is not the Gateway's.
+		out = slices.DeleteFunc(out, func(a gatewayapi.Address) bool {
+			return !slices.ContainsFunc(in.Addresses, func(want string) bool { w, ok := parseAddress(want); return ok && w == a.IP })
+		})
+	}
 	if len(out) == 0 {
 		return nil, &gatewayapi.Problem{Reason: gatewayv1.GatewayReasonAddressNotAssigned, Message: fmt.Sprintf(
 			"Service %s/%s of type %s has no address yet (see its Events): is there an AddressPool with free addresses?", svc.Namespace, svc.Name, svc.Spec.Type)}

@@ -82,7 +82,7 @@ type gatewayState struct {
 // serial is a change of a Gateway's tables and the revision that holds it.
 type serial struct {
 	serial, revision uint64
-	since            time.Time // when its cause reached this process
+	since            time.Time // when its cause reached this process; zero with no pod there
 }
 
 // NewGateways returns the constructor of the Part, for Config.Parts.
@@ -255,6 +255,9 @@ func (p *Gateways) apply(c *gatewayapi.Change, since time.Time) {
 			p.gateways[name] = s
 		}
 		if g.Update != nil {
+			if p.opts.Server.Served(gatewayKey(name)).Connected == 0 {
+				since = time.Time{} // how long pods take to start is another matter
+			}
 			revision := p.opts.Server.Publish(gatewayKey(name), g.Update)
 			s.serials = append(s.serials, serial{g.Serial, revision, since})
 			p.told[gatewayKey(name)] = true // an update that changed nothing is confirmed by nobody's ack
@@ -303,7 +306,9 @@ func (p *Gateways) feedback(names []model.Name) {
 		done := 0
 		for done < len(g.serials) && state.Connected > 0 && state.Revision >= g.serials[done].revision {
 			g.confirmed = g.serials[done].serial
-			p.metrics.propagation.Observe(time.Since(g.serials[done].since).Seconds())
+			if since := g.serials[done].since; !since.IsZero() {
+				p.metrics.propagation.Observe(time.Since(since).Seconds())
+			}
 			done++
 		}
 		g.serials = g.serials[done:]

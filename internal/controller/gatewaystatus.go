@@ -173,7 +173,7 @@ func worsened(old, merged any) []metav1.Condition {
 		bad := c.Status == metav1.ConditionFalse && (c.Type == string(gatewayv1.RouteConditionAccepted) || c.Type == string(gatewayv1.RouteConditionResolvedRefs)) ||
 			c.Status == metav1.ConditionTrue && (c.Type == string(gatewayv1.ListenerConditionConflicted) || c.Type == string(gatewayv1.RouteConditionPartiallyInvalid))
 		b := was[path+"/"+c.Type]
-		if bad && (b.Status != c.Status || b.Reason != c.Reason || b.Message != c.Message) {
+		if bad && (b.Status != c.Status || b.Reason != c.Reason) {
 			out = append(out, c)
 		}
 	})
