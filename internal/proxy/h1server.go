@@ -65,7 +65,7 @@ func (h *h1conn) serve() (http2 bool) {
 		if h.hijack || x.abort {
 			return false
 		}
-		h.w.deliverBy(x.began, stuck)
+		h.w.deliverBy(x.began, h.srv.conf.SendTimeout)
 		if err := h.w.flush(); err != nil {
 			return false
 		}
@@ -213,7 +213,7 @@ func (h *h1conn) informational(status int, fields []field) error {
 	b := append(h.w.out, statusLine(status)...)
 	b = appendFields(b, fields)
 	h.w.out = append(b, "\r\n"...)
-	h.w.deliverBy(time.Now(), stuck)
+	h.w.deliverBy(time.Now(), h.srv.conf.SendTimeout)
 	return h.w.flush()
 }
 
@@ -254,7 +254,7 @@ func (h *h1conn) start(x *exchange, status int, reason string, fields []field, l
 		b = append(b, "Connection: keep-alive\r\n"...)
 	}
 	h.w.out = append(b, "\r\n"...)
-	h.w.deliverBy(x.began, stuck)
+	h.w.deliverBy(x.began, h.srv.conf.SendTimeout)
 	return nil
 }
 
@@ -284,7 +284,7 @@ func (h *h1conn) data(p []byte) error {
 		w.out = strconv.AppendUint(w.out, uint64(len(p)), 16)
 		w.out = append(w.out, "\r\n"...)
 	}
-	h.w.deliverBy(time.Now(), stuck)
+	h.w.deliverBy(time.Now(), h.srv.conf.SendTimeout)
 	if err := w.flushWith(p); err != nil {
 		return err
 	}
@@ -298,7 +298,7 @@ func (h *h1conn) flush() error {
 	if len(h.w.out) == 0 {
 		return nil
 	}
-	h.w.deliverBy(time.Now(), stuck)
+	h.w.deliverBy(time.Now(), h.srv.conf.SendTimeout)
 	return h.w.flush()
 }
 

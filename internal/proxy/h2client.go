@@ -143,7 +143,7 @@ func (e *endpoint) dialH2(x *exchange, by time.Time) (*h2up, error) {
 		return nil, errors.New("the endpoint does not speak HTTP/2 in TLS")
 	}
 	u := &h2up{endpoint: e, nextID: 1, most: streamsUntold}
-	u.mux = newMux(newWire(c), u, h2Idle, h2Idle)
+	u.mux = newMux(newWire(c), u, h2Idle, h2Idle, stuck)
 	u.mux.out = append(u.mux.room(), http2.ClientPreface...)
 	u.mux.open(setting{http2.SettingEnablePush, 0})
 	go func() {
@@ -280,6 +280,7 @@ func (u *h2up) head(b *h2block) *h2error {
 	if s == nil || s.gone != nil {
 		return m.closed(b.stream)
 	}
+	m.calm.earn()
 	call := s.call
 	if call.headed {
 		return s.trailing(b)

@@ -5,10 +5,8 @@ package proxy
 import (
 	"encoding/binary"
 	"errors"
-	"io"
 	"net/http"
 	"os"
-	"runtime"
 	"sync"
 	"time"
 
@@ -31,6 +29,7 @@ type h2mux struct {
 
 	idlePatience time.Duration // for anything to come
 	headPatience time.Duration // for what has begun to be complete
+	sendPatience time.Duration // for the peer to take a part of a body
 
 	mu      sync.Mutex
 	streams map[uint32]*h2stream // of which the exchange is not over
@@ -89,11 +88,11 @@ const (
 	maxConnWindow   = 4 << 20
 )
 
-func newMux(w *wire, role h2role, idle, head time.Duration) *h2mux {
+func newMux(w *wire, role h2role, idle, head, send time.Duration) *h2mux {
 	now := time.Now()
 	return &h2mux{
 		w: w, role: role, block: newBlock(), streams: map[uint32]*h2stream{}, calm: newBudget(now),
-		late: now.Add(head), idlePatience: idle, headPatience: head,
+		late: now.Add(head), idlePatience: idle, headPatience: head, sendPatience: send,
 		sendWindow: defaultWindow, initialWindow: defaultWindow, sendFrame: maxFrame, recvWindow: connWindow, recvSize: connWindow,
 	}
 }
@@ -330,199 +329,6 @@ func (m *h2mux) skip(n int) error {
 	return nil
 }
 
-func (m *h2mux) headers(f h2frame, p []byte) *h2error {
-	if f.stream == 0 {
-		return connError(http2.ErrCodeProtocol, "HEADERS without a stream")
-	}
-	p, fault := unpad(p, f.flags)
-	if fault != nil {
-		return fault
-	}
-	if f.flags.Has(http2.FlagHeadersPriority) {
-		if len(p) < 5 {
-			return connError(http2.ErrCodeFrameSize, "HEADERS are too short for their priority")
-		}
-		if binary.BigEndian.Uint32(p)&maxWindow == f.stream {
-			return connError(http2.ErrCodeProtocol, "a stream that depends on itself")
-		}
-		p = p[5:]
-	}
-	m.block.begin(f.stream, f.flags.Has(http2.FlagHeadersEndStream))
-	return m.fragment(f, p)
-}
-
-func (m *h2mux) fragment(f h2frame, p []byte) *h2error {
-	if fault := m.block.add(p); fault != nil {
-		return fault
-	}
-	if !f.flags.Has(http2.FlagHeadersEndHeaders) {
-		return nil
-	}
-	if fault := m.block.finish(); fault != nil {
-		return fault
-	}
-	m.calm.earn()
-	return m.role.head(m.block)
-}
-
-// priority is checked and otherwise ignored (RFC 9113 section 5.3).
-func (m *h2mux) priority(f h2frame, p []byte) *h2error {
-	switch {
-	case f.stream == 0:
-		return connError(http2.ErrCodeProtocol, "PRIORITY without a stream")
-	case len(p) != 5:
-		return m.streamError(f.stream, http2.ErrCodeFrameSize, "PRIORITY is not 5 bytes long")
-	case binary.BigEndian.Uint32(p)&maxWindow == f.stream:
-		return connError(http2.ErrCodeProtocol, "a stream that depends on itself")
-	case !m.calm.spend(costFrame):
-		return connError(http2.ErrCodeEnhanceYourCalm, "too many PRIORITY frames")
-	}
-	return nil
-}
-
-// streamError is a fault of one stream. None that is idle can be reset (RFC 9113 section 6.4), so the connection ends.
-func (m *h2mux) streamError(stream uint32, code http2.ErrCode, reason string) *h2error {
-	if m.role.isIdle(stream) {
-		return connError(code, reason)
-	}
-	return &h2error{stream, code, reason}
-}
-
-func (m *h2mux) resetByPeer(f h2frame, p []byte) *h2error {
-	switch {
-	case f.stream == 0:
-		return connError(http2.ErrCodeProtocol, "RST_STREAM without a stream")
-	case len(p) != 4:
-		return connError(http2.ErrCodeFrameSize, "RST_STREAM is not 4 bytes long")
-	case m.role.isIdle(f.stream):
-		return connError(http2.ErrCodeProtocol, "RST_STREAM on an idle stream")
-	}
-	code := http2.ErrCode(binary.BigEndian.Uint32(p))
-	m.mu.Lock()
-	s, cost := m.streams[f.stream], costReset
-	if s == nil || s.gone != nil {
-		cost = costFrame
-	}
-	m.calm.finished(m.done)
-	m.done = 0
-	if !m.calm.spend(cost) { // CVE-2023-44487
-		m.mu.Unlock()
-		return connError(http2.ErrCodeEnhanceYourCalm, "too many resets")
-	}
-	if cost == costFrame {
-		m.mu.Unlock()
-		return nil
-	}
-	s.abandon(&resetError{code})
-	m.mu.Unlock()
-	return nil
-}
-
-// resetError says that the peer has reset a stream.
-type resetError struct{ code http2.ErrCode }
-
-func (e *resetError) Error() string { return "the stream was reset: " + e.code.String() }
-
-func (m *h2mux) settings(f h2frame, p []byte) *h2error {
-	ack := f.flags.Has(http2.FlagSettingsAck)
-	switch {
-	case f.stream != 0:
-		return connError(http2.ErrCodeProtocol, "SETTINGS on a stream")
-	case len(p)%6 != 0 || ack && len(p) > 0:
-		return connError(http2.ErrCodeFrameSize, "SETTINGS of a wrong length")
-	case !m.calm.spend(costSettings):
-		return connError(http2.ErrCodeEnhanceYourCalm, "too many SETTINGS")
-	case ack:
-		return nil
-	}
-	m.settled = true
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for ; len(p) > 0; p = p[6:] {
-		s := setting{http2.SettingID(binary.BigEndian.Uint16(p)), binary.BigEndian.Uint32(p[2:])}
-		if fault := s.check(m.role.fromServer()); fault != nil {
-			return fault
-		}
-		switch s.id {
-		case http2.SettingHeaderTableSize:
-			m.shrunk = m.shrunk || s.value < 4096
-		case http2.SettingMaxFrameSize:
-			m.sendFrame = min(int(s.value), maxFrame)
-		case http2.SettingInitialWindowSize:
-			more := int64(s.value) - m.initialWindow
-			m.initialWindow = int64(s.value)
-			for _, st := range m.streams {
-				if st.sendWindow += more; st.sendWindow > maxWindow {
-					return connError(http2.ErrCodeFlowControl, "a stream's window overflows")
-				}
-				if more > 0 {
-					st.wakeWriter()
-				}
-			}
-		}
-		m.role.setting(s)
-	}
-	m.out = appendFrame(m.room(), 0, http2.FrameSettings, http2.FlagSettingsAck, 0)
-	return nil
-}
-
-func (m *h2mux) ping(f h2frame, p []byte) *h2error {
-	switch {
-	case f.stream != 0:
-		return connError(http2.ErrCodeProtocol, "PING on a stream")
-	case len(p) != 8:
-		return connError(http2.ErrCodeFrameSize, "PING is not 8 bytes long")
-	case f.flags.Has(http2.FlagPingAck):
-		m.mu.Lock()
-		m.pongs++
-		m.mu.Unlock()
-		return nil
-	case !m.calm.spend(costPing):
-		return connError(http2.ErrCodeEnhanceYourCalm, "too many PINGs")
-	}
-	m.mu.Lock()
-	m.out = appendPing(m.room(), http2.FlagPingAck, p)
-	m.mu.Unlock()
-	return nil
-}
-
-func (m *h2mux) windowUpdate(f h2frame, p []byte) *h2error {
-	if len(p) != 4 {
-		return connError(http2.ErrCodeFrameSize, "WINDOW_UPDATE is not 4 bytes long")
-	}
-	n := int64(binary.BigEndian.Uint32(p) & maxWindow)
-	if n < 1024 && !m.calm.spend(costFrame) { // crumbs
-		return connError(http2.ErrCodeEnhanceYourCalm, "too many small WINDOW_UPDATEs")
-	}
-	if f.stream == 0 {
-		if n == 0 {
-			return connError(http2.ErrCodeProtocol, "WINDOW_UPDATE of nothing")
-		}
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if m.sendWindow += n; m.sendWindow > maxWindow {
-			return connError(http2.ErrCodeFlowControl, "the connection's window overflows")
-		}
-		m.next()
-		return nil
-	}
-	if m.role.isIdle(f.stream) {
-		return connError(http2.ErrCodeProtocol, "WINDOW_UPDATE on an idle stream")
-	}
-	if n == 0 {
-		return &h2error{f.stream, http2.ErrCodeProtocol, "WINDOW_UPDATE of nothing"}
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if s := m.streams[f.stream]; s != nil && s.gone == nil {
-		if s.sendWindow += n; s.sendWindow > maxWindow {
-			return &h2error{f.stream, http2.ErrCodeFlowControl, "the stream's window overflows"}
-		}
-		s.wakeWriter()
-	}
-	return nil
-}
-
 // data takes a DATA frame piece by piece as it comes, into the stream's buffer.
 func (m *h2mux) data(f h2frame) error {
 	if f.stream == 0 {
@@ -630,7 +436,7 @@ func (m *h2mux) closed(stream uint32) *h2error {
 	for _, id := range m.recent {
 		if id>>1 == stream {
 			if id&1 == 1 {
-				return nil
+				return m.ignored()
 			}
 			return connError(http2.ErrCodeStreamClosed, "a frame on a closed stream")
 		}
@@ -640,202 +446,17 @@ func (m *h2mux) closed(stream uint32) *h2error {
 		if errors.As(s.gone, &r) {
 			return connError(http2.ErrCodeStreamClosed, "a frame on a stream that was reset")
 		}
-		return nil
+		return m.ignored()
 	}
 	return &h2error{stream, http2.ErrCodeStreamClosed, "a frame on a closed stream"}
 }
 
-// room gives the output to append to. The lock is held.
-func (m *h2mux) room() []byte {
-	if m.out == nil {
-		if m.out, m.spare = m.spare, nil; m.out == nil {
-			m.out = (*smallBuffers.Get().(*[]byte))[:0]
-		}
+// ignored counts a frame that nobody wants.
+func (m *h2mux) ignored() *h2error {
+	if !m.calm.spend(costFrame) {
+		return connError(http2.ErrCodeEnhanceYourCalm, "too many frames on streams that were reset")
 	}
-	return m.out
-}
-
-// reserve makes room for n bytes in one piece, from the pools while it can. The lock is held.
-func (m *h2mux) reserve(n int) {
-	m.room()
-	if cap(m.out)-len(m.out) >= n || cap(m.out) >= largeBuffer {
-		return
-	}
-	b := append((*largeBuffers.Get().(*[]byte))[:0], m.out...)
-	recycle(m.out[:cap(m.out)])
-	m.out = b
-}
-
-// flush puts the output on the wire, unless somebody does already. It is called with the lock held and releases it.
-func (m *h2mux) flush() {
-	if m.flushing || len(m.out) == 0 || m.dead != nil {
-		m.mu.Unlock()
-		return
-	}
-	m.flushing = true
-	few := len(m.out) < largeBuffer/4
-	m.mu.Unlock()
-	if few {
-		runtime.Gosched() // others that are about to write come along: a system call costs more than all of this
-	}
-	m.write()
-}
-
-// write writes the output, until there is none: more than once in another goroutine, since exchanges have other things
-// to do. flushing is set.
-func (m *h2mux) write() {
-	m.mu.Lock()
-	b := m.out
-	m.out = nil
-	m.gen++
-	m.mu.Unlock()
-	m.w.deliverBy(time.Now(), stuck)
-	_, err := m.w.conn.Write(b)
-	if err != nil {
-		m.fail(err)
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.spare == nil && cap(b) == smallBuffer {
-		m.spare = b[:0]
-	} else {
-		recycle(b[:cap(b)])
-	}
-	if m.next(); len(m.out) > 0 && m.dead == nil {
-		go m.write()
-		return
-	}
-	m.flushing = false
-	if m.flushed != nil {
-		close(m.flushed)
-		m.flushed = nil
-	}
-}
-
-// next lets the stream that has waited longest send, if anything can be sent. The lock is held.
-func (m *h2mux) next() {
-	if len(m.waiting) == 0 || len(m.out) >= spill {
-		return
-	}
-	s := m.waiting[0]
-	if s.needsWindow && m.sendWindow <= 0 {
-		return
-	}
-	m.waiting = append(m.waiting[:0], m.waiting[1:]...)
-	s.queued, s.turn = false, true
-	s.wakeWriter()
-}
-
-// shut says goodbye and why, and waits a while for that to be read.
-func (m *h2mux) shut(code http2.ErrCode, reason string) {
-	m.mu.Lock()
-	if m.dead != nil {
-		m.mu.Unlock()
-		return
-	}
-	m.out = appendGoAway(m.room(), m.last, code, reason)
-	if !m.flushing {
-		m.flushing = true
-		go m.write()
-	}
-	done := make(chan struct{})
-	m.flushed = done
-	m.mu.Unlock()
-	t := time.NewTimer(lingerFor)
-	defer t.Stop()
-	select {
-	case <-done:
-		m.w.linger()
-	case <-t.C:
-	}
-}
-
-// fail ends the connection and all its streams.
-func (m *h2mux) fail(err error) {
-	if err == nil {
-		err = io.ErrUnexpectedEOF
-	}
-	m.mu.Lock()
-	if m.dead != nil {
-		m.mu.Unlock()
-		return
-	}
-	m.dead = err
-	for _, s := range m.streams {
-		if s.gone == nil {
-			s.abandon(err)
-		}
-	}
-	m.mu.Unlock()
-	m.w.conn.Close()
-}
-
-// reset ends a stream from our side.
-func (m *h2mux) reset(stream uint32, code http2.ErrCode, why error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	s := m.streams[stream]
-	switch {
-	case s == nil:
-		m.remember(stream, true)
-	case s.gone != nil:
-		return
-	default:
-		s.abandon(why)
-	}
-	m.out = appendReset(m.room(), stream, code)
-}
-
-// endWith sees to it that the connection ends with its last stream. The lock is held.
-func (m *h2mux) endWith() {
-	m.ending = true
-	if len(m.streams) == 0 {
-		_ = m.w.conn.SetReadDeadline(time.Unix(1, 0)) // the reading goroutine does the rest
-	}
-}
-
-// remember keeps a stream that has ended; ours tells that we reset it. The lock is held.
-func (m *h2mux) remember(stream uint32, ours bool) {
-	id := stream << 1
-	if ours {
-		id |= 1
-	}
-	m.recent[m.recents%recentStreams] = id
-	m.recents++
-}
-
-// arm sees to it that expire runs no later than at t (Unix nanoseconds). The lock is held.
-func (m *h2mux) arm(t int64) {
-	if m.timerAt != 0 && m.timerAt <= t {
-		return
-	}
-	m.timerAt = t
-	d := max(time.Until(time.Unix(0, t)), 0)
-	if m.timer == nil {
-		m.timer = time.AfterFunc(d, m.expire)
-	} else {
-		m.timer.Reset(d)
-	}
-}
-
-// expire wakes those who have waited too long.
-func (m *h2mux) expire() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	now := time.Now().UnixNano()
-	m.timerAt = 0
-	soonest := int64(0)
-	for _, s := range m.streams {
-		s.expire(now)
-		for _, t := range [2]int64{s.readBy, s.writeBy} {
-			if t != 0 && (soonest == 0 || t < soonest) {
-				soonest = t
-			}
-		}
-	}
-	if soonest != 0 && m.dead == nil {
-		m.arm(soonest)
-	}
+	return nil
 }
 
 // bodyless tells whether a response has no body whatever its fields say (RFC 9110 section 6.4.1).

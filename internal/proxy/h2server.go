@@ -31,7 +31,7 @@ type h2conn struct {
 // serveH2 serves a connection to its end. The wire may have begun to read.
 func (s *Server) serveH2(w *wire, p *peer) {
 	c := &h2conn{srv: s, peer: p}
-	m := newMux(w, c, s.conf.IdleTimeout, s.conf.HeadTimeout)
+	m := newMux(w, c, s.conf.IdleTimeout, s.conf.HeadTimeout, s.conf.SendTimeout)
 	c.mux = m
 	forget := s.idlers.add(c)
 	defer forget()
@@ -106,6 +106,7 @@ func (c *h2conn) head(b *h2block) *h2error {
 		return nil
 	}
 	m.last = id
+	m.calm.earn()
 	full := len(m.streams) >= int(c.srv.conf.MaxStreams)
 	m.mu.Unlock()
 	if full {

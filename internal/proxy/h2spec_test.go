@@ -438,7 +438,9 @@ func TestHTTP2FrameByFrame(t *testing.T) {
 		{"host that is not the authority", func(f *framer) { f.headers(whole, 1, head("host", "b")) }, "RST 1 PROTOCOL_ERROR"},
 		{"host twice", func(f *framer) { f.headers(whole, 1, head("host", "a", "host", "a")) }, "RST 1 PROTOCOL_ERROR"},
 		{"neither host nor authority", func(f *framer) { f.headers(whole, 1, pairs(":method", "GET", ":scheme", "http", ":path", "/")) }, "HEAD 1 400"},
-		{"a scheme that is not ours", func(f *framer) { f.headers(whole, 1, pairs(":method", "GET", ":scheme", "ftp", ":authority", "a", ":path", "/")) }, "RST 1 PROTOCOL_ERROR"},
+		{"a scheme that is not ours", func(f *framer) {
+			f.headers(whole, 1, pairs(":method", "GET", ":scheme", "ftp", ":authority", "a", ":path", "/"))
+		}, "RST 1 PROTOCOL_ERROR"},
 		{"content-length, and less", func(f *framer) { post(f, "content-length", "5"); f.data(endStream, 1, "test") }, "RST 1 PROTOCOL_ERROR"},
 		{"content-length, and less in pieces", func(f *framer) {
 			post(f, "content-length", "5")

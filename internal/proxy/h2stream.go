@@ -439,7 +439,7 @@ func (s *h2stream) cleared(by *int64, window bool) error {
 			}
 		}
 		if *by == 0 {
-			*by = time.Now().Add(stuck).UnixNano()
+			*by = time.Now().Add(m.sendPatience).UnixNano()
 		}
 		err := s.awaitWrite(*by)
 		if s.queued && (err != nil || s.gone != nil) {

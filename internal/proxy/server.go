@@ -22,6 +22,7 @@ type Config struct {
 	IdleTimeout    time.Duration // a kept client connection without a request: 75 s
 	HeadTimeout    time.Duration // from a head's first byte, or the connection's start, to its end: 10 s
 	BodyTimeout    time.Duration // for each part of a request's body: 60 s
+	SendTimeout    time.Duration // for each part of a response, as far as the client takes any: 60 s
 	TunnelIdle     time.Duration // an upgraded or TCP connection on which nothing moves: 1 h
 	UDPIdle        time.Duration // a UDP session on which nothing moves: 60 s
 	MaxConnections int64         // of clients, at a time: 65536. More are closed at once.
@@ -61,6 +62,7 @@ func New(conf Config) *Server {
 	def(&conf.IdleTimeout, 75*time.Second)
 	def(&conf.HeadTimeout, 10*time.Second)
 	def(&conf.BodyTimeout, 60*time.Second)
+	def(&conf.SendTimeout, stuck)
 	def(&conf.TunnelIdle, time.Hour)
 	def(&conf.UDPIdle, time.Minute)
 	if conf.MaxConnections <= 0 {
