@@ -37,7 +37,6 @@ type routeState struct {
 	id        RouteID
 	meta      *metav1.ObjectMeta
 	spec      *gwv1.CommonRouteSpec
-	status    *gwv1.RouteStatus // the object's own
 	hostnames []string
 	compile   func() *content
 
@@ -409,7 +408,7 @@ func (s *State) publish(w *work, g *gateway, r *routeState, p *placement) {
 			return
 		}
 		t.routes.put(key, &route.Route{
-			Key: key, Kind: r.id.Kind, Parents: parents, Created: r.meta.CreationTimestamp.Unix(), Name: r.id.Name.String(),
+			Key: key, Kind: r.id.Kind, Parents: parents, Created: created(r.meta), Name: r.id.Name.String(),
 			Rules: rules, Policies: s.attachedPolicies(Target{Kind: string(r.id.Kind), Name: r.id.Name}),
 		})
 	}
@@ -480,11 +479,19 @@ func (s *State) acceptance(r *routeState, p *parentState, rejected bool) verdict
 		return no(v.reason, "no rule can be served: "+joinMessages(r.content.invalid))
 	}
 	var lostTo RouteID
+	attached := false
 	for _, id := range p.listeners {
 		if _, got := r.attached[id]; got {
-			return yes(gwv1.RouteReasonAccepted, "the route is attached")
+			attached = true
+			if s.gateways[id.gateway].byKey[id.key].served {
+				return yes(gwv1.RouteReasonAccepted, "the route is attached")
+			}
+			continue
 		}
 		lostTo = s.contests[id].lost[r.id]
+	}
+	if attached { // the API has it that listeners' status does not matter here
+		return yes(gwv1.RouteReasonAccepted, "the route is attached, and none of its listeners is served: see their status")
 	}
 	return no("HostnameConflict", fmt.Sprintf("%s has one of the hostnames on each of the listeners already, and HTTPRoutes and GRPCRoutes can't share one: "+
 		"use different hostnames or listeners", lostTo))
@@ -509,4 +516,12 @@ func stated(have *gwv1.RouteStatus, told []gwv1.RouteParentStatus) bool {
 		}
 	}
 	return n == len(told)
+}
+
+// created is an object's creation time in Unix seconds; 0 when it has none.
+func created(m *metav1.ObjectMeta) int64 {
+	if m.CreationTimestamp.IsZero() {
+		return 0
+	}
+	return m.CreationTimestamp.Unix()
 }

@@ -85,8 +85,8 @@ func (s *State) withRulePolicies(r *routeState, rules []route.Rule) []route.Rule
 func (s *State) needPolicy(w *work, g *gateway, key string) {
 	if g.tables.policyUse[key]++; g.tables.policyUse[key] == 1 {
 		s.putPolicy(w, g, key, nil, s.policies[key])
+		s.policyUsers[key] = addTo(s.policyUsers[key], g.name)
 	}
-	s.policyUsers[key] = addTo(s.policyUsers[key], g.name)
 }
 
 // releasePolicy takes one use of a policy back.
@@ -96,6 +96,9 @@ func (s *State) releasePolicy(w *work, g *gateway, key string) {
 	}
 	delete(g.tables.policyUse, key)
 	delete(s.policyUsers[key], g.name)
+	if len(s.policyUsers[key]) == 0 {
+		delete(s.policyUsers, key)
+	}
 	s.putPolicy(w, g, key, s.policies[key], nil)
 }
 

@@ -141,11 +141,22 @@ func (s *State) resolvePort(obj *model.Service, number uint16, as spoken) (backe
 			return unsupported("is not supported: kubernetes.io/h2c, kubernetes.io/ws and kubernetes.io/wss are")
 		}
 	}
-	if p := s.policyFor(obj, port); p != nil && p.invalid() != "" {
-		v := no("InvalidBackendTLSPolicy", fmt.Sprintf("backendRef %s port %d: BackendTLSPolicy %s can't be met: %s", obj.Name, number, p.name, p.invalid()))
-		return id, &v
-	}
 	return id, nil
+}
+
+// unmet says of a Backend that resolve gave why its BackendTLSPolicy can't be met, if so. The Backend itself knows as
+// well and fails its requests, and the policy's status tells of the Gateways that it concerns.
+func (s *State) unmet(id backendID) *verdict {
+	if id.As == spokenTCP || id.As == spokenUDP {
+		return nil
+	}
+	obj := s.services[id.Service]
+	port, _ := findPort(obj, id.Port, false)
+	if p := s.policyFor(obj, port); p != nil && p.invalid() != "" {
+		v := no("InvalidBackendTLSPolicy", fmt.Sprintf("backendRef %s port %d: BackendTLSPolicy %s can't be met: %s", obj.Name, id.Port, p.name, p.invalid()))
+		return &v
+	}
+	return nil
 }
 
 // findPort gives the port with the number and protocol. other: there is one with the number, of another protocol.

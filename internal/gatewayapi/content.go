@@ -86,6 +86,9 @@ func (r *ruleCompiler) weighted(ref gwv1.BackendRef, to set[backendID], filters 
 		out.Invalid = problem.message
 		return out
 	}
+	if problem = r.s.unmet(id); problem != nil {
+		r.unresolved(*problem)
+	}
 	to.add(id)
 	out.Backend = id.key()
 	return out

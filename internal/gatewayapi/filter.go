@@ -192,6 +192,9 @@ func (r *ruleCompiler) mirror(f *gwv1.HTTPRequestMirrorFilter) *route.Mirror {
 		out.Invalid = problem.message
 		return out
 	}
+	if problem = r.s.unmet(id); problem != nil {
+		r.unresolved(*problem)
+	}
 	r.c.backends.add(id)
 	out.Backend = id.key()
 	return out

@@ -155,6 +155,9 @@ func (s *State) dropGateway(w *work, g *gateway) {
 		}
 		w.policiesOf(s, id.Service)
 	}
+	for key := range g.tables.policyUse {
+		delete(s.policyUsers[key], name)
+	}
 	delete(s.gateways, name)
 	s.gatewaysByRef.set(name, nil)
 	s.gatewaysByForeign.set(name, nil)
@@ -170,6 +173,7 @@ func (s *State) dropGateway(w *work, g *gateway) {
 	s.dirtyParents(w, parentID{"Gateway", name})
 	for ls := range s.setsByGateway.of(name) {
 		s.dirtyParents(w, parentID{"ListenerSet", ls})
+		w.orphans.add(ls)
 	}
 	w.out.Gateways[name] = &GatewayChange{Gone: true}
 }

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/route"
 )
 
@@ -145,6 +146,24 @@ func (s *State) tellSet(w *work, g *gateway, set *setState, parent verdict) {
 	}
 }
 
+// tellOrphan takes back what was said of a ListenerSet whose Gateway is deleted. A Gateway that only became another
+// controller's is not for us to speak of.
+func (s *State) tellOrphan(w *work, name model.Name) {
+	ls := s.listenerSets[name]
+	if ls == nil || ls.told == nil || s.gatewayObjects[ls.gateway] != nil {
+		return
+	}
+	v := no(gwv1.ListenerSetReasonParentNotAccepted, fmt.Sprintf("there is no Gateway %s", ls.gateway))
+	out := &gwv1.ListenerSetStatus{Conditions: []metav1.Condition{
+		condition(gwv1.ListenerSetConditionAccepted, v, ls.obj.Generation),
+		condition(gwv1.ListenerSetConditionProgrammed, no(parentNotProgrammed, v.message), ls.obj.Generation),
+	}}
+	if !reflect.DeepEqual(ls.told, out) {
+		ls.told = out
+		w.out.ListenerSetStatuses[name] = out
+	}
+}
+
 func (g *gateway) listenerConditions(l *listener, gen int64) []metav1.Condition {
 	conflicted := verdict{false, string(gwv1.ListenerReasonNoConflicts), "no other listener has its port and hostname"}
 	if !l.conflict.ok {
@@ -158,7 +177,7 @@ func (g *gateway) listenerConditions(l *listener, gen int64) []metav1.Condition 
 	}
 	if l.overlaps {
 		v := yes(gwv1.ListenerReasonOverlappingHostnames, fmt.Sprintf("port %d: another listener's hostname has hosts in common with this one's: "+
-			"clients that reuse a connection for both get 421 and make a new one", l.port))
+			"the more specific one gets them", l.port))
 		out = append(out, condition(gwv1.ListenerConditionOverlappingTLSConfig, v, gen))
 	}
 	return out

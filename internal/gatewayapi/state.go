@@ -107,6 +107,7 @@ type work struct {
 
 	classStatus   set[string]
 	gatewayStatus set[model.Name]
+	orphans       set[model.Name] // ListenerSets whose Gateway is no longer there
 	policyStatus  set[model.Name]
 
 	out *Output
@@ -117,7 +118,7 @@ func newWork() *work {
 		classes: set[string]{}, tlsPolicy: set[model.Name]{}, gateways: set[model.Name]{}, wants: set[RouteID]{},
 		content: set[RouteID]{}, aged: set[RouteID]{}, contests: set[listenerID]{}, attach: set[RouteID]{}, services: set[model.Name]{},
 		tables: set[model.Name]{}, namespaces: set[string]{}, classStatus: set[string]{}, gatewayStatus: set[model.Name]{},
-		policyStatus: set[model.Name]{},
+		orphans: set[model.Name]{}, policyStatus: set[model.Name]{},
 		out: &Output{
 			Gateways: map[model.Name]*GatewayChange{}, ClassStatuses: map[string]*gwv1.GatewayClassStatus{},
 			GatewayStatuses: map[model.Name]*gwv1.GatewayStatus{}, ListenerSetStatuses: map[model.Name]*gwv1.ListenerSetStatus{},
@@ -169,6 +170,9 @@ func (s *State) Apply(c *Change) *Output {
 		if g := s.gateways[name]; g != nil {
 			s.tellGateway(w, g)
 		}
+	}
+	for name := range w.orphans {
+		s.tellOrphan(w, name)
 	}
 	for name := range w.policyStatus {
 		s.tellPolicy(w, name)

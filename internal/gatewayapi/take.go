@@ -223,7 +223,8 @@ func (s *State) takeListenerSet(w *work, name model.Name, obj *gwv1.ListenerSet)
 		parent = model.Name{}
 	}
 	if ls.gateway != parent {
-		ls.gateway, ls.told = parent, nil
+		ls.gateway = parent
+		w.orphans.add(name)
 		s.dirtyParents(w, parentID{"ListenerSet", name})
 	}
 	s.setsByGateway.set(name, []model.Name{parent})
