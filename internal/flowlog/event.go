@@ -34,7 +34,8 @@ type Event struct {
 	Port        uint16    `json:"port,omitempty"` // of the destination
 	SourcePort  uint16    `json:"sourcePort,omitempty"`
 
-	// Service is the one whose address the client asked, "ns/name", where the node that reports replaced it.
+	// Service is the one whose address the client asked, "ns/name"; where the node can't know that, the one that leads
+	// to the destination, if there is but one.
 	Service string `json:"service,omitempty"`
 
 	Policies []string `json:"policies,omitempty"` // that isolate the pod, or decided: "NetworkPolicy ns/name"

@@ -74,11 +74,18 @@ func serviceAddrs(s *model.Service) []netip.Addr {
 	return out
 }
 
-// serviceAsked names the Service whose address was replaced by the packet's destination on this node; "" if none was.
-// Callers hold mu.
+// serviceAsked names the Service whose address was replaced by the packet's destination; "" if none was. Not every
+// kernel tells, and only the client's node knows: else it is the one Service that leads to the destination, if there is
+// but one. Callers hold mu.
 func (p *Policy) serviceAsked(k policytable.Packet) string {
 	asked := k.Asked.Addr()
-	if !asked.IsValid() || asked == k.Dst && k.Asked.Port() == k.DstPort {
+	if !asked.IsValid() || k.Asked == netip.AddrPortFrom(k.Dst, k.DstPort) {
+		if src := p.compiler.EndpointOf(k.Src); asked.IsValid() && src.Pod != nil && src.Pod.Node == p.cfg.Node {
+			return "" // a pod of this node that asked the destination itself
+		}
+		if all := p.compiler.ServicesOf(k.Dst, k.Protocol, k.DstPort); len(all) == 1 {
+			return all[0].String()
+		}
 		return ""
 	}
 	name, ok := p.services.byAddr[asked]

@@ -15,7 +15,7 @@ import (
 )
 
 func TestServiceAsked(t *testing.T) {
-	p := &Policy{compiler: policy.NewCompiler("n1"), services: newServiceNames()}
+	p := &Policy{cfg: PolicyConfig{Node: "n1"}, compiler: policy.NewCompiler("n1"), services: newServiceNames()}
 	name := model.Name{Namespace: "a", Name: "db"}
 	svc := &model.Service{
 		Meta: model.Meta{Name: name}, ClusterIPs: policytest.Addrs("10.96.0.1 fd96::1"),
@@ -24,7 +24,21 @@ func TestServiceAsked(t *testing.T) {
 	d := &model.Delta{
 		Nodes:    map[string]*model.Node{"n1": {Meta: model.Meta{Name: model.Name{Name: "n1"}}, InternalIPs: policytest.Addrs("192.0.2.1")}},
 		Services: map[model.Name]*model.Service{name: svc},
+		Pods:     map[model.Name]*model.Pod{{Namespace: "a", Name: "web"}: podOf("web", nil, "10.0.0.1")},
 	}
+	slice := func(name, service, addr string, port uint16) {
+		n := model.Name{Namespace: "a", Name: name}
+		if d.EndpointSlices == nil {
+			d.EndpointSlices = map[model.Name]*model.EndpointSlice{}
+		}
+		d.EndpointSlices[n] = &model.EndpointSlice{
+			Meta: model.Meta{Name: n}, Service: service, Ports: []model.EndpointPort{{Protocol: model.TCP, Port: port}},
+			Endpoints: []model.Endpoint{{Addresses: policytest.Addrs(addr)}},
+		}
+	}
+	slice("db-1", "db", "10.0.0.2", 8080)
+	slice("two-1", "db", "10.0.0.3", 8080)
+	slice("two-2", "other", "10.0.0.3", 8080)
 	p.compiler.Update(d)
 	p.services.update(d)
 	packet := func(asked string) policytable.Packet {
@@ -32,14 +46,29 @@ func TestServiceAsked(t *testing.T) {
 	}
 	for asked, want := range map[string]string{
 		"10.96.0.1:80": "a/db", "[fd96::1]:80": "a/db", "192.0.2.100:80": "a/db", "192.0.2.1:30080": "a/db",
-		"192.0.2.1:30081": "", "10.0.0.2:8080": "", "192.0.2.9:30080": "",
+		"192.0.2.1:30081": "", "192.0.2.9:30080": "",
 	} {
 		if got := p.serviceAsked(packet(asked)); got != want {
 			t.Errorf("%s: %q, want %q", asked, got, want)
 		}
 	}
-	if got := p.serviceAsked(policytable.Packet{}); got != "" {
-		t.Errorf("a packet of which nothing is known asked %q", got)
+	// Where the kernel does not say, or only the client's node knows, the one Service that leads there is meant.
+	for _, tc := range []struct{ src, dst, asked, want string }{
+		{"10.0.0.9", "10.0.0.2:8080", "", "a/db"},
+		{"10.0.0.9", "10.0.0.2:8080", "10.0.0.2:8080", "a/db"},
+		{"10.0.0.1", "10.0.0.2:8080", "", "a/db"},
+		{"10.0.0.1", "10.0.0.2:8080", "10.0.0.2:8080", ""}, // this node would know
+		{"10.0.0.9", "10.0.0.2:8081", "", ""},
+		{"10.0.0.9", "10.0.0.3:8080", "", ""}, // two lead there
+	} {
+		dst := netip.MustParseAddrPort(tc.dst)
+		k := policytable.Packet{Src: netip.MustParseAddr(tc.src), Dst: dst.Addr(), DstPort: dst.Port(), Protocol: model.TCP}
+		if tc.asked != "" {
+			k.Asked = netip.MustParseAddrPort(tc.asked)
+		}
+		if got := p.serviceAsked(k); got != tc.want {
+			t.Errorf("%+v: %q", tc, got)
+		}
 	}
 	moved := *svc
 	moved.ClusterIPs, moved.Ports = policytest.Addrs("10.96.0.2"), nil

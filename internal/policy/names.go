@@ -141,6 +141,23 @@ func (n *resolutions) applyServices(d *model.Delta) {
 	}
 }
 
+// ServicesOf lists the Services that lead to a port of an address, by name.
+func (c *Cluster) ServicesOf(a netip.Addr, proto model.Protocol, port uint16) []model.Name {
+	var out []model.Name
+	for _, s := range c.names.slices {
+		n := model.Name{Namespace: s.Namespace, Name: s.Service}
+		if s.Service == "" || slices.Contains(out, n) ||
+			!slices.ContainsFunc(s.Ports, func(p model.EndpointPort) bool { return p.Protocol == proto && p.Port == port }) {
+			continue
+		}
+		if slices.ContainsFunc(s.Endpoints, func(e model.Endpoint) bool { return slices.Contains(e.Addresses, a) }) {
+			out = append(out, n)
+		}
+	}
+	slices.SortFunc(out, model.Name.Compare)
+	return out
+}
+
 // resolvers are the addresses of those who serve the cluster's DNS.
 func (n *resolutions) resolvers() map[Member]struct{} {
 	out := map[Member]struct{}{}
