@@ -166,6 +166,27 @@ func TestMirrors(t *testing.T) {
 	}
 }
 
+// A copy may have a host of its own, and leave the body out.
+func TestMirrorsWithoutBody(t *testing.T) {
+	one := newEcho(t, "one")
+	got := make(chan string, 10)
+	copies := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		got <- r.Method + " " + r.Host + " " + string(b)
+	})
+	u := withBackend(simple(one.addr()), "m", copies)
+	u.Routes[0].Rules[0].Filters = []route.Filter{{Mirror: &route.Mirror{Backend: "m", Numerator: 100, Hostname: "copy.example.com", WithoutBody: true}}}
+	r := start(t, u)
+	for _, body := range []string{"small", strings.Repeat("x", 3_000_000)} {
+		if resp, b := r.once("POST", "/", nil, body); resp.StatusCode != 200 || !strings.Contains(b, body) {
+			t.Fatalf("%d", resp.StatusCode)
+		}
+		if m := <-got; m != "POST copy.example.com " {
+			t.Errorf("%.50s", m)
+		}
+	}
+}
+
 func TestCORS(t *testing.T) {
 	e := newEcho(t, "one")
 	u := simple(e.addr())

@@ -54,7 +54,7 @@ func (l *limit) allows(x *exchange) bool {
 		}
 		key = maphash.Bytes(l.buckets.seed, b)
 	}
-	return l.buckets.take(key, x.began.UnixNano(), l.interval, l.tolerance)
+	return l.buckets.take(key, time.Now().UnixNano(), l.interval, l.tolerance)
 }
 
 // statusOf is what a limit answers with.

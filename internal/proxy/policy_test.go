@@ -495,7 +495,7 @@ func TestPoliciesAreNotPrinted(t *testing.T) {
 // Requests and changes of policies at the same time.
 func TestPoliciesChangeUnderLoad(t *testing.T) {
 	e := newEcho(t, "e")
-	u := guarded(route.Policy{RateLimits: []route.RateLimit{{Requests: 1000, Per: 1000, Burst: 1000}}}, e.addr())
+	u := guarded(route.Policy{RateLimits: []route.RateLimit{{Requests: 1_000_000, Per: route.Duration(time.Second), Burst: 1_000_000}}}, e.addr())
 	u.Listeners[0].Policies = []string{"l"}
 	u.Policies = append(u.Policies, route.Policy{Key: "l", HideHeaders: []string{"x-from"}})
 	r := start(t, u)

@@ -78,6 +78,8 @@ type mirror struct {
 	numerator   uint32
 	denominator uint32
 	invalid     string
+	hostname    string // "": the request's
+	withoutBody bool
 }
 
 // compileRule makes a rule ready. One with a mistake in it answers 500 to what it wins; err tells what it is.
@@ -143,7 +145,8 @@ func (t *tables) compileFilters(in []route.Filter) (f filters, err error) {
 		case c.Rewrite != nil:
 			f.rewrite = append(f.rewrite, rewrite{c.Rewrite, pathTemplate("rewrite.path", c.Rewrite.Path)})
 		case c.Mirror != nil:
-			m := mirror{cell: t.cell(c.Mirror.Backend), numerator: c.Mirror.Numerator, denominator: c.Mirror.Denominator, invalid: c.Mirror.Invalid}
+			m := mirror{cell: t.cell(c.Mirror.Backend), numerator: c.Mirror.Numerator, denominator: c.Mirror.Denominator, invalid: c.Mirror.Invalid,
+				hostname: c.Mirror.Hostname, withoutBody: c.Mirror.WithoutBody}
 			if m.denominator == 0 {
 				m.denominator = 100
 			}

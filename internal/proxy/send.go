@@ -35,21 +35,23 @@ type outcome struct {
 
 // send makes attempts until a response begins or no attempt is left.
 func (x *exchange) send(r *rule, b *backend, sticky *endpoint) {
+	most := x.plan.attempts(x.method)
 	limit := int64(collectSmall)
-	if x.plan.retry != nil {
+	if most > 1 {
 		limit = collectRetry
 	}
 	if !x.proceed() {
 		return
 	}
-	if x.body != nil && !x.isWhole && (x.length >= 0 && x.length <= limit || x.plan.retry != nil) && !x.collect(limit) {
+	// A gRPC call may want an answer before it says more.
+	patient := x.length >= 0 || !x.isGRPC()
+	if x.body != nil && !x.isWhole && (x.length >= 0 && x.length <= limit || most > 1) && !x.gather(limit, patient) {
 		return
 	}
 	var end time.Time
 	if d := time.Duration(x.plan.timeouts.Request); d > 0 {
 		end = x.began.Add(d)
 	}
-	most := x.plan.attempts(x.method)
 	tries := x.plan.tries(most)
 	for {
 		e := sticky
@@ -143,12 +145,19 @@ func (x *exchange) attempt(e *endpoint, by time.Time, retryable func(int) bool) 
 
 // collect reads the body, when it has at most limit bytes, so that it can be sent more than once. Otherwise the body
 // goes on where it was. It is false when the client broke off: the exchange is then over.
-func (x *exchange) collect(limit int64) bool {
+func (x *exchange) collect(limit int64) bool { return x.gather(limit, true) }
+
+// gather is collect, and waits for no part that is not there when it is told to be impatient.
+func (x *exchange) gather(limit int64, patient bool) bool {
 	if x.body == nil || x.isWhole || x.length > limit {
 		return true
 	}
 	var all []byte
 	for {
+		if !patient && !x.body.ready() {
+			x.body = &prefixBody{first: all, rest: x.body}
+			return true
+		}
 		p, err := x.body.next()
 		if err == io.EOF {
 			if len(x.body.trailers()) > 0 { // they could not be sent again
@@ -220,15 +229,20 @@ func (x *exchange) mirror(list []mirror) bool {
 		if b == nil || b.err != nil || b.conf.Invalid != "" {
 			continue
 		}
-		if !x.proceed() {
+		if !m.withoutBody && !(x.proceed() && x.gather(collectMirror, x.length >= 0 || !x.isGRPC())) {
 			return false
 		}
-		if !x.collect(collectMirror) {
-			return false
+		if x.body != nil && !x.isWhole && !m.withoutBody {
+			continue
 		}
-		if x.body == nil || x.isWhole {
-			x.srv.mirror(x.copy(), b)
+		c := x.copy()
+		if m.hostname != "" {
+			c.authority = m.hostname
 		}
+		if m.withoutBody {
+			c.length, c.whole, c.isWhole = 0, nil, false
+		}
+		x.srv.mirror(c, b)
 	}
 	return true
 }
