@@ -89,15 +89,18 @@ func TestGateway(t *testing.T) {
 		split(t, "http://split.example.com/", addr, map[string]int{"stable": 235, "canary": 5})
 	})
 	t.Run("4.6.2 matches", func(t *testing.T) {
-		match := func(want string, args ...string) {
+		match := func(host, want string, args ...string) {
 			t.Helper()
-			answered(t, []string{want}, append(append(to("matches.example.com", "80"), "-w", " %{http_code}"), args...)...)
+			args[len(args)-1] = "http://" + host + args[len(args)-1]
+			answered(t, []string{want}, append(append(to(host, "80"), "-w", " %{http_code}"), args...)...)
 		}
-		match(pod("checkout"), "-H", "x-user-type: premium", "http://matches.example.com/")
-		match(pod("canary"), "http://matches.example.com/?version=beta")
-		match(pod("cart"), "http://matches.example.com/")
-		match(pod("stable"), "-X", "POST", "http://matches.example.com/write/it")
-		match(" 404", "-X", "POST", "http://matches.example.com/")
+		match("headers.example.com", pod("checkout"), "-H", "x-user-type: premium", "/")
+		match("headers.example.com", " 404", "/")
+		match("query.example.com", pod("canary"), "/?version=beta")
+		match("query.example.com", " 404", "/?version=alpha")
+		match("methods.example.com", pod("cart"), "/")
+		match("methods.example.com", pod("stable"), "-X", "POST", "/write/it")
+		match("methods.example.com", " 404", "-X", "POST", "/")
 	})
 	t.Run("4.6.3 passthrough", func(t *testing.T) {
 		// The server sees the client's own handshake, and the client the server's own certificate.
