@@ -85,7 +85,7 @@ func BenchmarkOneOfMany(b *testing.B) {
 		s, i := start(b), 0
 		for b.Loop() {
 			i++
-			out := s.Apply(&Change{EndpointSlices: map[model.Name]*model.EndpointSlice{n: crowdSlice(n, 1+i%2)}})
+			out := s.Apply(&Change{EndpointSlices: map[model.Name]*model.EndpointSlice{n: crowdSlice(n, 3+i%2)}})
 			if len(out.Gateways) != 1 {
 				b.Fatal("nothing changed")
 			}
