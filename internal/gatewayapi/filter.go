@@ -251,7 +251,7 @@ func (r *ruleCompiler) session(in *gwv1.SessionPersistence) {
 	if in == nil {
 		return
 	}
-	out := &route.Session{Kind: route.SessionCookie, Name: r.sessionName(), AbsoluteTimeout: r.duration("sessionPersistence.absoluteTimeout", in.AbsoluteTimeout)}
+	out := &route.Session{Kind: route.SessionCookie, Name: r.sessionName(), ChangeOnFailure: true, AbsoluteTimeout: r.duration("sessionPersistence.absoluteTimeout", in.AbsoluteTimeout)}
 	if in.Type != nil {
 		switch *in.Type {
 		case gwv1.CookieBasedSessionPersistence:
