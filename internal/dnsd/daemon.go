@@ -93,7 +93,7 @@ type opened struct {
 // Run serves until ctx is done and all is drained.
 func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	d, err := newDaemon(o, func(kinds kube.Kinds, reg prometheus.Registerer) (source, error) {
-		return kube.NewWatcher(cfg, kube.Options{Kinds: kinds, Registerer: reg, Log: o.Log})
+		return kube.NewWatcher(cfg, kube.Options{Kinds: kinds, ForNames: true, Registerer: reg, Log: o.Log})
 	})
 	if err != nil {
 		return err

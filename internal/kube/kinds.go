@@ -81,7 +81,7 @@ func feedsFor(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, kinds K
 	})
 	add(Pods, &feed[*corev1.Pod, model.Pod]{
 		w: w, apiVersion: "v1", kindName: "Pod", example: &corev1.Pod{}, silence: silence,
-		lw: listerOf(c.CoreV1().Pods(all)), from: FromPod,
+		lw: listerOf(c.CoreV1().Pods(all)), from: w.fromPod,
 		put: func(d *model.Delta, n model.Name, v *model.Pod) { set(&d.Pods, n, v) },
 	})
 	add(Nodes, &feed[*corev1.Node, model.Node]{

@@ -27,6 +27,10 @@ type Options struct {
 	// endpoints. In a big cluster that is a good part of what an agent would have to remember.
 	Lean bool
 
+	// ForNames leaves out what names are not made of: UIDs, labels, selectors, zones and hints, which are a third of
+	// what is kept of Services and EndpointSlices.
+	ForNames bool
+
 	// Registerer takes the watcher's metrics; nil keeps none.
 	Registerer prometheus.Registerer
 
@@ -46,6 +50,8 @@ type Watcher struct {
 	record func(model.Event)
 	feeds  []runner
 	wake   chan struct{} // capacity 1: something is pending
+
+	forNames bool
 
 	mu      sync.Mutex
 	pending *model.Delta
