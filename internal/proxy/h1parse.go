@@ -367,7 +367,7 @@ func dropHopByHop(fields []field, connection []byte) []field {
 	out := fields[:0]
 	for _, f := range fields {
 		switch f.id {
-		case fConnection, fContentLength, fTransferEncoding, fHost, fUpgrade, fKeepAlive, fProxyConnection, fExpect, fTrailer:
+		case fConnection, fContentLength, fTransferEncoding, fHost, fUpgrade, fKeepAlive, fProxyConnection, fExpect:
 			continue
 		case fTE:
 			if !equalFold(f.value, "trailers") {

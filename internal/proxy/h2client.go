@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -42,6 +43,7 @@ type h2pool struct {
 	conns   []*h2up
 	dialing *h2dialing
 	gone    bool
+	most    atomic.Uint32 // streams at a time, as the endpoint said last; 0: it has not
 }
 
 // h2dialing is a connection being made, for all who wait for one.
@@ -143,6 +145,9 @@ func (e *endpoint) dialH2(x *exchange, by time.Time) (*h2up, error) {
 		return nil, errors.New("the endpoint does not speak HTTP/2 in TLS")
 	}
 	u := &h2up{endpoint: e, nextID: 1, most: streamsUntold}
+	if n := e.h2.most.Load(); n > 0 {
+		u.most = min(n, streamsUntold)
+	}
 	u.mux = newMux(newWire(c), u, h2Idle, h2Idle, stuck)
 	u.mux.out = append(u.mux.room(), http2.ClientPreface...)
 	u.mux.open(setting{http2.SettingEnablePush, 0})
@@ -252,6 +257,7 @@ func (u *h2up) isIdle(stream uint32) bool {
 func (u *h2up) setting(s setting) {
 	if s.id == http2.SettingMaxConcurrentStreams {
 		u.most = s.value
+		u.endpoint.h2.most.Store(s.value)
 	}
 }
 
@@ -296,17 +302,17 @@ func (u *h2up) head(b *h2block) *h2error {
 		s.wakeReader()
 		return nil
 	}
-	call.status, call.headed = b.status, true
-	call.fields, b.fields = b.fields, call.fields[:0]
 	s.declared = b.length
 	if bodyless(call.method, b.status) {
 		if s.declared = 0; b.length >= 0 && b.status != http.StatusNoContent { // it tells of a body that is not here
-			call.fields = append(call.fields, field{raw("content-length"), strconv.AppendInt(nil, b.length, 10), other})
+			b.fields = append(b.fields, field{raw("content-length"), strconv.AppendInt(nil, b.length, 10), other})
 		}
 	}
 	if b.end && !s.endOfInput() {
 		return &h2error{s.id, http2.ErrCodeProtocol, "less data than content-length says"}
 	}
+	call.status, call.headed = b.status, true
+	call.fields, b.fields = b.fields, call.fields[:0]
 	s.wakeReader()
 	return nil
 }
@@ -423,7 +429,7 @@ func (x *exchange) answerH2(e *endpoint, call *h2call, p *pump, fresh bool, retr
 	if retryable(call.status) {
 		return outcome{status: call.status, reason: "endpoint: " + strconv.Itoa(call.status)}, false
 	}
-	length := call.length()
+	length := call.length(x.major == 1)
 	complete := x.relay(e, call.status, "", call.fields, call, length)
 	if p != nil && complete && !p.over() {
 		x.last = true // the answer is complete before the request is: the rest of it is not wanted
@@ -431,12 +437,17 @@ func (x *exchange) answerH2(e *endpoint, call *h2call, p *pump, fresh bool, retr
 	return outcome{done: true}, false
 }
 
-// length is that of the response's body, as sinks want it.
-func (c *h2call) length() int64 {
+// length is that of the response's body, as sinks want it. chunked tells that trailers have no place in a response whose
+// length is told, as in HTTP/1.1.
+func (c *h2call) length(chunked bool) int64 {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
+	trailers := len(c.ends) > 0
+	for i := range c.fields {
+		trailers = trailers || c.fields[i].id == fTrailer
+	}
 	switch {
-	case c.declared >= 0:
+	case c.declared >= 0 && (!chunked || !trailers || bodyless(c.method, c.status)):
 		return c.declared
 	case c.recvEnd && len(c.chunks) == 0 && len(c.ends) == 0:
 		return 0

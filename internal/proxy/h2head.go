@@ -183,7 +183,6 @@ func (b *h2block) regular(f field) {
 	case fExpect:
 		b.expect = equalFold(f.value, "100-continue")
 		b.expects = !b.expect
-	case fTrailer:
 	default:
 		if len(f.name) == 6 && string(f.name) == "cookie" {
 			// Cookies may come one by one, and are one field in HTTP/1.1 (RFC 9113 section 8.2.3).

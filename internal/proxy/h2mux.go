@@ -418,8 +418,11 @@ func (m *h2mux) admits(s *h2stream, f h2frame, left int) *h2error {
 	if s == nil || s.gone != nil {
 		return m.closed(f.stream)
 	}
-	if s.recvEnd {
+	switch {
+	case s.recvEnd:
 		return &h2error{f.stream, http2.ErrCodeStreamClosed, "DATA after END_STREAM"}
+	case s.call != nil && !s.call.headed:
+		return &h2error{f.stream, http2.ErrCodeProtocol, "DATA before the response's head"}
 	}
 	if s.recvWindow -= int64(f.length); s.recvWindow < 0 {
 		return &h2error{f.stream, http2.ErrCodeFlowControl, "more than the stream's window"}

@@ -91,7 +91,9 @@ func (f *framer) verdict(kinds string) string {
 				got = fmt.Sprintf("DATA %d %d", fr.StreamID, len(fr.Data()))
 			}
 		case *http2.RSTStreamFrame:
-			got = fmt.Sprintf("RST %d %s", fr.StreamID, fr.ErrCode)
+			if fr.ErrCode != http2.ErrCodeNo { // the rest of a request is not wanted
+				got = fmt.Sprintf("RST %d %s", fr.StreamID, fr.ErrCode)
+			}
 		case *http2.GoAwayFrame:
 			if got = "GOAWAY " + fr.ErrCode.String(); got == kinds {
 				for err == nil { // RFC 9113 section 5.4.1: the connection ends
