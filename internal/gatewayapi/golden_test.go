@@ -23,7 +23,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 // Each file of testdata/golden is objects of a cluster, given at once; what follows from them is in the file beside it.
-// Feedback of serial 1 is what gateways tell that have confirmed the first tables.
+// Feedback with a high Confirmed is what gateways tell that have confirmed whatever there is.
 func TestGolden(t *testing.T) {
 	files, err := filepath.Glob("testdata/golden/*.yaml")
 	if err != nil || len(files) == 0 {

@@ -45,7 +45,8 @@ func (r RouteID) String() string { return string(r.Kind) + "/" + r.Name.String()
 type GatewayChange struct {
 	// Gone says that the Gateway is deleted or is no longer ours: nothing of it may stay. The rest is empty then.
 	Gone bool
-	// Serial grows with every change of the Gateway's tables. Feedback.Confirmed names the newest one that is served.
+	// Serial grows with every change of the Gateway's tables, also when it is deleted and made anew. Feedback.Confirmed
+	// names the newest one that is served.
 	Serial uint64
 	// Update is the change of its tables, without a revision; nil when only the rest changed.
 	Update *route.Update

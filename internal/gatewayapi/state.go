@@ -5,6 +5,7 @@ package gatewayapi
 import (
 	"maps"
 	"reflect"
+	"slices"
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -38,6 +39,8 @@ type State struct {
 	policies       map[string]*Policy
 	feedback       map[model.Name]*Feedback
 	crdVersion     *string
+
+	serial uint64 // the newest given to any Gateway's change: one that is made anew gets none that was confirmed before
 
 	// What was made of them.
 	classes         map[string]*class
@@ -160,7 +163,7 @@ func (s *State) Apply(c *Change) *Output {
 	for svc := range w.services {
 		s.refresh(w, svc)
 	}
-	for name := range w.tables {
+	for _, name := range slices.SortedFunc(maps.Keys(w.tables), model.Name.Compare) {
 		s.flush(w, name)
 	}
 	for name := range w.classStatus {
@@ -223,7 +226,7 @@ func (s *State) flush(w *work, name model.Name) {
 	if g == nil {
 		return
 	}
-	change := &GatewayChange{Update: g.tables.flush()}
+	change := &GatewayChange{Update: g.tables.flush(&s.serial)}
 	change.Serial = g.tables.serial
 	if g.toldInfra == nil || !reflect.DeepEqual(g.toldInfra, g.infra) {
 		g.toldInfra, change.Infrastructure = g.infra, g.infra

@@ -4,6 +4,7 @@ package gatewayapi
 
 import (
 	"slices"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -27,7 +28,7 @@ func condition[T ~string](typ T, v verdict, generation int64) metav1.Condition {
 	}
 	const most = 32768
 	if len(v.message) > most {
-		v.message = v.message[:most-3] + "..."
+		v.message = strings.ToValidUTF8(v.message[:most-3], "") + "..."
 	}
 	return metav1.Condition{Type: string(typ), Status: status, Reason: v.reason, Message: v.message, ObservedGeneration: generation}
 }

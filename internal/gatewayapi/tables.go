@@ -89,8 +89,8 @@ func (r *resources[T]) all() (out []T) {
 	return out
 }
 
-// flush gives the change since the last flush; nil when there is none.
-func (t *tables) flush() *route.Update {
+// flush gives the change since the last flush, which gets the next serial; nil when there is none.
+func (t *tables) flush(last *uint64) *route.Update {
 	var u route.Update
 	u.Listeners = t.listeners.flush(route.KindListener, &u.Removed)
 	u.Routes = t.routes.flush(route.KindRoute, &u.Removed)
@@ -101,7 +101,8 @@ func (t *tables) flush() *route.Update {
 	if len(u.Listeners)+len(u.Routes)+len(u.Backends)+len(u.Endpoints)+len(u.Certificates)+len(u.Policies)+len(u.Removed) == 0 {
 		return nil
 	}
-	t.serial++
+	*last++
+	t.serial = *last
 	for i := range u.Listeners {
 		t.since[u.Listeners[i].Key] = t.serial
 	}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gatewayapi
+
+import (
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestIntersectHostnames(t *testing.T) {
+	for _, c := range []struct{ listener, route, want string }{
+		{"", "", ""},
+		{"", "a.example.com", "a.example.com"},
+		{"a.example.com", "", "a.example.com"},
+		{"a.example.com", "a.example.com", "a.example.com"},
+		{"a.example.com", "b.example.com", "none"},
+		{"*.example.com", "a.example.com", "a.example.com"},
+		{"*.example.com", "a.b.example.com", "a.b.example.com"},
+		{"*.example.com", "example.com", "none"},
+		{"*.example.com", "aexample.com", "none"},
+		{"*.example.com", "*.b.example.com", "*.b.example.com"},
+		{"*.b.example.com", "*.example.com", "*.b.example.com"},
+		{"a.example.com", "*.example.com", "a.example.com"},
+		{"example.com", "*.example.com", "none"},
+		{"*.example.com", "*.example.net", "none"},
+	} {
+		got, ok := intersectHostname(c.listener, c.route)
+		if !ok {
+			got = "none"
+		}
+		if got != c.want {
+			t.Errorf("%q and %q: %q, want %q", c.listener, c.route, got, c.want)
+		}
+	}
+	if got := intersectHostnames("*.example.com", nil); !slices.Equal(got, []string{"*.example.com"}) {
+		t.Errorf("a route without hostnames has %q", got)
+	}
+	if got := intersectHostnames("a.example.com", []string{"*.example.com", "", "b.example.com"}); !slices.Equal(got, []string{"a.example.com"}) {
+		t.Errorf("hostnames are told more than once: %q", got)
+	}
+}
+
+// A set of hostnames meets a name exactly if one of its names has a host in common with it.
+func TestHostSet(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	name := func() string {
+		labels := []string{"", "*."}[rnd.IntN(2)]
+		for range 1 + rnd.IntN(3) {
+			labels += string(rune('a'+rnd.IntN(2))) + "."
+		}
+		if rnd.IntN(20) == 0 {
+			return ""
+		}
+		return strings.TrimSuffix(labels, ".")
+	}
+	for range 5000 {
+		h := newHostSet()
+		var names []string
+		for range rnd.IntN(4) {
+			n := name()
+			names = append(names, n)
+			h.add(n)
+		}
+		asked := name()
+		want := slices.ContainsFunc(names, func(n string) bool { _, ok := intersectHostname(n, asked); return ok })
+		if got := h.meets(asked); got != want {
+			t.Fatalf("%q meets %q: %t", names, asked, got)
+		}
+	}
+}
+
+func TestBindPort(t *testing.T) {
+	seen := map[uint16]bool{}
+	for p := uint16(1); p < 1024; p++ {
+		b := BindPort(p)
+		if b < 61000 || seen[b] {
+			t.Fatalf("port %d is bound at %d", p, b)
+		}
+		seen[b] = true
+	}
+	if BindPort(1024) != 1024 || BindPort(65535) != 65535 {
+		t.Error("unprivileged ports are moved")
+	}
+}
