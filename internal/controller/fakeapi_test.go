@@ -15,8 +15,10 @@ import (
 	"testing"
 	"time"
 
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/client-go/rest"
 )
@@ -177,7 +179,9 @@ func (f *fakeAPI) written() []string {
 
 // kinds by resource.
 var kinds = map[string]string{"services": "Service", "nodes": "Node", "namespaces": "Namespace", "addresspools": "AddressPool",
-	"leases": "Lease", "events": "Event"}
+	"leases": "Lease", "events": "Event", "secrets": "Secret", "configmaps": "ConfigMap", "endpointslices": "EndpointSlice",
+	"deployments": "Deployment", "serviceaccounts": "ServiceAccount", "poddisruptionbudgets": "PodDisruptionBudget",
+	"gatewayclasses": "GatewayClass", "gateways": "Gateway", "httproutes": "HTTPRoute", "gatewayconfigs": "GatewayConfig"}
 
 func fail(w http.ResponseWriter, code int, reason metav1.StatusReason, msg string) {
 	w.Header().Set("Content-Type", "application/json")
@@ -287,6 +291,18 @@ func (f *fakeAPI) change(w http.ResponseWriter, r *http.Request, path string) {
 		return
 	}
 	old := f.objects[target]
+	if old == nil && r.Header.Get("Content-Type") == string(types.ApplyPatchType) {
+		f.store(target, in)
+		f.writes = append(f.writes, "APPLY "+path)
+		w.WriteHeader(http.StatusCreated)
+		_ = json.NewEncoder(w).Encode(in)
+		return
+	}
+	if r.Method == http.MethodDelete && old != nil {
+		f.remove(target)
+		_ = json.NewEncoder(w).Encode(old)
+		return
+	}
 	if old == nil {
 		fail(w, http.StatusNotFound, metav1.StatusReasonNotFound, target)
 		return
@@ -297,8 +313,16 @@ func (f *fakeAPI) change(w http.ResponseWriter, r *http.Request, path string) {
 			fail(w, http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "metadata.uid: immutable")
 			return
 		}
+		if rv := metaOf(in)["resourceVersion"]; rv != nil && rv != metaOf(old)["resourceVersion"] {
+			fail(w, http.StatusConflict, metav1.StatusReasonConflict, "resourceVersion")
+			return
+		}
 		original, _ := json.Marshal(old)
-		merged, err := strategicpatch.StrategicMergePatch(original, body, corev1.Service{})
+		patch := func(a, b []byte) ([]byte, error) { return strategicpatch.StrategicMergePatch(a, b, corev1.Service{}) }
+		if r.Header.Get("Content-Type") != string(types.StrategicMergePatchType) {
+			patch = jsonpatch.MergePatch // near enough to server-side apply, too
+		}
+		merged, err := patch(original, body)
 		if err != nil {
 			fail(w, http.StatusBadRequest, metav1.StatusReasonBadRequest, err.Error())
 			return
