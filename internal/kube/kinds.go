@@ -58,8 +58,11 @@ const (
 
 // feedsFor makes one feed a chosen kind: the table of what weft watches.
 func feedsFor(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, kinds Kinds, silence time.Duration, lean bool) []runner {
-	fromService, fromSlice := FromService, FromEndpointSlice
-	if lean {
+	fromService, fromSlice, fromPod := FromService, FromEndpointSlice, FromPod
+	switch {
+	case w.forNames:
+		fromService, fromSlice, fromPod = namesService, namesEndpointSlice, namesPod
+	case lean:
 		fromService, fromSlice = leanService, leanEndpointSlice
 	}
 	var out []runner
@@ -81,7 +84,7 @@ func feedsFor(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, kinds K
 	})
 	add(Pods, &feed[*corev1.Pod, model.Pod]{
 		w: w, apiVersion: "v1", kindName: "Pod", example: &corev1.Pod{}, silence: silence,
-		lw: listerOf(c.CoreV1().Pods(all)), from: w.fromPod,
+		lw: listerOf(c.CoreV1().Pods(all)), from: fromPod,
 		put: func(d *model.Delta, n model.Name, v *model.Pod) { set(&d.Pods, n, v) },
 	})
 	add(Nodes, &feed[*corev1.Node, model.Node]{

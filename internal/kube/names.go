@@ -18,23 +18,17 @@ const (
 	triggerKept = 10 * time.Minute
 )
 
-// fromService is FromService, less what Options.ForNames leaves out. The object is the watcher's own: it is trimmed
+// namesService is FromService for Options.ForNames. The object is the watcher's own: it is trimmed
 // before it is translated, so that what is left out never has a copy.
-func (w *Watcher) fromService(s *corev1.Service) (*model.Service, error) {
-	if !w.forNames {
-		return FromService(s)
-	}
+func namesService(s *corev1.Service) (*model.Service, error) {
 	s.Labels, s.Spec.Selector = nil, nil
 	out, err := FromService(s)
 	out.UID = ""
 	return out, err
 }
 
-// fromEndpointSlice does the same for FromEndpointSlice.
-func (w *Watcher) fromEndpointSlice(s *discoveryv1.EndpointSlice) (*model.EndpointSlice, error) {
-	if !w.forNames {
-		return FromEndpointSlice(s)
-	}
+// namesEndpointSlice does the same for FromEndpointSlice.
+func namesEndpointSlice(s *discoveryv1.EndpointSlice) (*model.EndpointSlice, error) {
 	for i := range s.Endpoints {
 		s.Endpoints[i].Hints, s.Endpoints[i].Zone = nil, nil
 	}
@@ -49,11 +43,8 @@ func (w *Watcher) fromEndpointSlice(s *discoveryv1.EndpointSlice) (*model.Endpoi
 	return out, err
 }
 
-// fromPod does the same for FromPod.
-func (w *Watcher) fromPod(p *corev1.Pod) (*model.Pod, error) {
-	if !w.forNames {
-		return FromPod(p)
-	}
+// namesPod does the same for FromPod.
+func namesPod(p *corev1.Pod) (*model.Pod, error) {
 	p.Labels, p.Spec.Containers, p.Spec.InitContainers = nil, nil, nil
 	out, err := FromPod(p)
 	out.UID = ""

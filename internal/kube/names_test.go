@@ -37,9 +37,7 @@ func TestForNames(t *testing.T) {
 		return &corev1.Pod{ObjectMeta: meta(), Spec: corev1.PodSpec{NodeName: "node-1", Containers: []corev1.Container{{Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 80}}}}},
 			Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: "10.1.0.1"}}}}
 	}
-	w := &Watcher{forNames: true}
-
-	gotService, err := w.fromService(svc())
+	gotService, err := namesService(svc())
 	wantService, _ := FromService(svc())
 	wantService.UID, wantService.Labels, wantService.Selector = "", nil, nil
 	if diff := cmp.Diff(wantService, gotService, equal); err != nil || diff != "" {
@@ -47,7 +45,7 @@ func TestForNames(t *testing.T) {
 	}
 	for _, age := range []time.Duration{time.Second, time.Hour} {
 		at := time.Now().Add(-age)
-		got, err := w.fromEndpointSlice(slice(at))
+		got, err := namesEndpointSlice(slice(at))
 		want, _ := FromEndpointSlice(slice(at))
 		want.UID = ""
 		want.Endpoints[0].Zone, want.Endpoints[0].HintNodes = "", nil
@@ -58,18 +56,8 @@ func TestForNames(t *testing.T) {
 			t.Errorf("EndpointSlice, %s old: %v (-want +got):\n%s", age, err, diff)
 		}
 	}
-	got, err := w.fromPod(pod())
+	got, err := namesPod(pod())
 	if err != nil || got.UID != "" || got.Labels != nil || len(got.IPs) != 1 || got.Name != (model.Name{Namespace: "shop", Name: "web"}) {
 		t.Errorf("Pod: %+v, %v", got, err)
-	}
-
-	w = &Watcher{}
-	all, _ := w.fromService(svc())
-	if all.UID == "" || all.Labels == nil || all.Selector == nil {
-		t.Errorf("without ForNames: %+v", all)
-	}
-	rest, _ := w.fromEndpointSlice(slice(time.Now()))
-	if rest.UID == "" || rest.Endpoints[0].Zone == "" || rest.Endpoints[0].HintNodes == nil {
-		t.Errorf("without ForNames: %+v", rest)
 	}
 }

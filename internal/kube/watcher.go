@@ -99,6 +99,7 @@ func NewWatcher(cfg *rest.Config, opts Options) (*Watcher, error) {
 	if silence == 0 {
 		silence = 3 * time.Minute
 	}
+	w.forNames = opts.ForNames
 	w.feeds = feedsFor(w, typed, dyn, opts.Kinds, silence, opts.Lean)
 	w.waiting = len(w.feeds)
 	if opts.Registerer != nil {
