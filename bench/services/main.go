@@ -37,7 +37,7 @@ func main() {
 
 // work measures one thing and prints it. The process has a network namespace of its own.
 func work(args []string) {
-	n := make([]int, len(args))
+	n := make([]int, len(args)-2)
 	for i, a := range args[2:] {
 		v, err := strconv.Atoi(a)
 		if err != nil {
@@ -46,9 +46,12 @@ func work(args []string) {
 		n[i] = v
 	}
 	var out any
-	if args[0] == "path" {
+	switch args[0] {
+	case "path":
 		out = measurePath(args[1], n[0])
-	} else {
+	case "agent":
+		out = measureAgent(args[1], n[0], n[1])
+	default:
 		out = measureProgramming(args[1], n[0], n[1], n[2], n[3])
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(out); err != nil {
@@ -62,6 +65,7 @@ type results struct {
 	Kernel      string        `json:"kernel"`
 	CPUs        int           `json:"cpus"`
 	Programming []programming `json:"programming"`
+	Agent       []agentMemory `json:"agent"`
 	Path        []pathResult  `json:"path"`
 }
 
@@ -73,7 +77,7 @@ func run() error {
 		"kube-proxy-iptables": flag.Int("iptables-max", 5000, "most `endpoints` that kube-proxy is given in iptables mode: one sync takes minutes beyond"),
 	}
 	quick := flag.Bool("quick", false, "small sizes only")
-	only := flag.String("only", "", "`part` to measure: programming or path (default: both)")
+	only := flag.String("only", "", "`part` to measure: programming, agent or path (default: all)")
 	flag.Parse()
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("needs root: every measurement has a network namespace of its own")
@@ -86,13 +90,13 @@ func run() error {
 	res := results{When: time.Now().UTC().Format(time.DateOnly), CPUs: runtime.NumCPU(), Kernel: kernel()}
 	type size struct{ services, endpoints, changes, rate int }
 	sizes := []size{{1000, 4, 200, 0}, {10000, 4, 1000, 1000}, {30000, 4, 200, 0}, {50000, 4, 1000, 0}, {5000, 50, 200, 0}, {1, 10000, 50, 0}}
-	paths := []int{1, 1000, 10000, 50000}
+	paths, agents := []int{1, 1000, 10000, 50000}, []int{1, 10000, 30000, 50000}
 	if *quick {
-		sizes, paths = []size{{1000, 4, 50, 1000}}, []int{1, 1000}
+		sizes, paths, agents = []size{{1000, 4, 50, 1000}}, []int{1, 1000}, []int{1000}
 	}
 	for _, s := range sizes {
 		for _, c := range contenders {
-			if *only == "path" || s.services*s.endpoints > *most[c] {
+			if *only != "" && *only != "programming" || s.services*s.endpoints > *most[c] {
 				continue
 			}
 			changes := s.changes
@@ -110,9 +114,14 @@ func run() error {
 			}
 		}
 	}
+	if *only == "" || *only == "agent" {
+		if err := res.agents(*dir, agents); err != nil {
+			return err
+		}
+	}
 	for _, n := range paths {
 		for _, c := range contenders {
-			if *only == "programming" || 4*n > *most[c] {
+			if *only != "" && *only != "path" || 4*n > *most[c] {
 				continue
 			}
 			var p pathResult
@@ -124,6 +133,31 @@ func run() error {
 			if err := res.write(*dir); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// agents measures the program itself, with so many Services of 4 endpoints.
+func (r *results) agents(dir string, sizes []int) error {
+	bin, err := os.MkdirTemp("", "weft-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(bin) }()
+	weft, err := buildWeft(bin)
+	if err != nil {
+		return err
+	}
+	for _, n := range sizes {
+		var m agentMemory
+		if err := isolated(&m, "agent", weft, n, 4); err != nil {
+			m = agentMemory{Services: n, Endpoints: 4, Error: err.Error()}
+		}
+		fmt.Printf("%-20s %6d x %-5d ready after %s, %.0f MiB resident, %.0f at the peak  %s\n", "weft node", n, 4, m.Ready, m.Resident, m.Peak, m.Error)
+		r.Agent = append(r.Agent, m)
+		if err := r.write(dir); err != nil {
+			return err
 		}
 	}
 	return nil

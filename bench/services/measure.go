@@ -3,13 +3,10 @@
 package main
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"runtime/debug"
 	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -75,7 +72,7 @@ func measureProgramming(name string, services, endpoints, changes, rate int) pro
 	}
 	out.FullSync, out.FullCPU = seconds(took.Seconds()), seconds(cpu.Seconds())
 	debug.FreeOSMemory()
-	out.Memory = resident()
+	out.Memory = memoryOf(os.Getpid(), "VmRSS")
 	r := rand.New(rand.NewPCG(1, uint64(services)))
 	gens := make(map[int]int)
 	next := func() (old, new *discoveryv1.EndpointSlice) {
@@ -149,22 +146,4 @@ func cpuTime() time.Duration {
 		total += time.Duration(u.Utime.Nano() + u.Stime.Nano())
 	}
 	return total
-}
-
-// resident is the process's resident memory in MiB.
-func resident() float64 {
-	b, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		panic(err)
-	}
-	for line := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kb, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(v), " kB"))
-			if err != nil {
-				panic(err)
-			}
-			return float64(kb) / 1024
-		}
-	}
-	panic(fmt.Sprintf("no VmRSS in %s", b))
 }

@@ -5,6 +5,7 @@ package podnet
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -291,6 +292,57 @@ func TestUnreachable(t *testing.T) {
 			if took := time.Since(began); took > 1500*time.Millisecond || !errors.Is(err, unix.EHOSTUNREACH) && !errors.Is(err, unix.ENETUNREACH) {
 				t.Errorf("%s to %s, which no pod has: %v after %v, want a refusal", from.name, gone.ip(f), err, took)
 			}
+		}
+	}
+}
+
+// TestGoneEndsTCP: who has a TCP connection to a pod that is no more, and that could not say goodbye, learns so at once.
+func TestGoneEndsTCP(t *testing.T) {
+	a, b, _ := sharedLink(t)
+	a.start()
+	b.start()
+	a.tell(a, b)
+	b.tell(a, b)
+	p, far, stays, gone := b.pod("p"), a.pod("far"), b.pod("stays"), b.pod("gone")
+	type connection struct {
+		net.Conn
+		from *pod
+		to   netip.Addr
+		ends bool
+	}
+	exchange := func(c connection) error {
+		if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+			return err
+		}
+		if _, err := c.Write([]byte("?")); err != nil {
+			return err
+		}
+		_, err := c.Read(make([]byte, 100))
+		return err
+	}
+	var all []connection
+	for _, f := range both {
+		for _, from := range []*pod{p, far} {
+			for _, to := range []*pod{gone, stays} {
+				c := connection{from: from, to: to.ip(f), ends: to == gone}
+				from.run(func() (err error) {
+					c.Conn, err = net.Dial("tcp", netip.AddrPortFrom(c.to, 80).String())
+					return err
+				})
+				defer func() { _ = c.Close() }()
+				if err := exchange(c); err != nil {
+					t.Fatalf("%s to %s: %v", from.name, c.to, err)
+				}
+				all = append(all, c)
+			}
+		}
+	}
+	if err := b.n.Del(gone.req.ContainerID, "eth0"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range all {
+		if err := exchange(c); errors.Is(err, unix.ECONNRESET) != c.ends || !c.ends && err != nil {
+			t.Errorf("%s to %s, after a pod went: %v; want a reset: %v", c.from.name, c.to, err, c.ends)
 		}
 	}
 }

@@ -257,3 +257,11 @@ func (t *topology) clusterRanges() []addrRange {
 	}
 	return mergePrefixes(ps)
 }
+
+// ownRanges are the ranges of this node's own pods.
+func (t *topology) ownRanges() []addrRange {
+	if t.self == nil {
+		return nil
+	}
+	return mergePrefixes(t.self.PodCIDRs)
+}

@@ -19,6 +19,7 @@ func tableSets(t *nftables.Table) []*nftables.Set {
 		port := nftables.MustConcatSetType(addr[f], nftables.TypeInetService)
 		sets = append(sets,
 			&nftables.Set{Table: t, Name: "cluster" + f, Interval: true, KeyType: addr[f]},
+			&nftables.Set{Table: t, Name: "own" + f, Interval: true, KeyType: addr[f]},
 			&nftables.Set{Table: t, Name: "hairpin" + f, Concatenation: true, KeyType: nftables.MustConcatSetType(addr[f], addr[f])},
 			&nftables.Set{Table: t, Name: "host-ports" + f, Concatenation: true, IsMap: true, DataType: port,
 				KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)},
@@ -126,6 +127,25 @@ func addChains(c *nftables.Conn, t *nftables.Table) {
 		&expr.Fib{Register: r1, FlagSADDR: true, FlagIIF: true, ResultOIF: true, FlagPRESENT: true},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: r1, Data: make([]byte, 4)},
 		drop))
+
+	// The route says "unreachable" where there is no such pod. New connections fail at that; established ones take it
+	// for a passing trouble and go on for a quarter of an hour.
+	gone := chain("gone", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityFilter)
+	for _, f := range families {
+		rule(gone, f.only(), is(
+			f.load(f.dst, r1),
+			&expr.Lookup{SourceRegister: r1, SetName: "own" + f.suffix},
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: r1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: r1, Data: []byte{unix.IPPROTO_TCP}},
+			&expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1, DestRegister: r1},
+			&expr.Bitwise{SourceRegister: r1, DestRegister: r1, Len: 1, Mask: []byte{0x02}, Xor: []byte{0}},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: r1, Data: []byte{0}}, // no SYN
+			&expr.Fib{Register: r1, FlagDADDR: true, ResultOIF: true, FlagPRESENT: true},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: r1, Data: make([]byte, 4)},
+			&expr.Fib{Register: r1, FlagDADDR: true, ResultADDRTYPE: true},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: r1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}))
+	}
 
 	to := chain("to-host-port", "", nil, nil)
 	for _, f := range families {

@@ -21,12 +21,14 @@ import (
 //
 //	chain           hook         priority      does
 //	from-pods       prerouting   raw (-300)    a pod sends from its own addresses only, and not to the node's loopback
+//	gone            prerouting   filter (0)    ends TCP connections to pods of this node that are no more
 //	host-ports      prerouting   dstnat (-100) host ports, for packets from elsewhere
 //	host-ports-node output       dstnat (-100) host ports, for the node's own packets
 //	outbound        postrouting  srcnat (100)  hides pods from what is beyond the cluster; host port hairpins
 //	tunnel-mss      forward      mangle (-150) TCP through a tunnel sends segments that fit it
 //
-// All that varies is in elements: cluster4 and cluster6 hold what pods reach under their own address, host-ports4,
+// All that varies is in elements: cluster4 and cluster6 hold what pods reach under their own address, own4 and own6 the
+// node's own podCIDRs, host-ports4,
 // host-ports6 and host-ip-ports4, host-ip-ports6 map host ports to pods, hairpin4 and hairpin6 hold the pods with
 // host ports, paired with themselves.
 const TableName = "weft-podnet"
@@ -108,17 +110,23 @@ func (t *table) expect(es []portElement) {
 	}
 }
 
-// setCluster replaces what pods reach under their own address.
-func (t *table) setCluster(rs []addrRange) error {
+// setRanges replaces what pods reach under their own address, and the ranges of this node's own pods.
+func (t *table) setRanges(cluster, own []addrRange) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.live = true
-	clear(t.want["cluster4"])
-	clear(t.want["cluster6"])
+	t.setInterval("cluster", cluster)
+	t.setInterval("own", own)
+	return t.sync()
+}
+
+func (t *table) setInterval(name string, rs []addrRange) {
+	clear(t.want[name+"4"])
+	clear(t.want[name+"6"])
 	for _, r := range rs {
-		set := "cluster4"
+		set := name + "4"
 		if r.first.Is6() {
-			set = "cluster6"
+			set = name + "6"
 		}
 		// An interval is a pair of elements: its first address, and the first one after it. The value tells them
 		// apart and is not sent.
@@ -127,7 +135,6 @@ func (t *table) setCluster(rs []addrRange) error {
 			t.want[set][string(end.AsSlice())+endMark] = []byte{}
 		}
 	}
-	return t.sync()
 }
 
 // endMark ends the key, in our maps, of an element that ends an interval.
@@ -212,7 +219,7 @@ func (t *table) object() *nftables.Table {
 // sync brings the kernel from have to want, t.mu held.
 func (t *table) sync() error {
 	if !t.live {
-		return nil // setCluster does it all
+		return nil // setRanges does it all
 	}
 	return t.with(func(c *nftables.Conn) error {
 		if !t.held {

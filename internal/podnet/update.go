@@ -59,7 +59,7 @@ func (n *Network) Update(_ context.Context, d *model.Delta) error {
 	var err error
 	if changed {
 		// First: what becomes reachable under a pod's own address is known before anyone can send to it.
-		err = n.table.setCluster(n.topo.clusterRanges())
+		err = n.table.setRanges(n.topo.clusterRanges(), n.topo.ownRanges())
 	}
 	if err = errors.Join(err, n.applyRoutes(touched)); err != nil {
 		n.synced = false // the next call looks at everything
@@ -134,7 +134,7 @@ func (n *Network) resync(pods bool) error {
 	for d := range n.router.have {
 		touched = append(touched, d)
 	}
-	if err := n.table.setCluster(n.topo.clusterRanges()); err != nil {
+	if err := n.table.setRanges(n.topo.clusterRanges(), n.topo.ownRanges()); err != nil {
 		return fmt.Errorf("pod network: %w", err)
 	}
 	// A node that can't be reached is no reason to take no pods here.

@@ -145,7 +145,7 @@ func candidates(eps []*model.EndpointSlice, f model.Family, name string, proto m
 			for i := range s.Endpoints {
 				ep := &s.Endpoints[i]
 				// A consumer uses the first address only (EndpointSlice API documentation).
-				if len(ep.Addresses) > 0 && model.FamilyOf(ep.Addresses[0]) == f {
+				if len(ep.Addresses) > 0 && usable(ep.Addresses[0], f) {
 					out = append(out, candidate{netip.AddrPortFrom(ep.Addresses[0].Unmap(), p.Port), ep})
 				}
 			}

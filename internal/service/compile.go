@@ -65,11 +65,45 @@ func compile(s *model.Service, eps []*model.EndpointSlice, n *Node) compiled {
 	if s.Type != model.ClusterIP {
 		perPort++
 	}
+	for _, sl := range eps {
+		if bad := unusable(sl); bad != "" {
+			out.events = append(out.events, model.Event{APIVersion: "discovery.k8s.io/v1", Kind: "EndpointSlice", Name: sl.Name, UID: sl.UID,
+				Warning: true, Reason: "UnusableEndpoint", Message: bad})
+		}
+	}
 	out.entries = make([]entry, 0, len(s.ClusterIPs)*len(s.Ports)*perPort)
 	for _, ip := range s.ClusterIPs {
 		out.family(s, eps, n, ip.Unmap())
 	}
 	return out
+}
+
+// unusable says which endpoints of a slice are left out for their address; "" if none are.
+func unusable(sl *model.EndpointSlice) string {
+	if sl.FQDN {
+		return "addressType FQDN names no addresses to forward to; its endpoints get no traffic: " +
+			"use addressType IPv4 or IPv6"
+	}
+	for i := range sl.Endpoints {
+		for _, a := range sl.Endpoints[i].Addresses[:min(1, len(sl.Endpoints[i].Addresses))] {
+			if !usable(a, sl.Family) {
+				return fmt.Sprintf("endpoints[%d].addresses: %s is no unicast %s address that can be forwarded to; the endpoint gets no "+
+					"traffic: use one that is neither unspecified, loopback, multicast nor link-local", i, a, sl.Family)
+			}
+		}
+	}
+	return ""
+}
+
+// usable tells whether traffic can be forwarded to an address of an endpoint.
+func usable(a netip.Addr, f model.Family) bool {
+	return model.FamilyOf(a) == f && !neverForwarded(a)
+}
+
+// neverForwarded tells of addresses that mean something else to each host.
+func neverForwarded(a netip.Addr) bool {
+	a = a.Unmap()
+	return a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast()
 }
 
 // localReady counts the ready endpoints on the node. One with an address in each family is in two slices and counts
@@ -93,7 +127,7 @@ func (out *compiled) family(s *model.Service, eps []*model.EndpointSlice, n *Nod
 	f := model.FamilyOf(clusterIP)
 	sources, bad := sourceRanges(s, f, n)
 	if bad != "" {
-		out.warn(s, "InvalidSourceRange", bad)
+		out.warn("InvalidSourceRange", bad)
 	}
 	everywhere := netip.IPv4Unspecified()
 	if f == model.IPv6 {
@@ -105,6 +139,11 @@ func (out *compiled) family(s *model.Service, eps []*model.EndpointSlice, n *Nod
 		c := choose(cands, n)
 		base := Rule{
 			Service: s.Name, Port: p.Name, Affinity: s.AffinityTimeout, Backends: backends(cands, n),
+		}
+		if n := max(len(c.cluster.Endpoints), len(c.local.Endpoints)); n > MaxAffinity && base.Affinity > 0 {
+			base.Affinity = 0
+			out.warn("AffinityIgnored", fmt.Sprintf("sessionAffinity works up to %d endpoints, and port %d has %d: its clients are spread "+
+				"over all of them; have fewer endpoints, or no affinity", MaxAffinity, p.Port, n))
 		}
 		internal := base
 		internal.Kind, internal.Main = ClusterIP, c.cluster
@@ -149,10 +188,9 @@ func (out *compiled) add(ip netip.Addr, proto model.Protocol, port uint16, r Rul
 			return
 		}
 	}
-	if r.Kind != NodePort && (ip.IsUnspecified() || ip.IsLoopback() || ip.IsMulticast() || ip.IsLinkLocalUnicast()) {
-		out.events = append(out.events, model.Event{APIVersion: "v1", Kind: "Service", Name: r.Service, Warning: true,
-			Reason: "UnusableAddress", Message: fmt.Sprintf("%s %s is not an address that can be forwarded; it is ignored: "+
-				"use one that is neither unspecified, loopback, multicast nor link-local", r.Kind, ip)})
+	if r.Kind != NodePort && neverForwarded(ip) {
+		out.warn("UnusableAddress", fmt.Sprintf("%s %s is not an address that can be forwarded; it is ignored: "+
+			"use one that is neither unspecified, loopback, multicast nor link-local", r.Kind, ip))
 		return
 	}
 	if r.Main.Action == Drop {
@@ -161,9 +199,12 @@ func (out *compiled) add(ip netip.Addr, proto model.Protocol, port uint16, r Rul
 	out.entries = append(out.entries, entry{f, &r})
 }
 
-func (out *compiled) warn(s *model.Service, reason, message string) {
-	out.events = append(out.events, model.Event{APIVersion: "v1", Kind: "Service", Name: s.Name, UID: s.UID, Warning: true,
-		Reason: reason, Message: message})
+// warn has the Service's owner told, once of each thing.
+func (out *compiled) warn(reason, message string) {
+	e := model.Event{APIVersion: "v1", Kind: "Service", Name: out.meta.Name, UID: out.meta.UID, Warning: true, Reason: reason, Message: message}
+	if !slices.Contains(out.events, e) {
+		out.events = append(out.events, e)
+	}
 }
 
 // sourceRanges are the sources that may use the load balancer IPs of a family; nil is all of them. Where the node is

@@ -90,6 +90,10 @@ type Backend struct {
 	Serving bool // by its conditions, be it terminating or not
 }
 
+// MaxAffinity is up to how many endpoints session affinity works: a Forwarder may number them with 16 bits, those before
+// a change and those after it.
+const MaxAffinity = 16000
+
 // Rule is all that the node does with the traffic of one Frontend.
 type Rule struct {
 	Service model.Name
@@ -109,7 +113,8 @@ type Rule struct {
 	// Sources, where not empty, are the only ones admitted (loadBalancerSourceRanges); others are dropped. Sorted.
 	Sources []netip.Prefix
 
-	// Affinity keeps a client at its endpoint for so long after its last new connection; 0 is off.
+	// Affinity keeps a client at its endpoint for so long after its last new connection; 0 is off, as it is for pools of
+	// more than MaxAffinity.
 	Affinity time.Duration
 
 	// Backends are all endpoints of the Service port in the frontend's family, sorted; shared, read-only.

@@ -59,15 +59,11 @@ func kindOf(endpoints []netip.AddrPort, seconds int) slotKind {
 	return rows
 }
 
-// maxSticky is up to how many endpoints affinity works: those before a change and those after it must all have a
-// number of 16 bits.
-const maxSticky = 16000
-
 // wanted is what the kernel should hold for a rule; its pools are in the order of the rule, not of slots.
 func wanted(r *service.Rule, main, within span) held {
 	var h held
 	seconds := int((r.Affinity + time.Second - 1) / time.Second)
-	if len(r.Main.Endpoints) > maxSticky || r.Inside != nil && len(r.Inside.Endpoints) > maxSticky {
+	if len(r.Main.Endpoints) > service.MaxAffinity || r.Inside != nil && len(r.Inside.Endpoints) > service.MaxAffinity {
 		seconds = 0
 	}
 	label := func(p service.Pool, s slotted) string {
