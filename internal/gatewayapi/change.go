@@ -86,7 +86,8 @@ type ServicePort struct {
 	Port    uint16
 }
 
-// Feedback is what is known of a Gateway's infrastructure and pods. Without any a Gateway is not programmed.
+// Feedback is what is known of a Gateway's infrastructure and pods. Before the first one, what the Gateway's own status
+// says of being programmed and of its addresses stands, as an earlier process wrote it.
 type Feedback struct {
 	// Addresses at which clients reach it.
 	Addresses []Address
@@ -94,6 +95,9 @@ type Feedback struct {
 	Problem *Problem
 	// Confirmed is the Serial of the newest Gateway change that every connected pod serves; 0 is none.
 	Confirmed uint64
+	// Restarted says that this process has just begun and the pods had no time yet to connect: what an earlier process
+	// said stands as far as it is of the same generation. So a restart does not make Gateways look broken.
+	Restarted bool
 }
 
 // Address is one address of a Gateway.

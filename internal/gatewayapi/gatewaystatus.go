@@ -17,7 +17,8 @@ import (
 
 // listenerProgrammed decides a listener's Programmed condition. It is true only when every pod has confirmed tables
 // that have the listener as it is.
-func (g *gateway) listenerProgrammed(l *listener) verdict {
+func (s *State) listenerProgrammed(g *gateway, l *listener) verdict {
+	programmed := yes(gwv1.ListenerReasonProgrammed, "every pod of the gateway serves it")
 	switch {
 	case !l.conflict.ok:
 		return l.conflict
@@ -25,14 +26,48 @@ func (g *gateway) listenerProgrammed(l *listener) verdict {
 		return no(gwv1.ListenerReasonInvalid, "the listener is not accepted: "+l.accepted.message)
 	case l.unservable != "":
 		return no(gwv1.ListenerReasonInvalid, "connections are refused: "+l.unservable)
+	case g.unheard() && s.wasProgrammed(g, l):
+		return programmed
 	case g.feedback == nil || g.feedback.Confirmed == 0 || g.feedback.Confirmed < g.tables.since[l.key]:
 		return no(gwv1.ListenerReasonPending, "the gateway's pods have not confirmed it yet")
 	}
-	return yes(gwv1.ListenerReasonProgrammed, "every pod of the gateway serves it")
+	return programmed
+}
+
+// unheard says that the pods had no chance yet to tell this process what they serve.
+func (g *gateway) unheard() bool {
+	return g.feedback == nil || g.feedback.Restarted && g.feedback.Confirmed == 0
+}
+
+// wasProgrammed tells whether the object's own status has the listener as programmed, in the object's generation.
+func (s *State) wasProgrammed(g *gateway, l *listener) bool {
+	generation := g.obj.Generation
+	var own []metav1.Condition
+	if l.parent.kind == "Gateway" {
+		for i := range g.obj.Status.Listeners {
+			if st := &g.obj.Status.Listeners[i]; st.Name == l.spec.Name {
+				own = st.Conditions
+			}
+		}
+	} else if ls := s.listenerSets[l.parent.Name]; ls != nil {
+		generation = ls.obj.Generation
+		for i := range ls.obj.Status.Listeners {
+			if st := &ls.obj.Status.Listeners[i]; st.Name == l.spec.Name {
+				own = st.Conditions
+			}
+		}
+	}
+	return holds(own, string(gwv1.ListenerConditionProgrammed), generation)
+}
+
+func holds(conditions []metav1.Condition, typ string, generation int64) bool {
+	return slices.ContainsFunc(conditions, func(c metav1.Condition) bool {
+		return c.Type == typ && c.Status == metav1.ConditionTrue && c.ObservedGeneration == generation
+	})
 }
 
 // programmed decides the Gateway's Programmed condition.
-func (g *gateway) programmed() verdict {
+func (s *State) programmed(g *gateway) verdict {
 	if !g.accepted.ok {
 		return no(gwv1.GatewayReasonInvalid, "the Gateway is not accepted: "+g.accepted.message)
 	}
@@ -46,6 +81,7 @@ func (g *gateway) programmed() verdict {
 	}
 	f := g.feedback
 	switch {
+	case f == nil && holds(g.obj.Status.Conditions, string(gwv1.GatewayConditionProgrammed), g.obj.Generation):
 	case f == nil:
 		return no(gwv1.GatewayReasonPending, "the gateway's infrastructure is being made")
 	case f.Problem != nil:
@@ -55,7 +91,7 @@ func (g *gateway) programmed() verdict {
 	}
 	some := false
 	for _, l := range g.byParent[parentID{"Gateway", g.name}] {
-		v := g.listenerProgrammed(l)
+		v := s.listenerProgrammed(g, l)
 		if l.valid() && !v.ok {
 			return no(gwv1.GatewayReasonPending, fmt.Sprintf("listener %s: %s", l.name, v.message))
 		}
@@ -70,7 +106,7 @@ func (g *gateway) programmed() verdict {
 // tellGateway makes the statuses of a Gateway and of its ListenerSets.
 func (s *State) tellGateway(w *work, g *gateway) {
 	gen := g.obj.Generation
-	programmed := g.programmed()
+	programmed := s.programmed(g)
 	out := &gwv1.GatewayStatus{Conditions: []metav1.Condition{
 		condition(gwv1.GatewayConditionAccepted, g.accepted, gen),
 		condition(gwv1.GatewayConditionProgrammed, programmed, gen),
@@ -82,11 +118,13 @@ func (s *State) tellGateway(w *work, g *gateway) {
 	}
 	if g.feedback != nil {
 		out.Addresses = statusAddresses(g.feedback.Addresses)
+	} else {
+		out.Addresses = g.obj.Status.Addresses
 	}
 	for _, l := range g.byParent[parentID{"Gateway", g.name}] {
 		out.Listeners = append(out.Listeners, gwv1.ListenerStatus{
 			Name: l.spec.Name, SupportedKinds: supportedKinds(l.kinds), AttachedRoutes: int32(len(g.attached[l.key])),
-			Conditions: g.listenerConditions(l, gen),
+			Conditions: s.listenerConditions(g, l, gen),
 		})
 	}
 	n := int32(0)
@@ -120,7 +158,7 @@ func (s *State) tellSet(w *work, g *gateway, set *setState, parent verdict) {
 	for _, l := range set.own {
 		out.Listeners = append(out.Listeners, gwv1.ListenerEntryStatus{
 			Name: l.spec.Name, SupportedKinds: supportedKinds(l.kinds), AttachedRoutes: int32(len(g.attached[l.key])),
-			Conditions: g.listenerConditions(l, gen),
+			Conditions: s.listenerConditions(g, l, gen),
 		})
 	}
 	if set.accepted.ok {
@@ -129,7 +167,7 @@ func (s *State) tellSet(w *work, g *gateway, set *setState, parent verdict) {
 			programmed = no(parentNotProgrammed, fmt.Sprintf("Gateway %s is not programmed, see its status", g.name))
 		} else {
 			for _, l := range set.own {
-				if v := g.listenerProgrammed(l); l.valid() && !v.ok {
+				if v := s.listenerProgrammed(g, l); l.valid() && !v.ok {
 					programmed = no(gwv1.ListenerSetReasonPending, fmt.Sprintf("listener %s: %s", l.name, v.message))
 					break
 				}
@@ -164,14 +202,14 @@ func (s *State) tellOrphan(w *work, name model.Name) {
 	}
 }
 
-func (g *gateway) listenerConditions(l *listener, gen int64) []metav1.Condition {
+func (s *State) listenerConditions(g *gateway, l *listener, gen int64) []metav1.Condition {
 	conflicted := verdict{false, string(gwv1.ListenerReasonNoConflicts), "no other listener has its port and hostname"}
 	if !l.conflict.ok {
 		conflicted = verdict{true, l.conflict.reason, l.conflict.message}
 	}
 	out := []metav1.Condition{
 		condition(gwv1.ListenerConditionAccepted, l.accepted, gen),
-		condition(gwv1.ListenerConditionProgrammed, g.listenerProgrammed(l), gen),
+		condition(gwv1.ListenerConditionProgrammed, s.listenerProgrammed(g, l), gen),
 		condition(gwv1.ListenerConditionResolvedRefs, l.resolved, gen),
 		condition(gwv1.ListenerConditionConflicted, conflicted, gen),
 	}

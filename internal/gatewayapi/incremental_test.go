@@ -367,6 +367,59 @@ func TestProgrammedWaitsForConfirmation(t *testing.T) {
 	}
 }
 
+// A process that begins lets stand what an earlier one said, until the pods had time to connect.
+func TestRestartDoesNotTakeBack(t *testing.T) {
+	c := readObjects(t, "testdata/golden/listenersets.yaml")
+	web := model.Name{Namespace: "infra", Name: "web"}
+	feedback := c.Feedback[web]
+	s, have := New(Options{}), newTold()
+	have.take(s.Apply(c))
+	for n, st := range have.gateways {
+		c.Gateways[n] = c.Gateways[n].DeepCopy()
+		c.Gateways[n].Status = *st
+	}
+	for n, st := range have.sets {
+		c.ListenerSets[n] = c.ListenerSets[n].DeepCopy()
+		c.ListenerSets[n].Status = *st
+	}
+	if find(have.gateways[web].Conditions, "Programmed").Status != metav1.ConditionTrue {
+		t.Fatal("the Gateway is not programmed to begin with")
+	}
+	delete(c.Feedback, web)
+	again, after := New(Options{}), newTold()
+	after.take(again.Apply(c))
+	if d := cmp.Diff(have.gateways, after.gateways); d != "" {
+		t.Errorf("before feedback (-earlier +now):\n%s", d)
+	}
+	if d := cmp.Diff(have.sets, after.sets); d != "" {
+		t.Errorf("before feedback (-earlier +now):\n%s", d)
+	}
+	give := func(f Feedback) {
+		after.take(again.Apply(&Change{Feedback: map[model.Name]*Feedback{web: &f}}))
+	}
+	give(Feedback{Addresses: feedback.Addresses, Restarted: true})
+	if d := cmp.Diff(have.gateways, after.gateways); d != "" {
+		t.Errorf("while pods connect (-earlier +now):\n%s", d)
+	}
+	give(Feedback{Addresses: feedback.Addresses})
+	if find(after.gateways[web].Conditions, "Programmed").Status != metav1.ConditionFalse {
+		t.Error("programmed though the pods had their time")
+	}
+	give(Feedback{Addresses: feedback.Addresses, Confirmed: 1 << 40})
+	if d := cmp.Diff(have.gateways, after.gateways); d != "" {
+		t.Errorf("confirmed again (-earlier +now):\n%s", d)
+	}
+	changed := c.Gateways[web].DeepCopy()
+	changed.Generation++
+	changed.Spec.Listeners[0].Port = 8080
+	c.Gateways[web] = changed
+	after = newTold()
+	after.take(New(Options{}).Apply(c))
+	if find(after.gateways[web].Conditions, "Programmed").Status != metav1.ConditionFalse {
+		t.Error("what was said of another generation stands")
+	}
+}
+
 func find(cs []metav1.Condition, typ string) metav1.Condition {
 	for _, c := range cs {
 		if c.Type == typ {
