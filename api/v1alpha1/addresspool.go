@@ -22,7 +22,7 @@ var AddressPools = GroupVersion.WithResource("addresspools")
 // SchemeBuilder and AddToScheme register the group's kinds with a scheme.
 var (
 	SchemeBuilder = runtime.NewSchemeBuilder(func(s *runtime.Scheme) error {
-		s.AddKnownTypes(GroupVersion, &AddressPool{}, &AddressPoolList{}, &GatewayConfig{}, &GatewayConfigList{})
+		s.AddKnownTypes(GroupVersion, &AddressPool{}, &AddressPoolList{}, &GatewayConfig{}, &GatewayConfigList{}, &TrafficPolicy{}, &TrafficPolicyList{})
 		metav1.AddToGroupVersion(s, GroupVersion)
 		return nil
 	})

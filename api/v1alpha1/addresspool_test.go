@@ -31,6 +31,7 @@ func TestCRDMatchesTypes(t *testing.T) {
 	}{
 		{AddressPools, "AddressPool", "Cluster", reflect.TypeFor[AddressPool]()},
 		{GatewayConfigs, "GatewayConfig", "Namespaced", reflect.TypeFor[GatewayConfig]()},
+		{TrafficPolicies, "TrafficPolicy", "Namespaced", reflect.TypeFor[TrafficPolicy]()},
 	} {
 		t.Run(k.kind, func(t *testing.T) {
 			raw, err := os.ReadFile("../../deploy/chart/crds/weft.dev_" + k.resource.Resource + ".yaml")
