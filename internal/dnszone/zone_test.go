@@ -52,6 +52,11 @@ func headlessSvc(name string, ps ...string) *model.Service {
 	return s
 }
 
+func publishing(s *model.Service) *model.Service {
+	s.PublishNotReadyAddresses = true
+	return s
+}
+
 func externalSvc(name, target string) *model.Service {
 	return &model.Service{Meta: model.Meta{Name: nm(name)}, Type: model.ExternalName, ExternalName: target}
 }
@@ -178,6 +183,10 @@ func specCluster() []any {
 		slice("default/headless-4", "headless", []string{"https/TCP/443", "/TCP/9"},
 			"10.3.0.100=my-pet", "10.3.0.101=My-Pet-2", "10.3.0.102", "!10.3.0.103"),
 		slice("default/headless-6", "headless", []string{"https/TCP/443", "/TCP/9"}, "2001:db8::1:0=my-pet", "2001:db8:1::"),
+		publishing(headlessSvc("default/published", "http/TCP/80")),
+		slice("default/published-1", "published", []string{"http/TCP/80"}, "!10.3.2.1=cold", "10.3.2.2=cold", "!10.3.2.3"),
+		headlessSvc("default/ports", "a/TCP/1", "b/UDP/2"),
+		slice("default/ports-1", "ports", []string{"a/TCP/1", "b/UDP/2", "/TCP/3"}, "10.3.3.1=x", "10.3.3.2"),
 		headlessSvc("default/unready", "http/TCP/80"),
 		slice("default/unready-1", "unready", []string{"http/TCP/80"}, "!10.3.1.1"),
 		headlessSvc("default/noslice"),
@@ -241,6 +250,27 @@ func TestSpecification(t *testing.T) {
 		{"2.4.1 generated", "2001-db8-1--0.headless.default.svc.cluster.local", "AAAA", []string{"NOERROR", "2001-db8-1--0.headless.default.svc.cluster.local. 5 IN AAAA 2001:db8:1::"}},
 		{"2.1 the hostname takes the generated name's place", "10-3-0-100.headless.default.svc.cluster.local", "A", nxdomain},
 		{"2.4.1 not ready", "10-3-0-103.headless.default.svc.cluster.local", "A", nxdomain},
+		{"2.1 publishNotReadyAddresses", "published.default.svc.cluster.local", "A", []string{"NOERROR",
+			"published.default.svc.cluster.local. 5 IN A 10.3.2.1", "published.default.svc.cluster.local. 5 IN A 10.3.2.2",
+			"published.default.svc.cluster.local. 5 IN A 10.3.2.3"}},
+		{"2.4.1 several addresses of a hostname", "cold.published.default.svc.cluster.local", "A", []string{"NOERROR",
+			"cold.published.default.svc.cluster.local. 5 IN A 10.3.2.1", "cold.published.default.svc.cluster.local. 5 IN A 10.3.2.2"}},
+		{"2.1 publishNotReadyAddresses, generated", "10-3-2-3.published.default.svc.cluster.local", "A", []string{"NOERROR",
+			"10-3-2-3.published.default.svc.cluster.local. 5 IN A 10.3.2.3"}},
+		{"2.4.3 publishNotReadyAddresses", "3.2.3.10.in-addr.arpa", "PTR", []string{"NOERROR", "3.2.3.10.in-addr.arpa. 5 IN PTR 10-3-2-3.published.default.svc.cluster.local."}},
+		{"2.4.2 one protocol's port", "_b._udp.ports.default.svc.cluster.local", "SRV", []string{"NOERROR",
+			"_b._udp.ports.default.svc.cluster.local. 5 IN SRV 0 100 2 10-3-3-2.ports.default.svc.cluster.local.",
+			"_b._udp.ports.default.svc.cluster.local. 5 IN SRV 0 100 2 x.ports.default.svc.cluster.local.",
+			"+ 10-3-3-2.ports.default.svc.cluster.local. 5 IN A 10.3.3.2", "+ x.ports.default.svc.cluster.local. 5 IN A 10.3.3.1"}},
+		{"2.4.2 N endpoints and M named ports: N x M records, none of the unnamed port", "ports.default.svc.cluster.local", "SRV", []string{"NOERROR",
+			"ports.default.svc.cluster.local. 5 IN SRV 0 100 1 10-3-3-2.ports.default.svc.cluster.local.",
+			"ports.default.svc.cluster.local. 5 IN SRV 0 100 1 x.ports.default.svc.cluster.local.",
+			"ports.default.svc.cluster.local. 5 IN SRV 0 100 2 10-3-3-2.ports.default.svc.cluster.local.",
+			"ports.default.svc.cluster.local. 5 IN SRV 0 100 2 x.ports.default.svc.cluster.local.",
+			"+ 10-3-3-2.ports.default.svc.cluster.local. 5 IN A 10.3.3.2", "+ x.ports.default.svc.cluster.local. 5 IN A 10.3.3.1"}},
+		{"2.4.2 no such protocol", "_b._tcp.ports.default.svc.cluster.local", "SRV", nxdomain},
+		{"2.4.3 IPv6", strings.TrimSuffix(ReverseName(addrs("2001:db8::1:0")[0]), "."), "PTR", []string{"NOERROR",
+			"0.0.0.0.1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa. 5 IN PTR my-pet.headless.default.svc.cluster.local."}},
 		{"2.4.1 none ready", "unready.default.svc.cluster.local", "A", nxdomain},
 		{"2.4.1 none ready", "_http._tcp.unready.default.svc.cluster.local", "SRV", nxdomain},
 		{"2.4.1 none at all", "noslice.default.svc.cluster.local", "AAAA", nxdomain},
@@ -273,6 +303,7 @@ func TestSpecification(t *testing.T) {
 		{"a name of the domain in a reverse tree", "kubernetes.default.svc.3.10.in-addr.arpa", "A", []string{"NOTMINE"}},
 		{"2.5 RFC 6604", "nowhere.default.svc.cluster.local", "A", []string{"NXDOMAIN",
 			"nowhere.default.svc.cluster.local. 5 IN CNAME none.default.svc.cluster.local.", soa}},
+		{"2.5 AAAA", "foo.default.svc.cluster.local", "AAAA", []string{"CONTINUE www.Example.com.", "foo.default.svc.cluster.local. 5 IN CNAME www.Example.com."}},
 		{"2.5 below", "x.foo.default.svc.cluster.local", "A", nxdomain},
 		{"2.5 an address is no name", "number.default.svc.cluster.local", "A", nxdomain},
 
