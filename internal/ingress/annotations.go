@@ -41,7 +41,7 @@ var annotations = slices.Concat(
 	canaryAnnotations, rewriteAnnotations, redirectAnnotations, tlsAnnotations, sessionAnnotations, basicAuthAnnotations,
 	externalAuthAnnotations, clientCertificateAnnotations, accessAnnotations, limitAnnotations, corsAnnotations,
 	answerAnnotations, backendAnnotations, proxyAnnotations, backendTLSAnnotations, mirrorAnnotations,
-	firewallAnnotations, logAnnotations, snippetAnnotations,
+	firewallAnnotations, logAnnotations, snippetAnnotations, retiredAnnotations,
 )
 
 var annotationByName = func() map[string]*Annotation {
@@ -51,3 +51,6 @@ var annotationByName = func() map[string]*Annotation {
 	}
 	return m
 }()
+
+// FailsClosed tells whether a value that can't be used shuts the Ingress's paths.
+func (a *Annotation) FailsClosed() bool { return a.closed || a.snippet }

@@ -89,6 +89,10 @@ expression, as with use-regex. One exception: "/" on a pathType Prefix path with
 		}),
 	},
 	{
+		Name: "preserve-host", Group: "Rewrite", Verdict: Accepted, Values: "true, false", Note: "the backend gets the request's own Host header, unless upstream-vhost says otherwise; other controllers have this annotation",
+		set: unused(boolean(ignoredBool)),
+	},
+	{
 		Name: "server-alias", Group: "Rewrite", Verdict: Honoured, Values: "hosts", Note: "more names of the host; a name that an Ingress has a rule for is not taken from it. Regular expressions are refused",
 		set: func(s *settings, v string) error {
 			v = strings.ToLower(v)

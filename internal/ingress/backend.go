@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/route"
@@ -80,6 +81,22 @@ func (b *backends) touched(service model.Name) {
 	}
 }
 
+// hostsOf are the hosts that name a Service.
+func (b *backends) hostsOf(service model.Name) map[string]bool {
+	out := map[string]bool{}
+	for key := range b.byService[service] {
+		for unit := range b.users[key] {
+			if h, ok := strings.CutPrefix(unit, hostUnit); ok {
+				out[h] = true
+			}
+		}
+	}
+	return out
+}
+
+// hostUnit begins the names of the units that hosts are.
+const hostUnit = "host "
+
 // watch says whose having endpoints or not a host's rules depend on.
 func (b *backends) watch(host string, old *[]string, now map[string]bool) {
 	for _, key := range *old {
@@ -129,13 +146,13 @@ func (b *backends) settle(s *State) {
 			}
 			delete(b.all, key)
 			delete(b.users, key)
-			s.out.backends.remove(key)
-			s.out.endpoints.remove(key)
+			s.out.backends.remove("", key)
+			s.out.endpoints.remove("", key)
 			continue
 		}
 		set, _ := s.endpointsOf(v)
-		s.out.endpoints.set(key, route.EndpointSet{Key: key, Endpoints: set})
-		s.out.backends.set(key, v.conf)
+		s.out.endpoints.set("", key, route.EndpointSet{Key: key, Endpoints: set})
+		s.out.backends.set("", key, v.conf)
 	}
 	clear(b.stale)
 }

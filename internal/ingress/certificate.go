@@ -95,7 +95,7 @@ func (s *State) serveCertificates(unit string, old *[]string, now map[string]boo
 			delete(s.certs.serve[key], unit)
 			if len(s.certs.serve[key]) == 0 {
 				delete(s.certs.serve, key)
-				s.out.certificates.remove(key)
+				s.out.certificates.remove("", key)
 			}
 		}
 	}
@@ -106,7 +106,7 @@ func (s *State) serveCertificates(unit string, old *[]string, now map[string]boo
 		}
 		s.certs.serve[key][unit] = true
 		*old = append(*old, key)
-		s.out.certificates.set(key, s.certificate(key))
+		s.out.certificates.set("", key, s.certificate(key))
 	}
 }
 

@@ -40,7 +40,10 @@ func (h *host) byAge() []*ingress {
 }
 
 func (h *host) problem(i *ingress, reason, format string, args ...any) {
-	h.problems[i.obj.Name] = append(h.problems[i.obj.Name], problem{reason: reason, message: fmt.Sprintf(format, args...)})
+	p := problem{reason: reason, message: fmt.Sprintf(format, args...)}
+	if !slices.Contains(h.problems[i.obj.Name], p) { // rules are made twice: for TLS and for plain text
+		h.problems[i.obj.Name] = append(h.problems[i.obj.Name], p)
+	}
 }
 
 // location is one path of a host: the Ingress that won it, and its canary.
@@ -132,9 +135,9 @@ func (s *State) compileHost(name string) {
 // give hands out what was made, and takes back what is no longer.
 func (v *server) give() {
 	s, h := v.s, v.h
-	h.listeners = exchange(&s.out.listeners, h.listeners, v.listeners)
-	h.routes = exchange(&s.out.routes, h.routes, v.routes)
-	h.policies = exchange(&s.out.policies, h.policies, v.policies)
+	h.listeners = exchange(&s.out.listeners, h.name, h.listeners, v.listeners)
+	h.routes = exchange(&s.out.routes, h.name, h.routes, v.routes)
+	h.policies = exchange(&s.out.policies, h.name, h.policies, v.policies)
 	serves := map[string]bool{}
 	for _, l := range v.listeners {
 		if l.TLS != nil {
@@ -143,22 +146,22 @@ func (v *server) give() {
 			}
 		}
 	}
-	s.serveCertificates("host "+h.name, &h.certs, serves)
+	s.serveCertificates(hostUnit+h.name, &h.certs, serves)
 	s.watchSecrets(h.name, &h.secrets, v.certWatch)
-	s.backends.use("host "+h.name, v.backends)
+	s.backends.use(hostUnit+h.name, v.backends)
 	s.backends.watch(h.name, &h.emptyWatch, v.empty)
 }
 
 // exchange sets new resources and removes those that are no longer among them.
-func exchange[T any](r *resources[T], old []string, now map[string]T) (keys []string) {
+func exchange[T any](r *resources[T], unit string, old []string, now map[string]T) (keys []string) {
 	for _, k := range old {
 		if _, ok := now[k]; !ok {
-			r.remove(k)
+			r.remove(unit, k)
 		}
 	}
 	keys = slices.Sorted(maps.Keys(now))
 	for _, k := range keys {
-		r.set(k, now[k])
+		r.set(unit, k, now[k])
 	}
 	return keys
 }
@@ -393,10 +396,11 @@ func (s *State) isHost(name string) bool {
 	return s.hosts[name] != nil && len(s.hosts[name].members) > 0
 }
 
-// reclaim replaces the host's claims. Others with a claim on what it gave up or took are looked at again.
+// reclaim replaces the host's claims. Those with an interest in what it gave up or took are looked at again.
 func (v *server) reclaim(want []string) {
 	s, h := v.s, v.h
 	again := func(n string) {
+		s.dirty[""] = true // which has the names of spec.tls that nobody has
 		for other := range s.claims[n] {
 			if other != h.name {
 				s.dirty[other] = true

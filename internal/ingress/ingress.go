@@ -72,11 +72,11 @@ func (s *State) judge(i *ingress) {
 	if len(i.denied) > 0 {
 		main.Invalid = strings.Join(i.denied, "; ")
 	}
-	s.out.policies.set(main.Key, main)
+	s.out.policies.set(i.unit(), main.Key, main)
 	i.policies = []string{main.Key}
 	if auth != nil {
 		i.authPolicy = auth.Key
-		s.out.policies.set(auth.Key, *auth)
+		s.out.policies.set(i.unit(), auth.Key, *auth)
 		i.policies = append(i.policies, auth.Key)
 	}
 }
@@ -111,7 +111,9 @@ func (i *ingress) readAnnotations() {
 			continue
 		}
 		if a.Verdict == Refused {
-			i.refuse(a, value)
+			if v := strings.TrimSpace(value); v != "false" && v != "off" {
+				i.refuse(a, value)
+			}
 			continue
 		}
 		if err := a.set(&i.set, value); err != nil {

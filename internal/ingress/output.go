@@ -25,38 +25,49 @@ type output struct {
 // resources are those of one kind by key.
 type resources[T any] struct {
 	all     map[string]T
+	owner   map[string]string // the unit that made it
+	given   map[string]bool   // the gateway has it
 	changed map[string]bool
 	removed map[string]bool
 }
 
-func (r *resources[T]) set(key string, v T) {
+// set has a unit make a resource, or take over another's: a name goes from one host to another.
+func (r *resources[T]) set(unit, key string, v T) {
+	if r.all == nil {
+		r.all, r.owner, r.given = map[string]T{}, map[string]string{}, map[string]bool{}
+		r.changed, r.removed = map[string]bool{}, map[string]bool{}
+	}
+	r.owner[key] = unit
 	if old, ok := r.all[key]; ok && reflect.DeepEqual(old, v) {
 		return
-	}
-	if r.all == nil {
-		r.all, r.changed, r.removed = map[string]T{}, map[string]bool{}, map[string]bool{}
 	}
 	r.all[key] = v
 	r.changed[key] = true
 	delete(r.removed, key)
 }
 
-func (r *resources[T]) remove(key string) {
-	if _, ok := r.all[key]; !ok {
+// remove drops a unit's resource, unless it is another's by now.
+func (r *resources[T]) remove(unit, key string) {
+	if _, ok := r.all[key]; !ok || r.owner[key] != unit {
 		return
 	}
 	delete(r.all, key)
+	delete(r.owner, key)
 	delete(r.changed, key)
-	r.removed[key] = true
+	if r.given[key] {
+		r.removed[key] = true
+	}
 }
 
 // take hands out what has changed, in the order of keys.
 func (r *resources[T]) take(kind route.Kind, u *route.Update) (out []T) {
 	for _, k := range slices.Sorted(maps.Keys(r.changed)) {
 		out = append(out, r.all[k])
+		r.given[k] = true
 	}
 	for _, k := range slices.Sorted(maps.Keys(r.removed)) {
 		u.Removed = append(u.Removed, route.Ref{Kind: kind, Key: k})
+		delete(r.given, k)
 	}
 	clear(r.changed)
 	clear(r.removed)

@@ -348,7 +348,7 @@ func (v *server) errorPages(l *location) string {
 	}
 	pages := serviceBackend(namespace, b, route.Backend{Protocol: route.HTTP1}, "")
 	v.backends[pages.conf.Key] = pages
-	key := fmt.Sprintf("Ingress/%s/errors/%s/%s", l.by.obj.Name, l.backend.Service, cmp.Or(l.backend.PortName, strconv.Itoa(int(l.backend.Port))))
+	key := fmt.Sprintf("Ingress/%s/%s/errors/%s/%s", l.by.obj.Name, cmp.Or(v.h.name, "_"), l.backend.Service, cmp.Or(l.backend.PortName, strconv.Itoa(int(l.backend.Port))))
 	v.policies[key] = route.Policy{Key: key, ErrorPages: &route.ErrorPages{Statuses: set.errorStatuses, Backend: pages.conf.Key, Headers: l.describe()}}
 	return key
 }

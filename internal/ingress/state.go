@@ -215,8 +215,8 @@ func (s *State) takeObjects(c *Changes, again map[model.Name]bool) {
 		put(s.services, name, v)
 		referrers("Service", name)
 		s.backends.touched(name)
-		if name == s.opts.DefaultBackend {
-			s.global = true
+		for h := range s.backends.hostsOf(name) {
+			s.dirty[h] = true // what is wrong with the Service may be another thing now
 		}
 	}
 	for name, v := range c.EndpointSlices {
@@ -270,7 +270,7 @@ func (s *State) leave(i *ingress) {
 	}
 	i.hosts = nil
 	for _, key := range i.policies {
-		s.out.policies.remove(key)
+		s.out.policies.remove(i.unit(), key)
 	}
 	i.policies = nil
 	s.backends.use(i.unit(), nil)
