@@ -185,12 +185,14 @@ func newCluster(t testing.TB) *cluster {
 		c.node[i].route(t, fmt.Sprintf("10.244.%d.0/24", other+1), fmt.Sprintf("192.168.1.%d", other+1), "eth0")
 		c.node[i].route(t, fmt.Sprintf("fd00:244:%d::/64", other+1), fmt.Sprintf("fd00:192::%d", other+1), "eth0")
 	}
-	// The world reaches load balancer and external IPs, and even cluster IPs, through the first node.
-	for _, r := range []string{"203.0.113.0/24", "198.51.100.0/24", "10.96.0.0/12"} {
-		c.outside.route(t, r, "192.168.1.1", "eth0")
-	}
-	for _, r := range []string{"fd00:203::/64", "fd00:198::/64", "fd00:96::/112"} {
-		c.outside.route(t, r, "fd00:192::1", "eth0")
+	// The world, and the other node, reach load balancer and external IPs, and even cluster IPs, through the first node.
+	for _, from := range []*space{c.outside, c.node[1]} {
+		for _, r := range []string{"203.0.113.0/24", "198.51.100.0/24", "10.96.0.0/12"} {
+			from.route(t, r, "192.168.1.1", "eth0")
+		}
+		for _, r := range []string{"fd00:203::/64", "fd00:198::/64", "fd00:96::/112"} {
+			from.route(t, r, "fd00:192::1", "eth0")
+		}
 	}
 	c.addPod(t, "a1", 0, 2)
 	c.addPod(t, "b1", 0, 3)
