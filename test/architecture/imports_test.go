@@ -21,14 +21,15 @@ const module = "github.com/weft-net/weft/"
 // Layers of internal/. A compile package decides and imports model (and other compile packages) only; an apply
 // package acts and imports no other apply package.
 var (
-	compile = []string{"service", "policy", "route", "dnszone", "dnspath", "hostnames", "addresses", "explain", "gatewayapi", "ingress"}
+	compile = []string{"service", "policy", "route", "dnszone", "dnspath", "hostnames", "addresses", "explain", "gatewayapi", "ingress", "trafficpolicy"}
 	apply   = []string{"nft", "conntrack", "podnet", "announce", "dnsserver", "proxy"}
 )
 
 // apiTypes are the Kubernetes types that a package which decides may know all the same: those of the API that it
 // compiles, where a model of our own would only repeat the API field by field.
 var apiTypes = map[string][]string{
-	"gatewayapi": {"k8s.io/apimachinery/pkg/apis/meta/v1"},
+	"gatewayapi":    {"k8s.io/apimachinery/pkg/apis/meta/v1"},
+	"trafficpolicy": {"k8s.io/apimachinery/pkg/apis/meta/v1", module + "api/v1alpha1"},
 }
 
 // impure are the standard library's packages that reach outside the process or the moment: a package that decides has
@@ -122,7 +123,7 @@ func TestImportRules(t *testing.T) {
 				deny("model imports the standard library only")
 			case slices.Contains(compile, from) && strings.HasPrefix(imp, "k8s.io/") && !slices.Contains(apiTypes[from], imp):
 				deny("packages that decide know no Kubernetes types")
-			case slices.Contains(compile, from) && ours(imp) && to != "model" && !slices.Contains(compile, to):
+			case slices.Contains(compile, from) && ours(imp) && to != "model" && !slices.Contains(compile, to) && !slices.Contains(apiTypes[from], imp):
 				deny("packages that decide import model only")
 			case slices.Contains(compile, from) && slices.Contains(impure, imp):
 				deny("packages that decide do no I/O")
