@@ -261,7 +261,7 @@ func TestReferencesChange(t *testing.T) {
 	}
 	// A status that says it already is not told again.
 	p := parse(t, "p", `{basicAuth: {secretRef: {name: later}}}`)
-	p.Status = *s.policies[name("p")].told
+	p.Status = (&v1alpha1.TrafficPolicy{Status: *s.policies[name("p")].told}).DeepCopy().Status
 	p.Status.Ancestors[0].Conditions[0].LastTransitionTime = metav1.Now()
 	if out := s.Apply(&gatewayapi.Change{}, map[model.Name]*v1alpha1.TrafficPolicy{name("p"): p}); len(out) != 0 {
 		t.Errorf("told again: %v", out)
