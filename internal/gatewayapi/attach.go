@@ -35,6 +35,7 @@ type listenerID struct {
 // routeState is a route with what was made of it.
 type routeState struct {
 	id        RouteID
+	name      string // "namespace/name"
 	meta      *metav1.ObjectMeta
 	spec      *gwv1.CommonRouteSpec
 	hostnames []string
@@ -186,115 +187,6 @@ func (s *State) selected(sel *model.Selector, namespace string) bool {
 	return sel.Matches(labels)
 }
 
-// contest is the HTTPRoutes and GRPCRoutes that want one listener. Where their hostnames meet, the API has exactly one
-// of two routes of different kinds accepted: the older one, then the first by name.
-type contest struct {
-	hosts map[RouteID][]string
-	count map[route.RouteKind]int
-	lost  map[RouteID]RouteID // who lost, and to whom
-}
-
-// enter notes what a route wants of its listeners, and which contests became different.
-func (s *State) enter(w *work, r *routeState, before map[listenerID][]string) {
-	if r.id.Kind != route.HTTPRoute && r.id.Kind != route.GRPCRoute {
-		return
-	}
-	for id := range before {
-		if _, still := r.hosts[id]; !still {
-			s.leave(w, r.id, id)
-		}
-	}
-	for id, hosts := range r.hosts {
-		c := s.contests[id]
-		if c == nil {
-			c = &contest{hosts: map[RouteID][]string{}, count: map[route.RouteKind]int{}, lost: map[RouteID]RouteID{}}
-			s.contests[id] = c
-		}
-		old, was := c.hosts[r.id]
-		if !was {
-			c.count[r.id.Kind]++
-		} else if slices.Equal(old, hosts) && !w.aged.has(r.id) {
-			continue
-		}
-		c.hosts[r.id] = hosts
-		w.contests.add(id)
-	}
-}
-
-func (s *State) leave(w *work, r RouteID, id listenerID) {
-	c := s.contests[id]
-	if c == nil {
-		return
-	}
-	if _, was := c.hosts[r]; !was {
-		return
-	}
-	delete(c.hosts, r)
-	delete(c.lost, r)
-	if c.count[r.Kind]--; c.count[r.Kind] == 0 {
-		delete(c.count, r.Kind)
-	}
-	if len(c.hosts) == 0 {
-		delete(s.contests, id)
-	}
-	w.contests.add(id)
-}
-
-// decide finds who loses the contest for a listener; routes for which that changed are attached anew.
-func (s *State) decide(w *work, id listenerID) {
-	c := s.contests[id]
-	if c == nil || len(c.count) < 2 && len(c.lost) == 0 {
-		return
-	}
-	lost := map[RouteID]RouteID{}
-	if len(c.count) == 2 {
-		order := slices.SortedFunc(maps.Keys(c.hosts), func(a, b RouteID) int {
-			return cmp.Or(s.routes[a].meta.CreationTimestamp.Time.Compare(s.routes[b].meta.CreationTimestamp.Time),
-				strings.Compare(a.Name.String(), b.Name.String()), cmp.Compare(a.Kind, b.Kind))
-		})
-		taken := map[route.RouteKind]*hostSet{route.HTTPRoute: newHostSet(), route.GRPCRoute: newHostSet()}
-		other := map[route.RouteKind]route.RouteKind{route.HTTPRoute: route.GRPCRoute, route.GRPCRoute: route.HTTPRoute}
-		for i, r := range order {
-			if host, meets := meeting(taken[other[r.Kind]], c.hosts[r]); meets {
-				for _, o := range order[:i] { // the first that has the host
-					if _, isLost := lost[o]; !isLost && o.Kind != r.Kind && overlaps(c.hosts[o], host) {
-						lost[r] = o
-						break
-					}
-				}
-				continue
-			}
-			for _, h := range c.hosts[r] {
-				taken[r.Kind].add(h)
-			}
-		}
-	}
-	for r, to := range lost {
-		if c.lost[r] != to {
-			w.attach.add(r)
-		}
-	}
-	for r := range c.lost {
-		if _, still := lost[r]; !still {
-			w.attach.add(r)
-		}
-	}
-	c.lost = lost
-}
-
-func meeting(taken *hostSet, hosts []string) (string, bool) {
-	for _, h := range hosts {
-		if taken.meets(h) {
-			return h, true
-		}
-	}
-	return "", false
-}
-
-func overlaps(hosts []string, host string) bool {
-	return slices.ContainsFunc(hosts, func(h string) bool { _, ok := intersectHostname(h, host); return ok })
-}
-
 // attach puts the route into the tables of the gateways that take it, and makes its status.
 func (s *State) attach(w *work, r *routeState) {
 	now := map[listenerID][]string{}
@@ -324,7 +216,7 @@ func (s *State) count(w *work, r *routeState, now map[listenerID][]string) {
 				if len(g.attached[id.key]) == 0 {
 					delete(g.attached, id.key)
 				}
-				w.gatewayStatus.add(id.gateway)
+				w.counted(g, id.key)
 			}
 		}
 	}
@@ -332,7 +224,7 @@ func (s *State) count(w *work, r *routeState, now map[listenerID][]string) {
 		g := s.gateways[id.gateway]
 		if !g.attached[id.key].has(r.id) {
 			g.attached[id.key] = addTo(g.attached[id.key], r.id)
-			w.gatewayStatus.add(id.gateway)
+			w.counted(g, id.key)
 		}
 	}
 	r.attached = now
@@ -408,7 +300,7 @@ func (s *State) publish(w *work, g *gateway, r *routeState, p *placement) {
 			return
 		}
 		t.routes.put(key, &route.Route{
-			Key: key, Kind: r.id.Kind, Parents: parents, Created: created(r.meta), Name: r.id.Name.String(),
+			Key: key, Kind: r.id.Kind, Parents: parents, Created: created(r.meta), Name: r.name,
 			Rules: rules, Policies: s.attachedPolicies(Target{Kind: string(r.id.Kind), Name: r.id.Name}),
 		})
 	}

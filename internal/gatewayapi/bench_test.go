@@ -126,6 +126,82 @@ func BenchmarkOneOfMany(b *testing.B) {
 	})
 }
 
+// crowdOfSets is a Gateway with many ListenerSets, each with a route of its own.
+func crowdOfSets(n int) *Change {
+	c := crowd(0)
+	all := gwv1.NamespacesFromAll
+	for _, g := range c.Gateways {
+		g.Spec.AllowedListeners = &gwv1.AllowedListeners{Namespaces: &gwv1.ListenerNamespaces{From: &all}}
+	}
+	for i := range n {
+		name := model.Name{Namespace: fmt.Sprint("team-", i), Name: "set"}
+		c.ListenerSets[name] = crowdSet(name, 1)
+		r := crowdRoute(name, 1)
+		kind := gwv1.Kind("ListenerSet")
+		r.Spec.ParentRefs = []gwv1.ParentReference{{Kind: &kind, Name: "set"}}
+		r.Spec.Hostnames = nil
+		c.HTTPRoutes[name] = r
+	}
+	return c
+}
+
+func crowdSet(name model.Name, generation int64) *gwv1.ListenerSet {
+	infra, host := gwv1.Namespace("infra"), gwv1.Hostname(fmt.Sprintf("v%d.%s.example.com", generation, name.Namespace))
+	ls := &gwv1.ListenerSet{}
+	ls.Namespace, ls.Name, ls.Generation = name.Namespace, name.Name, generation
+	ls.Spec.ParentRef = gwv1.ParentGatewayReference{Namespace: &infra, Name: "web"}
+	ls.Spec.Listeners = []gwv1.ListenerEntry{{Name: "http", Port: 80, Protocol: gwv1.HTTPProtocolType, Hostname: &host}}
+	return ls
+}
+
+func BenchmarkOneOfManyListenerSets(b *testing.B) {
+	n := model.Name{Namespace: "team-1", Name: "set"}
+	b.Run("ListenerSet", func(b *testing.B) {
+		s, i := New(Options{}), int64(1)
+		s.Apply(crowdOfSets(1000))
+		b.ReportAllocs()
+		for b.Loop() {
+			i++
+			s.Apply(&Change{ListenerSets: map[model.Name]*gwv1.ListenerSet{n: crowdSet(n, i)}})
+		}
+	})
+	b.Run("new HTTPRoute", func(b *testing.B) {
+		c := crowdOfSets(1000)
+		s, i := New(Options{}), 0
+		s.Apply(c)
+		b.ReportAllocs()
+		for b.Loop() {
+			i++
+			m := model.Name{Namespace: n.Namespace, Name: fmt.Sprint("new-", i)}
+			r := c.HTTPRoutes[n].DeepCopy()
+			r.Name = m.Name
+			s.Apply(&Change{HTTPRoutes: map[model.Name]*gwv1.HTTPRoute{m: r}})
+			s.Apply(&Change{HTTPRoutes: map[model.Name]*gwv1.HTTPRoute{m: nil}})
+		}
+	})
+}
+
+// HTTPRoutes beside GRPCRoutes have to be told apart by their hostnames.
+func BenchmarkNewRouteBesideGRPC(b *testing.B) {
+	c := crowd(many)
+	g := model.Name{Namespace: "team-1", Name: "grpc"}
+	infra := gwv1.Namespace("infra")
+	r := &gwv1.GRPCRoute{}
+	r.Namespace, r.Name, r.Generation = g.Namespace, g.Name, 1
+	r.Spec.ParentRefs = []gwv1.ParentReference{{Namespace: &infra, Name: "web"}}
+	r.Spec.Hostnames = []gwv1.Hostname{"grpc.example.com"}
+	c.GRPCRoutes[g] = r
+	s, i := New(Options{}), 0
+	s.Apply(c)
+	b.ReportAllocs()
+	for b.Loop() {
+		i++
+		m := model.Name{Namespace: "team-1", Name: fmt.Sprint("new-", i)}
+		s.Apply(&Change{HTTPRoutes: map[model.Name]*gwv1.HTTPRoute{m: crowdRoute(m, 1)}})
+		s.Apply(&Change{HTTPRoutes: map[model.Name]*gwv1.HTTPRoute{m: nil}})
+	}
+}
+
 // What one EndpointSlice or route costs must not grow with the number of the others: measured in what is told, which a
 // slow machine does not change.
 func TestWorkIsProportional(t *testing.T) {

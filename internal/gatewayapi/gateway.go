@@ -57,6 +57,7 @@ type ref struct {
 // listenerSet is a ListenerSet.
 type listenerSet struct {
 	name    model.Name
+	order   string // "namespace/name"
 	obj     *gwv1.ListenerSet
 	gateway model.Name
 	told    *gwv1.ListenerSetStatus
@@ -232,7 +233,7 @@ func (s *State) gatherListeners(g *gateway) {
 		order = append(order, s.listenerSets[name])
 	}
 	slices.SortFunc(order, func(a, b *listenerSet) int {
-		return cmp.Or(a.obj.CreationTimestamp.Time.Compare(b.obj.CreationTimestamp.Time), strings.Compare(a.name.String(), b.name.String()))
+		return cmp.Or(a.obj.CreationTimestamp.Time.Compare(b.obj.CreationTimestamp.Time), strings.Compare(a.order, b.order))
 	})
 	for _, ls := range order {
 		state := setState{name: ls.name, allowed: s.setAllowed(g, ls.name.Namespace)}

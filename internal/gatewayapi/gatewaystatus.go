@@ -103,8 +103,21 @@ func (s *State) programmed(g *gateway) verdict {
 	return yes(gwv1.GatewayReasonProgrammed, "every pod of the gateway serves its listeners")
 }
 
-// tellGateway makes the statuses of a Gateway and of its ListenerSets.
-func (s *State) tellGateway(w *work, g *gateway) {
+// tellCounts makes the status of a Gateway alone, or of one of its ListenerSets.
+func (s *State) tellCounts(w *work, g *gateway, p parentID) {
+	if p.kind == "Gateway" {
+		s.tellGateway(w, g, false)
+		return
+	}
+	for i := range g.sets {
+		if g.sets[i].name == p.Name {
+			s.tellSet(w, g, &g.sets[i], s.programmed(g))
+		}
+	}
+}
+
+// tellGateway makes the statuses of a Gateway and, if so wanted, of its ListenerSets.
+func (s *State) tellGateway(w *work, g *gateway, sets bool) {
 	gen := g.obj.Generation
 	programmed := s.programmed(g)
 	out := &gwv1.GatewayStatus{Conditions: []metav1.Condition{
@@ -132,7 +145,9 @@ func (s *State) tellGateway(w *work, g *gateway) {
 		if g.sets[i].accepted.ok {
 			n++
 		}
-		s.tellSet(w, g, &g.sets[i], programmed)
+		if sets {
+			s.tellSet(w, g, &g.sets[i], programmed)
+		}
 	}
 	if a := g.obj.Spec.AllowedListeners; n > 0 || a != nil && a.Namespaces != nil {
 		out.AttachedListenerSets = &n

@@ -109,7 +109,8 @@ type work struct {
 	namespaces set[string]
 
 	classStatus   set[string]
-	gatewayStatus set[model.Name]
+	gatewayStatus set[model.Name] // with those of its ListenerSets
+	countStatus   set[parentID]   // of Gateways and ListenerSets of which only attachedRoutes changed
 	orphans       set[model.Name] // ListenerSets whose Gateway is no longer there
 	policyStatus  set[model.Name]
 
@@ -120,7 +121,7 @@ func newWork() *work {
 	return &work{
 		classes: set[string]{}, tlsPolicy: set[model.Name]{}, gateways: set[model.Name]{}, wants: set[RouteID]{},
 		content: set[RouteID]{}, aged: set[RouteID]{}, contests: set[listenerID]{}, attach: set[RouteID]{}, services: set[model.Name]{},
-		tables: set[model.Name]{}, namespaces: set[string]{}, classStatus: set[string]{}, gatewayStatus: set[model.Name]{},
+		tables: set[model.Name]{}, namespaces: set[string]{}, classStatus: set[string]{}, gatewayStatus: set[model.Name]{}, countStatus: set[parentID]{},
 		orphans: set[model.Name]{}, policyStatus: set[model.Name]{},
 		out: &Output{
 			Gateways: map[model.Name]*GatewayChange{}, ClassStatuses: map[string]*gwv1.GatewayClassStatus{},
@@ -128,6 +129,13 @@ func newWork() *work {
 			RouteStatuses: map[RouteID][]gwv1.RouteParentStatus{}, PolicyStatuses: map[model.Name][]gwv1.PolicyAncestorStatus{},
 			ClassesInUse: map[string]bool{},
 		},
+	}
+}
+
+// counted notes that a listener's number of routes changed.
+func (w *work) counted(g *gateway, key string) {
+	if l := g.byKey[key]; l != nil {
+		w.countStatus.add(l.parent)
 	}
 }
 
@@ -171,7 +179,12 @@ func (s *State) Apply(c *Change) *Output {
 	}
 	for name := range w.gatewayStatus {
 		if g := s.gateways[name]; g != nil {
-			s.tellGateway(w, g)
+			s.tellGateway(w, g, true)
+		}
+	}
+	for p := range w.countStatus {
+		if g := s.gatewayOf(p); g != nil && !w.gatewayStatus.has(g.name) {
+			s.tellCounts(w, g, p)
 		}
 	}
 	for name := range w.orphans {

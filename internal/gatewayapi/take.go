@@ -210,7 +210,7 @@ func (s *State) takeListenerSet(w *work, name model.Name, obj *gwv1.ListenerSet)
 		return
 	}
 	if ls == nil {
-		ls = &listenerSet{name: name}
+		ls = &listenerSet{name: name, order: name.String()}
 		s.listenerSets[name] = ls
 	}
 	ls.obj = obj
@@ -278,7 +278,7 @@ func (s *State) takeRoute(w *work, id RouteID, meta *metav1.ObjectMeta, spec *gw
 	hostnames []string, compile func() *content) {
 	r := s.routes[id]
 	if r == nil {
-		r = &routeState{id: id, placed: map[model.Name]*placement{}}
+		r = &routeState{id: id, name: id.Name.String(), placed: map[model.Name]*placement{}}
 		s.routes[id] = r
 		// What an earlier process said of the route is to be taken back where it no longer holds.
 		r.stale = slices.ContainsFunc(status.Parents, func(p gwv1.RouteParentStatus) bool { return p.ControllerName == ControllerName })
