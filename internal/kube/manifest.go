@@ -218,6 +218,14 @@ func FromManifests(ms []Manifest, namespace string) (*model.Delta, error) {
 			err = into(&d.ServiceCIDRs, name.Name, o, FromServiceCIDR)
 		case *networkingv1.NetworkPolicy:
 			err = into(&d.NetworkPolicies, name, o, FromNetworkPolicy)
+		case *networkingv1.Ingress:
+			err = into(&d.Ingresses, name, o, FromIngress)
+		case *networkingv1.IngressClass:
+			err = into(&d.IngressClasses, name.Name, o, FromIngressClass)
+		case *corev1.Secret:
+			err = into(&d.Secrets, name, withStringData(o), FromSecret)
+		case *corev1.ConfigMap:
+			err = into(&d.ConfigMaps, name, o, FromConfigMap)
 		case *unstructured.Unstructured:
 			switch o.GroupVersionKind() {
 			case clusterNetworkPolicyKind:
@@ -235,12 +243,27 @@ func FromManifests(ms []Manifest, namespace string) (*model.Delta, error) {
 
 func namespaced(o runtime.Object) bool {
 	switch o := o.(type) {
-	case *corev1.Node, *corev1.Namespace, *networkingv1.ServiceCIDR:
+	case *corev1.Node, *corev1.Namespace, *networkingv1.ServiceCIDR, *networkingv1.IngressClass:
 		return false
 	case *unstructured.Unstructured:
 		return o.GroupVersionKind() != clusterNetworkPolicyKind && o.GroupVersionKind() != addressPoolKind
 	}
 	return true
+}
+
+// withStringData puts a Secret's stringData into its data, as the API server does.
+func withStringData(s *corev1.Secret) *corev1.Secret {
+	if len(s.StringData) == 0 {
+		return s
+	}
+	s = s.DeepCopy()
+	if s.Data == nil {
+		s.Data = map[string][]byte{}
+	}
+	for k, v := range s.StringData {
+		s.Data[k] = []byte(v)
+	}
+	return s
 }
 
 func into[K comparable, O, T any](m *map[K]*T, k K, o O, from func(O) (*T, error)) error {
