@@ -14,7 +14,7 @@ import (
 type Table struct {
 	node     Node
 	services map[model.Name]*known
-	slices   map[model.Name]model.Name // EndpointSlice -> Service
+	slices   map[model.Name]*known // of EndpointSlices: their Service
 	owners   map[Frontend]*known
 	losers   map[Frontend][]*known // claims that another Service's keeps out; rare
 
@@ -36,7 +36,7 @@ func NewTable(node string) *Table {
 	return &Table{
 		node:     Node{Name: node},
 		services: make(map[model.Name]*known),
-		slices:   make(map[model.Name]model.Name),
+		slices:   make(map[model.Name]*known),
 		owners:   make(map[Frontend]*known),
 		losers:   make(map[Frontend][]*known),
 		index:    make(map[Frontend]int),
@@ -72,7 +72,7 @@ func (t *Table) grow(services, endpointSlices int) {
 		return
 	}
 	t.services = make(map[model.Name]*known, services)
-	t.slices = make(map[model.Name]model.Name, endpointSlices)
+	t.slices = make(map[model.Name]*known, endpointSlices)
 	t.owners = make(map[Frontend]*known, services)
 	t.index = make(map[Frontend]int, services)
 	t.pending = make([]Change, 0, services)
@@ -93,23 +93,26 @@ func (t *Table) slice(name model.Name, s *model.EndpointSlice, dirty map[model.N
 	if s != nil && s.Service != "" && s.Labels[headlessLabel] == "" {
 		next = model.Name{Namespace: name.Namespace, Name: s.Service}
 	}
-	if owner, ok := t.slices[name]; ok && owner != next {
-		st := t.services[owner]
-		st.slices = slices.DeleteFunc(slices.Clone(st.slices), func(x *model.EndpointSlice) bool { return x.Name == name })
-		dirty[owner] = st
-		delete(t.slices, name)
+	byName := func(x *model.EndpointSlice, n model.Name) int { return x.Name.Compare(n) }
+	if st := t.slices[name]; st != nil {
+		i, _ := slices.BinarySearchFunc(st.slices, name, byName)
+		if owner := (model.Name{Namespace: name.Namespace, Name: st.slices[i].Service}); owner != next {
+			st.slices = slices.Delete(slices.Clone(st.slices), i, i+1)
+			dirty[owner] = st
+			delete(t.slices, name)
+		}
 	}
 	if next.Name == "" {
 		return
 	}
 	st := t.state(next)
-	i, found := slices.BinarySearchFunc(st.slices, name, func(x *model.EndpointSlice, n model.Name) int { return x.Name.Compare(n) })
+	i, found := slices.BinarySearchFunc(st.slices, name, byName)
 	if found {
 		st.slices[i] = s
 	} else {
 		st.slices = slices.Insert(st.slices, i, s)
 	}
-	t.slices[name] = next
+	t.slices[name] = st
 	dirty[next] = st
 }
 

@@ -14,19 +14,50 @@ import (
 	"github.com/weft-net/weft/internal/service"
 )
 
-// held is what the kernel holds for a frontend.
+// held is what the kernel holds for a frontend. There is one for each: what most have not, and what many have in common,
+// they share.
 type held struct {
-	services, admitted, outside, inside string // labels; "" is no element
+	*labels
+	*extras
+	main      slotted
+	clusterIP bool
+}
 
-	main   slotted
+// labels are where a frontend's traffic goes, in each of the maps; "" is no element.
+type labels struct {
+	services, admitted, outside, inside string
+}
+
+// extras are what few frontends have.
+type extras struct {
 	within slotted // of the inside
 
 	// numbers are what affinity knows endpoints by; nil without affinity.
 	numbers map[netip.AddrPort]uint16
 
-	sources   []netip.Prefix
-	clusterIP bool
-	local     []netip.Addr // counted in Table.local
+	sources []netip.Prefix
+	local   []netip.Addr // counted in Table.local
+}
+
+// none is what is held for a frontend that the kernel does not have. It is shared, and read only.
+var none = held{labels: &labels{}, extras: &extras{within: slotted{span: insideBit}}}
+
+// newHeld is none, to be filled.
+func newHeld() held {
+	return held{labels: &labels{}, extras: &extras{within: slotted{span: insideBit}}}
+}
+
+// share has h use what others have as well.
+func (t *Table) share(h *held) {
+	if l, ok := t.shared[*h.labels]; ok {
+		h.labels = l
+	} else {
+		t.shared[*h.labels] = h.labels
+	}
+	if x := h.extras; x.within.span == insideBit && x.within.kind == rows && len(x.within.slots) == 0 && x.numbers == nil &&
+		len(x.sources) == 0 && len(x.local) == 0 {
+		h.extras = none.extras
+	}
 }
 
 // slotted is the endpoints of a pool, each at the index of its slot. Slots that a dump did not have are invalid.
@@ -61,7 +92,7 @@ func kindOf(endpoints []netip.AddrPort, seconds int) slotKind {
 
 // wanted is what the kernel should hold for a rule; its pools are in the order of the rule, not of slots.
 func wanted(r *service.Rule, main, within span) held {
-	var h held
+	h := newHeld()
 	seconds := int((r.Affinity + time.Second - 1) / time.Second)
 	if len(r.Main.Endpoints) > service.MaxAffinity || r.Inside != nil && len(r.Inside.Endpoints) > service.MaxAffinity {
 		seconds = 0
@@ -128,11 +159,9 @@ type plan struct {
 }
 
 func (t *Table) plan(c service.Change) plan {
-	p := plan{fe: c.Frontend, rule: c.New, f: t.family(c.Frontend)}
+	p := plan{fe: c.Frontend, rule: c.New, f: t.family(c.Frontend), old: none, next: none}
 	if h := t.held[c.Frontend]; h != nil {
 		p.old = *h
-	} else {
-		p.old.within.span = insideBit
 	}
 	if p.rule != nil {
 		p.next = wanted(p.rule, p.old.main.span, p.old.within.span)
@@ -323,6 +352,7 @@ func (t *Table) switchTo(p *plan) {
 		return
 	}
 	next := p.next
+	t.share(&next)
 	t.held[p.fe] = &next
 }
 

@@ -39,6 +39,7 @@ func (t *Table) Sync(want service.Rules) (gone []service.Frontend, err error) {
 func (t *Table) sync(want service.Rules) (gone []service.Frontend, err error) {
 	t.synced, t.adopting = false, true
 	t.held = make(map[service.Frontend]*held, want.Len())
+	t.shared = make(map[labels]*labels)
 	t.picks = make(map[pickChain]int)
 	t.codes = newCodes()
 	t.ips, t.local = make(map[netip.Addr]int, want.Len()), make(map[netip.Addr]int)
@@ -55,6 +56,9 @@ func (t *Table) sync(want service.Rules) (gone []service.Frontend, err error) {
 		if contents[i], err = t.read(f); err != nil {
 			return nil, err
 		}
+	}
+	for _, h := range t.held {
+		t.share(h)
 	}
 	for i, f := range []*family{t.v4, t.v6} {
 		if !contents[i].there {
@@ -283,7 +287,8 @@ func (t *Table) readElements(f *family, c *contents) error {
 func (t *Table) heldOf(fe service.Frontend) *held {
 	h := t.held[fe]
 	if h == nil {
-		h = &held{within: slotted{span: insideBit}}
+		fresh := newHeld()
+		h = &fresh
 		t.held[fe] = h
 	}
 	return h

@@ -41,6 +41,7 @@ type Table struct {
 
 	v4, v6 *family
 	held   map[service.Frontend]*held
+	shared map[labels]*labels
 	picks  map[pickChain]int // the picks that there are, by how many labels lead there
 	codes  *codes
 	ips    map[netip.Addr]int // cluster IPs, by how many frontends
