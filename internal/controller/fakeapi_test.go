@@ -181,7 +181,7 @@ func (f *fakeAPI) written() []string {
 var kinds = map[string]string{"services": "Service", "nodes": "Node", "namespaces": "Namespace", "addresspools": "AddressPool",
 	"leases": "Lease", "events": "Event", "secrets": "Secret", "configmaps": "ConfigMap", "endpointslices": "EndpointSlice",
 	"deployments": "Deployment", "serviceaccounts": "ServiceAccount", "poddisruptionbudgets": "PodDisruptionBudget",
-	"gatewayclasses": "GatewayClass", "gateways": "Gateway", "httproutes": "HTTPRoute", "gatewayconfigs": "GatewayConfig"}
+	"gatewayclasses": "GatewayClass", "gateways": "Gateway", "httproutes": "HTTPRoute", "gatewayconfigs": "GatewayConfig", "trafficpolicies": "TrafficPolicy"}
 
 func fail(w http.ResponseWriter, code int, reason metav1.StatusReason, msg string) {
 	w.Header().Set("Content-Type", "application/json")

@@ -18,9 +18,9 @@ import (
 // bundleVersion is the annotation of Gateway API's CRDs that tells their release.
 const bundleVersion = "gateway.networking.k8s.io/bundle-version"
 
-// changeOf puts a Delta into the terms of package gatewayapi.
-func changeOf(d *model.Delta) *gatewayapi.Change {
-	c := &gatewayapi.Change{
+// changeOf puts a Delta into the terms of packages gatewayapi and trafficpolicy.
+func changeOf(d *model.Delta) (c *gatewayapi.Change, policies map[model.Name]*v1alpha1.TrafficPolicy) {
+	c = &gatewayapi.Change{
 		Services: d.Services, EndpointSlices: d.EndpointSlices, Namespaces: d.Namespaces,
 		Secrets: d.Secrets, ConfigMaps: d.ConfigMaps,
 	}
@@ -55,6 +55,8 @@ func changeOf(d *model.Delta) *gatewayapi.Change {
 			if o != nil {
 				c.Parameters[name] = parametersOf(o.Value.(*v1alpha1.GatewayConfig))
 			}
+		case "TrafficPolicy":
+			take(&policies, name, o)
 		case kube.CRDKind:
 			v := ""
 			if o != nil {
@@ -63,7 +65,7 @@ func changeOf(d *model.Delta) *gatewayapi.Change {
 			c.CRDVersion = &v
 		}
 	}
-	return c
+	return c, policies
 }
 
 // take puts an object into one of a Change's maps; nil is one that is gone.

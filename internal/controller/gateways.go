@@ -27,11 +27,12 @@ import (
 	"github.com/weft-net/weft/internal/gatewayapi"
 	"github.com/weft-net/weft/internal/kube"
 	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/trafficpolicy"
 )
 
 // settle is how long a new leader waits for a Gateway's pods before it says that the Gateway is not programmed: they
-// look for it for less than a second.
-const settle = 5 * time.Second
+// look for it for less than a second, and may be held up by whatever took the last leader away.
+const settle = 15 * time.Second
 
 // GatewayOptions say how Gateways are served.
 type GatewayOptions struct {
@@ -42,7 +43,7 @@ type GatewayOptions struct {
 	Class string
 }
 
-// Gateways is the Part that serves Gateway API: package gatewayapi decides, this publishes each Gateway's tables, makes
+// Gateways is the Part that serves Gateway API: packages gatewayapi and trafficpolicy decide, this publishes each Gateway's tables, makes
 // what its pods need, and writes statuses.
 type Gateways struct {
 	opts    GatewayOptions
@@ -55,9 +56,10 @@ type Gateways struct {
 
 	mu       sync.Mutex
 	state    *gatewayapi.State
+	policies *trafficpolicy.State
 	began    time.Time                    // of the first full picture
 	objects  map[model.ObjectKey]any      // as the API last showed them
-	wanted   map[model.ObjectKey]any      // statuses, of package gatewayapi's Output
+	wanted   map[model.ObjectKey]any      // statuses, as the packages that decide gave them
 	inUse    map[string]bool              // classes of ours
 	gateways map[model.Name]*gatewayState // those that are ours
 	parts    map[model.Name]map[partID]any
@@ -75,6 +77,7 @@ type gatewayState struct {
 	infra     *gatewayapi.Infrastructure
 	serials   []serial // published and not confirmed, ascending
 	confirmed uint64   // the newest serial that is served
+	met       bool     // a pod of it has connected in this term
 	feedback  *gatewayapi.Feedback
 	applied   map[partID]appliedPart // the writer's
 }
@@ -98,6 +101,7 @@ func NewGateways(api *rest.Config, opts GatewayOptions, record func(model.Event)
 			metrics:  newGatewayMetrics(),
 			served:   make(chan struct{}, 1),
 			state:    gatewayapi.New(gatewayapi.Options{ReservedPorts: []uint16{GatewayMetricsPort}}),
+			policies: trafficpolicy.New(),
 			objects:  make(map[model.ObjectKey]any),
 			wanted:   make(map[model.ObjectKey]any),
 			inUse:    make(map[string]bool),
@@ -145,7 +149,11 @@ func (p *Gateways) Update(d *model.Delta) {
 			delete(p.nodes, name)
 		}
 	}
-	p.apply(changeOf(d), d.Since)
+	c, policies := changeOf(d)
+	for name, status := range p.policies.Apply(c, policies) {
+		p.want("TrafficPolicy", name, status)
+	}
+	p.apply(c, d.Since)
 	for name := range due {
 		p.queue.Add(gatewayItem{model.ObjectKey{Namespace: name.Namespace, Name: name.Name}})
 	}
@@ -268,30 +276,32 @@ func (p *Gateways) apply(c *gatewayapi.Change, since time.Time) {
 			p.queue.Add(item)
 		}
 	}
-	want := func(kind string, name model.Name, status any) {
-		key := model.ObjectKey{Kind: kind, Namespace: name.Namespace, Name: name.Name}
-		p.wanted[key] = status
-		p.queue.Add(gatewayItem{key})
-	}
 	for name, s := range out.ClassStatuses {
-		want("GatewayClass", model.Name{Name: name}, s)
+		p.want("GatewayClass", model.Name{Name: name}, s)
 	}
 	for name, s := range out.GatewayStatuses {
-		want("Gateway", name, s)
+		p.want("Gateway", name, s)
 	}
 	for name, s := range out.ListenerSetStatuses {
-		want("ListenerSet", name, s)
+		p.want("ListenerSet", name, s)
 	}
 	for id, s := range out.RouteStatuses {
-		want(string(id.Kind), id.Name, s)
+		p.want(string(id.Kind), id.Name, s)
 	}
 	for name, s := range out.PolicyStatuses {
-		want("BackendTLSPolicy", name, s)
+		p.want("BackendTLSPolicy", name, s)
 	}
 	for name, used := range out.ClassesInUse {
 		p.inUse[name] = used
 		p.queue.Add(gatewayItem{model.ObjectKey{Kind: "GatewayClass", Name: name}})
 	}
+}
+
+// want notes what an object's status is to be. The caller holds the lock.
+func (p *Gateways) want(kind string, name model.Name, status any) {
+	key := model.ObjectKey{Kind: kind, Namespace: name.Namespace, Name: name.Name}
+	p.wanted[key] = status
+	p.queue.Add(gatewayItem{key})
 }
 
 // feedback tells package gatewayapi what became of Gateways. The caller holds the lock.
@@ -312,7 +322,8 @@ func (p *Gateways) feedback(names []model.Name) {
 			done++
 		}
 		g.serials = g.serials[done:]
-		f := &gatewayapi.Feedback{Confirmed: g.confirmed}
+		g.met = g.met || state.Connected > 0
+		f := &gatewayapi.Feedback{Confirmed: g.confirmed, Restarted: !g.met && time.Since(p.began) < settle}
 		var svc *corev1.Service
 		var deployment *appsv1.Deployment
 		if gw, ok := p.objects[model.ObjectKey{Kind: "Gateway", Namespace: name.Namespace, Name: name.Name}].(*gatewayv1.Gateway); ok {
@@ -395,21 +406,26 @@ func (p *Gateways) Run(ctx context.Context) {
 			}
 		})
 	}
+	settled := time.NewTimer(settle + time.Second)
+	defer settled.Stop()
 	for ctx.Err() == nil {
+		all := false
 		select {
 		case <-p.served:
-			p.mu.Lock()
-			var names []model.Name
-			for name := range p.gateways {
-				if p.told[gatewayKey(name)] {
-					names = append(names, name)
-				}
-			}
-			clear(p.told)
-			p.feedback(names)
-			p.mu.Unlock()
+		case <-settled.C:
+			all = true
 		case <-ctx.Done():
 		}
+		p.mu.Lock()
+		var names []model.Name
+		for name := range p.gateways {
+			if all || p.told[gatewayKey(name)] {
+				names = append(names, name)
+			}
+		}
+		clear(p.told)
+		p.feedback(names)
+		p.mu.Unlock()
 	}
 	p.queue.ShutDown()
 	wg.Wait()

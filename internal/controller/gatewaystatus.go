@@ -11,12 +11,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/weft-net/weft/api/v1alpha1"
 	"github.com/weft-net/weft/internal/gatewayapi"
 )
 
 // statusOf merges what weft says into the status that an object has: conditions, listeners, parents and ancestors that
 // others wrote stay, and a condition that has not changed keeps its time. o is the object as the API shows it and is
-// not changed; wanted is one of package gatewayapi's Output. Both statuses returned are the object's Go type.
+// not changed; wanted is one of what packages gatewayapi and trafficpolicy gave. Both statuses returned are the object's Go type.
 func statusOf(o, wanted any, now metav1.Time) (old, merged any) {
 	own := &gatewayapi.OwnedConditions
 	switch o := o.(type) {
@@ -60,6 +61,9 @@ func statusOf(o, wanted any, now metav1.Time) (old, merged any) {
 		out := o.Status.DeepCopy()
 		out.Ancestors = ancestors(o.Status.Ancestors, wanted.([]gatewayv1.PolicyAncestorStatus), now)
 		return &o.Status, out
+	}
+	if o, ok := o.(*v1alpha1.TrafficPolicy); ok {
+		return &o.Status, &v1alpha1.TrafficPolicyStatus{Ancestors: targets(o.Status.Ancestors, wanted.(*v1alpha1.TrafficPolicyStatus).Ancestors, now)}
 	}
 	parents := parentsOf(o)
 	if parents == nil {
@@ -123,6 +127,26 @@ func ancestors(there, wanted []gatewayv1.PolicyAncestorStatus, now metav1.Time) 
 		var had []metav1.Condition
 		for _, p := range there {
 			if p.ControllerName == gatewayapi.ControllerName && reflect.DeepEqual(p.AncestorRef, w.AncestorRef) {
+				had = p.Conditions
+			}
+		}
+		w.Conditions = conditions(had, w.Conditions, gatewayapi.OwnedConditions.Policy, now)
+		out = append(out, w)
+	}
+	return out
+}
+
+func targets(there, wanted []v1alpha1.TrafficPolicyAncestor, now metav1.Time) []v1alpha1.TrafficPolicyAncestor {
+	out := make([]v1alpha1.TrafficPolicyAncestor, 0, len(there)+len(wanted))
+	for _, p := range there {
+		if p.ControllerName != gatewayapi.ControllerName {
+			out = append(out, p)
+		}
+	}
+	for _, w := range wanted {
+		var had []metav1.Condition
+		for _, p := range there {
+			if p.ControllerName == gatewayapi.ControllerName && p.AncestorRef == w.AncestorRef {
 				had = p.Conditions
 			}
 		}
@@ -205,6 +229,10 @@ func eachCondition(status any, f func(path string, c metav1.Condition)) {
 			if p.ControllerName == gatewayapi.ControllerName {
 				each("parent/"+string(encode(p.ParentRef)), p.Conditions)
 			}
+		}
+	case *v1alpha1.TrafficPolicyStatus:
+		for _, a := range s.Ancestors {
+			each("target/"+string(encode(a.AncestorRef)), a.Conditions)
 		}
 	case *gatewayv1.PolicyStatus:
 		for _, a := range s.Ancestors {

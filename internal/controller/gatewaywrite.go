@@ -62,7 +62,7 @@ func (p *Gateways) write(ctx context.Context) bool {
 // writeStatus brings an object's status to what is wanted, if it is not there.
 func (p *Gateways) writeStatus(ctx context.Context, key model.ObjectKey) error {
 	p.mu.Lock()
-	o, wanted, writing, began := p.objects[key], p.wanted[key], p.writing[key], p.began
+	o, wanted, writing := p.objects[key], p.wanted[key], p.writing[key]
 	p.mu.Unlock()
 	if o == nil || wanted == nil {
 		return nil
@@ -72,10 +72,6 @@ func (p *Gateways) writeStatus(ctx context.Context, key model.ObjectKey) error {
 		return nil // what was written last is still on its way here; it comes, and with it this item
 	}
 	old, merged := statusOf(o, wanted, metav1.Now())
-	if settling := time.Until(began.Add(settle)); settling > 0 && unprograms(old, merged) {
-		p.queue.AddAfter(gatewayItem{key}, settling)
-		return nil
-	}
 	data := mergePatch(m, old, merged)
 	if data == nil {
 		return nil
@@ -89,8 +85,8 @@ func (p *Gateways) writeStatus(ctx context.Context, key model.ObjectKey) error {
 	p.writing[key] = version
 	p.mu.Unlock()
 	for _, c := range worsened(old, merged) {
-		p.record(model.Event{APIVersion: gatewayv1.GroupVersion.String(), Kind: key.Kind, UID: string(m.GetUID()), Warning: true,
-			Name: model.Name{Namespace: key.Namespace, Name: key.Name}, Reason: c.Reason, Message: c.Message})
+		p.record(model.Event{APIVersion: o.(runtime.Object).GetObjectKind().GroupVersionKind().GroupVersion().String(), Kind: key.Kind,
+			UID: string(m.GetUID()), Warning: true, Name: model.Name{Namespace: key.Namespace, Name: key.Name}, Reason: c.Reason, Message: c.Message})
 	}
 	// The object may have come while this was under way, and been taken for older.
 	p.mu.Lock()
@@ -117,21 +113,6 @@ func older(a, b string) bool {
 	x, errA := strconv.ParseUint(a, 10, 64)
 	y, errB := strconv.ParseUint(b, 10, 64)
 	return errA == nil && errB == nil && x < y
-}
-
-// unprograms tells whether a status says no longer that all is programmed, for no other reason than that pods have not
-// confirmed it.
-func unprograms(old, merged any) bool {
-	programmed := map[string]bool{}
-	eachCondition(old, func(path string, c metav1.Condition) {
-		programmed[path] = programmed[path] || c.Type == string(gatewayv1.GatewayConditionProgrammed) && c.Status == metav1.ConditionTrue
-	})
-	out := false
-	eachCondition(merged, func(path string, c metav1.Condition) {
-		out = out || c.Type == string(gatewayv1.GatewayConditionProgrammed) && c.Status != metav1.ConditionTrue &&
-			c.Reason == string(gatewayv1.GatewayReasonPending) && programmed[path]
-	})
-	return out
 }
 
 // writeClass makes weft's own GatewayClass where there is none, keeps the finalizer of classes in use, and writes their

@@ -37,7 +37,7 @@ const (
 
 	// Those whose objects come as they are, in the Delta's Objects.
 	GatewayAPI     // GatewayClass, Gateway, ListenerSet, the routes, BackendTLSPolicy, ReferenceGrant
-	GatewayConfigs // of weft.dev
+	GatewayConfigs // GatewayConfig and TrafficPolicy, of weft.dev
 	GatewayParts   // what the controller made for Gateways: see OwnedBy
 )
 

@@ -57,6 +57,9 @@ var gatewayKinds = []objectKind{
 	{"ReferenceGrant", "referencegrants", GatewayGroup, []string{"v1", "v1beta1"}, func() metav1.Object { return &gatewayv1.ReferenceGrant{} }},
 }
 
+var trafficPolicyKind = objectKind{"TrafficPolicy", v1alpha1.TrafficPolicies.Resource, v1alpha1.GroupVersion.Group,
+	[]string{v1alpha1.GroupVersion.Version}, func() metav1.Object { return &v1alpha1.TrafficPolicy{} }}
+
 // CRDKind is the kind under which Objects has the CustomResourceDefinition of GatewayClass: what release of Gateway
 // API is installed, as a *metav1.PartialObjectMetadata.
 const CRDKind = "CustomResourceDefinition"
@@ -64,9 +67,9 @@ const CRDKind = "CustomResourceDefinition"
 var crdKind = objectKind{CRDKind, "customresourcedefinitions", "apiextensions.k8s.io", []string{"v1"},
 	func() metav1.Object { return &metav1.PartialObjectMetadata{} }}
 
-// GatewayResource is the resource of a kind of Gateway API: "httproutes" of "HTTPRoute".
+// GatewayResource is the resource of a kind of Gateway API, or of TrafficPolicy: "httproutes" of "HTTPRoute".
 func GatewayResource(kind string) string {
-	for _, k := range gatewayKinds {
+	for _, k := range append(gatewayKinds[:len(gatewayKinds):len(gatewayKinds)], trafficPolicyKind) {
 		if k.kind == kind {
 			return k.resource
 		}
@@ -99,7 +102,7 @@ func NewPart(kind string) metav1.Object {
 func objectFeeds(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, silence time.Duration) map[Kinds][]runner {
 	all, mine := metav1.NamespaceAll, OwnedBy+"="+ManagedBy
 	out := map[Kinds][]runner{
-		GatewayConfigs: {gatewayConfigKind.feed(w, dyn, silence, "")},
+		GatewayConfigs: {gatewayConfigKind.feed(w, dyn, silence, ""), trafficPolicyKind.feed(w, dyn, silence, "")},
 		GatewayAPI:     {crdKind.feed(w, dyn, silence, "metadata.name=gatewayclasses."+GatewayGroup)},
 		GatewayParts: {
 			typedFeed(w, "apps/v1", "Deployment", &appsv1.Deployment{}, selecting(listerOf(c.AppsV1().Deployments(all)), "", mine), silence),
