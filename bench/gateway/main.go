@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+var contenders = []string{"nginx", "haproxy", "weft"}
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "endpoint" {
+		serveEndpoints()
+		return
+	}
+	rounds := flag.Int("rounds", 3, "how often each `case` is measured")
+	seconds := flag.Int("seconds", 4, "how long each measurement takes")
+	only := flag.String("cases", "", "comma-separated `names` of cases; all without")
+	out := flag.String("results", "", "`directory` for gateway.json and gateway.md; none without")
+	weft := flag.String("weft", "", "weft's `program`")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, *rounds, *seconds, *only, *out, *weft); err != nil {
+		fmt.Fprintln(os.Stderr, "bench-gateway:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, rounds, seconds int, only, out, weft string) error {
+	for _, tool := range []string{"nginx", "haproxy", "wrk", "h2load", "taskset"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return fmt.Errorf("%s is missing: apt-get install nginx-light libnginx-mod-stream haproxy wrk nghttp2-client util-linux", tool)
+		}
+	}
+	dir, err := os.MkdirTemp("", "bench-gateway")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // workers of nginx run as somebody else
+		return err
+	}
+	b := &bench{dir: dir, weft: weft, procs: map[string]*process{}}
+	defer b.stop()
+	if err := b.start(ctx); err != nil {
+		return err
+	}
+	r := report{rounds: rounds, figures: map[string]map[string][]float64{}}
+	for range rounds {
+		for _, c := range cases {
+			if only != "" && !slices.Contains(strings.Split(only, ","), c.name) {
+				continue
+			}
+			for _, name := range contenders {
+				us, err := b.measure(ctx, c, name, time.Duration(seconds)*time.Second)
+				if err != nil {
+					return fmt.Errorf("%s, %s: %w", c.name, name, err)
+				}
+				r.add(c.name, name, us)
+				fmt.Fprintf(os.Stderr, "%s %s %.2f\n", c.name, name, us)
+			}
+		}
+	}
+	if only == "" {
+		if r.memory, err = b.memory(ctx); err != nil {
+			return err
+		}
+	}
+	fmt.Print(r.markdown())
+	if out == "" {
+		return nil
+	}
+	if err := os.WriteFile(filepath.Join(out, "gateway.md"), []byte(r.markdown()), 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(out, "gateway.json"), r.json(), 0o644)
+}
+
+// measure gives the microseconds of CPU that a contender takes for each operation of a case. Cases of latency give that.
+func (b *bench) measure(ctx context.Context, c benchCase, name string, d time.Duration) (float64, error) {
+	p := b.procs[name]
+	before, err := p.cpu()
+	if err != nil {
+		return 0, err
+	}
+	n, err := c.load(ctx, b, ports(name), d)
+	if err != nil {
+		return 0, err
+	}
+	if c.latency {
+		return n, nil
+	}
+	after, err := p.cpu()
+	if err != nil {
+		return 0, err
+	}
+	if n < 100 {
+		return 0, fmt.Errorf("only %.0f operations succeeded", n)
+	}
+	return float64(after-before) / 1000 / n, nil
+}
