@@ -312,7 +312,7 @@ func (x *exchange) template(t *route.Text) (path, query string) {
 // is trusted; and gives the request an id.
 func (x *exchange) forwardedFields() {
 	p := x.peer
-	var chain []byte
+	var chain, forwarded []byte
 	hasID := false
 	seen := [4]bool{}
 	for i := range x.fields {
@@ -333,9 +333,23 @@ func (x *exchange) forwardedFields() {
 			} else {
 				f.id = fDropped
 			}
+		case fForwarded:
+			if p.forwarded {
+				if forwarded != nil {
+					forwarded = append(forwarded, ", "...)
+				}
+				forwarded = append(forwarded, f.value...)
+			}
+			f.id = fDropped
 		case fRequestID:
 			hasID = true
 		}
+	}
+	if forwarded != nil && chain == nil {
+		chain = []byte(forwardedFor(view(forwarded)))
+	}
+	if forwarded != nil || x.listener.conf.Forwarded {
+		x.fields = append(x.fields, x.forwardedField(forwarded))
 	}
 	from := p.addr
 	if chain != nil {

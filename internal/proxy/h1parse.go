@@ -33,6 +33,7 @@ const (
 	fForwardedHost
 	fForwardedPort
 	fRequestID
+	fForwarded
 	fDropped // edited away
 )
 
@@ -41,6 +42,7 @@ var fieldIDs = map[string]fieldID{
 	"upgrade": fUpgrade, "te": fTE, "trailer": fTrailer, "keep-alive": fKeepAlive, "proxy-connection": fProxyConnection,
 	"expect": fExpect, "x-forwarded-for": fForwardedFor, "x-forwarded-proto": fForwardedProto,
 	"x-forwarded-host": fForwardedHost, "x-forwarded-port": fForwardedPort, "x-request-id": fRequestID,
+	"forwarded": fForwarded,
 }
 
 // byLength holds the known names by their length, so that an unknown name costs one look.

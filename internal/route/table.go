@@ -81,8 +81,11 @@ type Listener struct {
 	TLS      *ListenerTLS `json:"tls,omitempty"` // HTTPS and TLS have it
 	// ProxyProtocol requires a PROXY protocol header (version 1 or 2) at the start of each connection of the port.
 	ProxyProtocol bool `json:"proxyProtocol,omitempty"`
-	// TrustedProxies may tell the client's address in X-Forwarded-For; of all others the header is replaced.
+	// TrustedProxies may tell the client's address in X-Forwarded-For or Forwarded; of all others the headers are
+	// replaced.
 	TrustedProxies []netip.Prefix `json:"trustedProxies,omitempty"`
+	// Forwarded tells backends in Forwarded (RFC 7239), too. Where a trusted proxy does so it is added to in any case.
+	Forwarded bool `json:"forwarded,omitempty"`
 	// Policies are keys; later ones come before earlier ones, and a route's before all of them.
 	Policies []string `json:"policies,omitempty"`
 }
