@@ -108,6 +108,7 @@ func TestIncremental(t *testing.T) {
 				if d := cmp.Diff(want.clean(s), have.clean(s), addresses); d != "" {
 					t.Fatalf("step %d: what was told is not what follows from what is there (-want +got):\n%s", step, d)
 				}
+				whole(t, s)
 				for name := range have.tables {
 					got := map[route.Ref]any{}
 					apply(got, s.Tables(name))
