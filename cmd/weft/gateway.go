@@ -14,6 +14,7 @@ import (
 
 	"github.com/weft-net/weft/internal/configsync"
 	"github.com/weft-net/weft/internal/gateway"
+	"github.com/weft-net/weft/internal/otlp"
 	"github.com/weft-net/weft/internal/proxy"
 	"github.com/weft-net/weft/internal/waf"
 )
@@ -22,7 +23,7 @@ func newGatewayCommand() *cobra.Command {
 	var logging logFlags
 	var access string
 	var share float64
-	var file string
+	var file, collector string
 	var sync configsync.Client
 	c := gateway.Config{Metrics: prometheus.NewRegistry()}
 	cmd := &cobra.Command{
@@ -62,6 +63,14 @@ them from a file, and again whenever the file changes.`,
 				c.Proxy.AccessLog, closeLog = proxy.NewAccessLog(os.Stdout, access == "json", share)
 				defer closeLog()
 			}
+			if collector != "" {
+				exporter, err := otlp.New(collector, traceResource(), log)
+				if err != nil {
+					return fmt.Errorf("--otlp-endpoint: %w", err)
+				}
+				defer exporter.Close()
+				c.Proxy.Tracer = exporter
+			}
 			c.Metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 			return gateway.Run(cmd.Context(), c)
 		},
@@ -74,6 +83,8 @@ them from a file, and again whenever the file changes.`,
 	fs.StringVar(&sync.Keep, "keep", "", "`file` in memory-backed storage to keep the controller's configuration in; empty for none")
 	fs.StringVar(&access, "access-log", "off", "access log on standard output: off, json or combined")
 	fs.Float64Var(&share, "access-log-share", 1, "share of requests that are logged, 0 to 1")
+	fs.StringVar(&collector, "otlp-endpoint", "", "`URL` of an OpenTelemetry collector that gets spans of requests, such as http://collector:4318; empty for none")
+	fs.Float64Var(&c.Proxy.TraceShare, "trace-share", 0, "share of requests, of those that belong to no trace, that begin one, 0 to 1")
 	fs.StringVar(&c.Listen, "metrics-bind-address", ":9642", "`address` for /metrics, /livez, /healthz and /readyz; empty for none")
 	fs.DurationVar(&c.Drain, "drain", 30*time.Second, "how long requests under way may take after the signal to end")
 	fs.DurationVar(&c.Delay, "drain-delay", 0, "how long to go on taking connections after the signal to end")
@@ -83,4 +94,15 @@ them from a file, and again whenever the file changes.`,
 	fs.Int64Var(&c.Proxy.MaxConnections, "max-connections", 65536, "client connections at a time; more are closed at once")
 	cmd.AddCommand(newGatewayRoutesCommand())
 	return cmd
+}
+
+// traceResource says which gateway spans come from, as far as the pod knows.
+func traceResource() map[string]string {
+	out := map[string]string{}
+	for attribute, env := range map[string]string{"k8s.pod.name": "POD_NAME", "k8s.namespace.name": "POD_NAMESPACE"} {
+		if v := os.Getenv(env); v != "" {
+			out[attribute] = v
+		}
+	}
+	return out
 }

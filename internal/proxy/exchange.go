@@ -160,6 +160,9 @@ func (x *exchange) serve() {
 	}
 	x.forwardedFields()
 	x.asked = asked{x.path, x.query, x.authority}
+	if x.srv.conf.Tracer != nil {
+		x.traced()
+	}
 	if x.peer.client != nil && !x.certified() {
 		return
 	}

@@ -63,10 +63,14 @@ func (s *Server) done(x *exchange) {
 	if logs && x.plan != nil && x.plan.log != nil {
 		logs = *x.plan.log
 	}
-	if x.rule == nil && !logs {
+	spanned := x.more != nil && x.more.span != nil
+	if x.rule == nil && !logs && !spanned {
 		return
 	}
 	took := time.Since(x.began)
+	if spanned {
+		x.more.span.finish(x, took)
+	}
 	if x.rule != nil {
 		x.rule.stats.observe(x, took)
 	}
@@ -143,11 +147,7 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 			}
 			seen = entry.Rule
 			r := entry.Target.(*rule)
-			name := r.conf.Name
-			if name == "" {
-				name = strconv.Itoa(entry.Rule)
-			}
-			r.stats.collect(ch, counter, r.route.Key, name)
+			r.stats.collect(ch, counter, r.route.Key, r.name(entry.Rule))
 		}
 	}
 }

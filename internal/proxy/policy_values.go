@@ -26,6 +26,7 @@ type details struct {
 	subset   uint64  // the hash that chooses endpoints, once known
 	hashed   bool
 	held     int // bytes of the body that are held
+	span     *span
 }
 
 // detail gives the exchange's details.

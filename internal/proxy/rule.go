@@ -235,6 +235,14 @@ func sameName(a, b []byte) bool {
 	return len(a) == len(b) && strings.EqualFold(view(a), view(b))
 }
 
+// name is what the rule is called in metrics and spans: its own name, or its place.
+func (r *rule) name(i int) string {
+	if r.conf.Name != "" {
+		return r.conf.Name
+	}
+	return strconv.Itoa(i)
+}
+
 // choose picks a backend by weight; nil when there is none with a weight.
 func (r *rule) choose() *weighted {
 	if r.total == 0 {

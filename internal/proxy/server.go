@@ -31,6 +31,11 @@ type Config struct {
 	AccessLog AccessLog
 	Log       *slog.Logger
 
+	// Tracer is told of requests that belong to a sampled trace, and of TraceShare (0 to 1) of those that belong to none;
+	// nil: requests' trace context is passed on as it is.
+	Tracer     Tracer
+	TraceShare float64
+
 	NewFirewall NewFirewall // nil: policies that ask for one refuse requests
 }
 
