@@ -435,6 +435,16 @@ func TestAnswersComeFromWhereTheQuestionWent(t *testing.T) {
 	}
 }
 
+// A reader pauses only between bursts that are neither few packets nor all that it can take.
+func TestGather(t *testing.T) {
+	for n, want := range map[int]bool{0: false, 1: false, gatherFrom - 1: false, gatherFrom: true, batch - 1: true, batch: false} {
+		if got := (&burst{last: n}).gathers(); got != want {
+			t.Errorf("after %d packets: %v", n, got)
+		}
+	}
+}
+
+
 // Many questions of one client at once: each is answered, whatever left together.
 func TestBurst(t *testing.T) {
 	h := start(t, newUpstream(t), "")

@@ -132,6 +132,7 @@ func (s *Server) serveUDP(u *udpSocket, addr netip.AddrPort) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	runSoon()
+	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(timerSlack), 0, 0, 0)
 	b := newBurst(addr.Addr().IsUnspecified())
 	w := s.newWorker()
 	current := 0
