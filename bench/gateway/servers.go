@@ -244,7 +244,7 @@ func (b *bench) nginxCommon(name string) (main, http string) {
 		temp += fmt.Sprintf("%s_temp_path %s/t-%s-%s;\n", p, b.dir, name, p)
 	}
 	main = modules + fmt.Sprintf("daemon off; worker_processes 1; error_log %s/err; pid %s/%s.pid;\nevents { worker_connections 16384; }\n", b.dir, b.dir, name)
-	return main, "access_log off; keepalive_requests 1000000000; client_max_body_size 0; ssl_session_cache shared:s:10m;\n" + temp
+	return main, "access_log off; keepalive_requests 1000000000; client_max_body_size 0; ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:s:10m;\n" + temp
 }
 
 func exists(file string) bool {
