@@ -444,7 +444,6 @@ func TestGather(t *testing.T) {
 	}
 }
 
-
 // Many questions of one client at once: each is answered, whatever left together.
 func TestBurst(t *testing.T) {
 	h := start(t, newUpstream(t), "")
