@@ -98,7 +98,6 @@ func NewGateways(api *rest.Config, opts GatewayOptions, record func(model.Event)
 		p := &Gateways{
 			opts: opts, client: client, record: record, log: log,
 			queue:    workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[gatewayItem](retryMin, retryMax)),
-			metrics:  newGatewayMetrics(),
 			served:   make(chan struct{}, 1),
 			state:    gatewayapi.New(gatewayapi.Options{ReservedPorts: []uint16{GatewayMetricsPort}}),
 			policies: trafficpolicy.New(),
@@ -111,6 +110,7 @@ func NewGateways(api *rest.Config, opts GatewayOptions, record func(model.Event)
 			told:     make(map[string]bool),
 			writing:  make(map[model.ObjectKey]string),
 		}
+		p.metrics = newGatewayMetrics(p)
 		return p, reg.Register(p.metrics)
 	}
 }

@@ -199,6 +199,20 @@ func TestGatewayLife(t *testing.T) {
 		return len(u) > 1 && len(u[len(u)-1].Routes) == 1 && !u[len(u)-1].Complete
 	})
 
+	families, err := r.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pods := -1.0
+	for _, m := range families {
+		if m.GetName() == "weft_gateway_connected_pods" {
+			pods = m.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	if pods != 1 {
+		t.Errorf("weft_gateway_connected_pods is %v", pods)
+	}
+
 	f.delete(deployPath + "web-weft")
 	eventually(t, "the Deployment is made again", func() bool { return f.get(deployPath+"web-weft") != nil })
 	spoiled := f.get(deployPath + "web-weft")

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -264,39 +263,4 @@ func (p *Gateways) identity(gw *gatewayv1.Gateway, infra *gatewayapi.Infrastruct
 		return nil, err
 	}
 	return secretOf(gw, infra, data), nil
-}
-
-// gatewayMetrics exports what Gateways does.
-type gatewayMetrics struct {
-	written, failed *prometheus.CounterVec
-	propagation     prometheus.Histogram
-}
-
-func newGatewayMetrics() *gatewayMetrics {
-	return &gatewayMetrics{
-		written: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "weft_gateway_writes_total", Help: "Writes to the API for Gateway API that were needed and succeeded, by what was written.",
-		}, []string{"kind"}),
-		failed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "weft_gateway_write_failures_total", Help: "Writes to the API for Gateway API that failed and are tried again.",
-		}, []string{"kind"}),
-		propagation: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "weft_gateway_propagation_seconds", Help: "From a change's arrival at the controller until all pods of the Gateway served it.",
-			Buckets: []float64{.001, .002, .005, .01, .02, .03, .05, .1, .2, .5, 1, 2, 5, 10},
-		}),
-	}
-}
-
-// Describe implements prometheus.Collector.
-func (m *gatewayMetrics) Describe(ch chan<- *prometheus.Desc) {
-	m.written.Describe(ch)
-	m.failed.Describe(ch)
-	m.propagation.Describe(ch)
-}
-
-// Collect implements prometheus.Collector.
-func (m *gatewayMetrics) Collect(ch chan<- prometheus.Metric) {
-	m.written.Collect(ch)
-	m.failed.Collect(ch)
-	m.propagation.Collect(ch)
 }
