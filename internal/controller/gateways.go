@@ -77,7 +77,6 @@ type gatewayState struct {
 	infra     *gatewayapi.Infrastructure
 	serials   []serial // published and not confirmed, ascending
 	confirmed uint64   // the newest serial that is served
-	met       bool     // a pod of it has connected in this term
 	feedback  *gatewayapi.Feedback
 	applied   map[partID]appliedPart // the writer's
 }
@@ -322,8 +321,7 @@ func (p *Gateways) feedback(names []model.Name) {
 			done++
 		}
 		g.serials = g.serials[done:]
-		g.met = g.met || state.Connected > 0
-		f := &gatewayapi.Feedback{Confirmed: g.confirmed, Restarted: !g.met && time.Since(p.began) < settle}
+		f := &gatewayapi.Feedback{Confirmed: g.confirmed, Restarted: g.confirmed == 0 && time.Since(p.began) < settle}
 		var svc *corev1.Service
 		var deployment *appsv1.Deployment
 		if gw, ok := p.objects[model.ObjectKey{Kind: "Gateway", Namespace: name.Namespace, Name: name.Name}].(*gatewayv1.Gateway); ok {
