@@ -127,13 +127,9 @@ func (t topology) admits(c candidate, n *Node) bool {
 }
 
 // candidates collects the endpoints of a Service port in one family: those of all slices whose port has its name
-// and protocol. An endpoint that two slices list, as happens while it moves, counts once, in the better state.
-func candidates(eps []*model.EndpointSlice, f model.Family, name string, proto model.Protocol) []candidate {
-	n := 0
-	for _, s := range eps {
-		n += len(s.Endpoints)
-	}
-	out := make([]candidate, 0, n)
+// and protocol. An endpoint that two slices list, as happens while it moves, counts once, in the better state. They are
+// appended to out, which is empty.
+func candidates(out []candidate, eps []*model.EndpointSlice, f model.Family, name string, proto model.Protocol) []candidate {
 	for _, s := range eps {
 		if s.Family != f || s.FQDN {
 			continue

@@ -205,7 +205,7 @@ func TestCandidates(t *testing.T) {
 		fqdn,
 	}
 	var got []string
-	for _, c := range candidates(eps, model.IPv4, "web", model.TCP) {
+	for _, c := range candidates(nil, eps, model.IPv4, "web", model.TCP) {
 		got = append(got, fmt.Sprint(c.addr, " ", c.ep.Ready))
 	}
 	if want := []string{"1.1.1.1:8080 true", "1.1.1.2:8080 true", "1.1.1.6:9090 true"}; !slices.Equal(got, want) {

@@ -52,11 +52,11 @@ func proxied(s *model.Service) (bool, string) {
 	return true, ""
 }
 
-// compile decides for one Service. eps are its EndpointSlices.
-func compile(s *model.Service, eps []*model.EndpointSlice, n *Node) compiled {
+// compile decides for one Service. eps are its EndpointSlices, scratch is memory to use and to use again.
+func compile(s *model.Service, eps []*model.EndpointSlice, n *Node, scratch []candidate) (compiled, []candidate) {
 	out := compiled{meta: &s.Meta}
 	if ok, _ := proxied(s); !ok {
-		return out
+		return out, scratch
 	}
 	if s.Type == model.LoadBalancer && s.ExternalLocal && s.HealthCheckNodePort != 0 {
 		out.health = Health{Port: s.HealthCheckNodePort, Local: localReady(eps, n)}
@@ -73,10 +73,17 @@ func compile(s *model.Service, eps []*model.EndpointSlice, n *Node) compiled {
 	}
 	out.entries = make([]entry, 0, len(s.ClusterIPs)*len(s.Ports)*perPort)
 	for _, ip := range s.ClusterIPs {
-		out.family(s, eps, n, ip.Unmap())
+		scratch = out.family(s, eps, n, ip.Unmap(), scratch)
 	}
-	return out
+	if cap(scratch) > keptCandidates {
+		return out, nil
+	}
+	clear(scratch[:cap(scratch)]) // it is not to keep endpoints alive
+	return out, scratch[:0]
 }
+
+// keptCandidates is how many candidates there is room for in what is used again.
+const keptCandidates = 128
 
 // unusable says which endpoints of a slice are left out for their address; "" if none are.
 func unusable(sl *model.EndpointSlice) string {
@@ -123,7 +130,7 @@ func localReady(eps []*model.EndpointSlice, n *Node) int {
 }
 
 // family adds the frontends of one IP family, which exists for the Service if it has a cluster IP in it.
-func (out *compiled) family(s *model.Service, eps []*model.EndpointSlice, n *Node, clusterIP netip.Addr) {
+func (out *compiled) family(s *model.Service, eps []*model.EndpointSlice, n *Node, clusterIP netip.Addr, cands []candidate) []candidate {
 	f := model.FamilyOf(clusterIP)
 	sources, bad := sourceRanges(s, f, n)
 	if bad != "" {
@@ -135,7 +142,7 @@ func (out *compiled) family(s *model.Service, eps []*model.EndpointSlice, n *Nod
 	}
 	for i := range s.Ports {
 		p := &s.Ports[i]
-		cands := candidates(eps, f, p.Name, p.Protocol)
+		cands = candidates(cands[:0], eps, f, p.Name, p.Protocol)
 		c := choose(cands, n)
 		base := Rule{
 			Service: s.Name, Port: p.Name, Affinity: s.AffinityTimeout, Backends: backends(cands, n),
@@ -152,6 +159,9 @@ func (out *compiled) family(s *model.Service, eps []*model.EndpointSlice, n *Nod
 		}
 		out.add(clusterIP, p.Protocol, p.Port, internal, 0)
 
+		if s.Type == model.ClusterIP && len(s.ExternalIPs) == 0 {
+			continue
+		}
 		external := base
 		external.Main, external.Masquerade = c.cluster, true
 		if s.ExternalLocal {
@@ -178,6 +188,7 @@ func (out *compiled) family(s *model.Service, eps []*model.EndpointSlice, n *Nod
 			}
 		}
 	}
+	return cands
 }
 
 // add adds a frontend, unless the Service has it already: the kinds that restrict more come first.

@@ -82,7 +82,7 @@ func (t *Table) explain(st *known, en entry) FrontendReport {
 	if en.rule.Kind.External() {
 		local = st.service.ExternalLocal
 	}
-	cands := candidates(st.slices, en.frontend.Family(), en.rule.Port, en.frontend.Protocol)
+	cands := candidates(nil, st.slices, en.frontend.Family(), en.rule.Port, en.frontend.Protocol)
 	c := choose(cands, &t.node)
 	for _, cand := range cands {
 		ep := EndpointReport{Addr: cand.addr, Pod: cand.ep.Pod, Node: cand.ep.Node, Zone: cand.ep.Zone, State: stateText(cand.ep)}

@@ -20,6 +20,8 @@ type Table struct {
 
 	pending []Change
 	index   map[Frontend]int // into pending
+	dirty   []namedService   // what Update has still to compile, each once
+	cands   []candidate      // scratch
 	health  map[model.Name]Health
 	noLocal [2]int
 }
@@ -28,7 +30,21 @@ type Table struct {
 type known struct {
 	service *model.Service
 	slices  []*model.EndpointSlice // by name
+	dirty   bool                   // is among Table.dirty
 	compiled
+}
+
+type namedService struct {
+	name model.Name
+	*known
+}
+
+// touch has a Service compiled again at the end of the Update.
+func (t *Table) touch(name model.Name, st *known) {
+	if !st.dirty {
+		st.dirty = true
+		t.dirty = append(t.dirty, namedService{name, st})
+	}
 }
 
 // NewTable makes an empty table for the node of that name, which must match the nodeName of endpoints.
@@ -47,22 +63,29 @@ func NewTable(node string) *Table {
 // Update takes in a Delta and returns what the owners of objects should be told. The changes it makes are Pending.
 func (t *Table) Update(d *model.Delta) []model.Event {
 	t.grow(len(d.Services), len(d.EndpointSlices))
-	dirty := make(map[model.Name]*known, max(len(d.Services), len(d.EndpointSlices)))
 	for name, s := range d.Services {
 		st := t.state(name)
 		st.service = s
-		dirty[name] = st
+		t.touch(name, st)
 	}
 	for name, s := range d.EndpointSlices {
-		t.slice(name, s, dirty)
+		t.slice(name, s)
 	}
 	if n := d.Nodes[t.node.Name]; n != nil && t.setNode(n) {
-		dirty = t.services
+		for name, st := range t.services {
+			t.touch(name, st)
+		}
 	}
 	var events []model.Event
-	for name, st := range dirty {
-		events = append(events, t.refresh(name, st)...)
+	for _, d := range t.dirty {
+		d.dirty = false
+		events = append(events, t.refresh(d.name, d.known)...)
 	}
+	if cap(t.dirty) > keptPending {
+		t.dirty = nil
+	}
+	clear(t.dirty)
+	t.dirty = t.dirty[:0]
 	return events
 }
 
@@ -76,6 +99,7 @@ func (t *Table) grow(services, endpointSlices int) {
 	t.owners = make(map[Frontend]*known, services)
 	t.index = make(map[Frontend]int, services)
 	t.pending = make([]Change, 0, services)
+	t.dirty = make([]namedService, 0, services)
 }
 
 func (t *Table) state(name model.Name) *known {
@@ -88,7 +112,7 @@ func (t *Table) state(name model.Name) *known {
 }
 
 // slice files an EndpointSlice under its Service and takes it away from the one that had it before.
-func (t *Table) slice(name model.Name, s *model.EndpointSlice, dirty map[model.Name]*known) {
+func (t *Table) slice(name model.Name, s *model.EndpointSlice) {
 	var next model.Name
 	if s != nil && s.Service != "" && s.Labels[headlessLabel] == "" {
 		next = model.Name{Namespace: name.Namespace, Name: s.Service}
@@ -98,7 +122,7 @@ func (t *Table) slice(name model.Name, s *model.EndpointSlice, dirty map[model.N
 		i, _ := slices.BinarySearchFunc(st.slices, name, byName)
 		if owner := (model.Name{Namespace: name.Namespace, Name: st.slices[i].Service}); owner != next {
 			st.slices = slices.Delete(slices.Clone(st.slices), i, i+1)
-			dirty[owner] = st
+			t.touch(owner, st)
 			delete(t.slices, name)
 		}
 	}
@@ -113,7 +137,7 @@ func (t *Table) slice(name model.Name, s *model.EndpointSlice, dirty map[model.N
 		st.slices = slices.Insert(st.slices, i, s)
 	}
 	t.slices[name] = st
-	dirty[next] = st
+	t.touch(next, st)
 }
 
 func (t *Table) setNode(n *model.Node) bool {
@@ -135,7 +159,7 @@ func (t *Table) refresh(name model.Name, st *known) []model.Event {
 	old := st.compiled
 	st.compiled = compiled{}
 	if st.service != nil {
-		st.compiled = compile(st.service, st.slices, &t.node)
+		st.compiled, t.cands = compile(st.service, st.slices, &t.node, t.cands)
 	} else if len(st.slices) == 0 {
 		delete(t.services, name)
 	}
@@ -301,6 +325,16 @@ func (t *Table) Rule(f Frontend) *Rule {
 
 // All calls f with every frontend and its rule, Service by Service.
 func (t *Table) All(f func(Frontend, *Rule)) {
+	if len(t.pending) == len(t.owners) && len(t.losers) == 0 {
+		// Most likely the first full picture: in the order in which the rules were made they lie together in memory.
+		fresh := !slices.ContainsFunc(t.pending, func(c Change) bool { return c.Old != nil || c.New == nil })
+		if fresh {
+			for i := range t.pending {
+				f(t.pending[i].Frontend, t.pending[i].New)
+			}
+			return
+		}
+	}
 	for _, st := range t.services {
 		for _, e := range st.entries {
 			if t.owners[e.frontend] == st {
