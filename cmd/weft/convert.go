@@ -19,7 +19,7 @@ func newConvertCommand() *cobra.Command {
 		GroupID: "person",
 		Short:   "Turn other programs' configuration, and manifests of yesterday, into today's",
 	}
-	cmd.AddCommand(newConvertCorefileCommand(), newConvertManifestsCommand())
+	cmd.AddCommand(newConvertCorefileCommand(), newConvertIngressCommand(), newConvertManifestsCommand())
 	return cmd
 }
 

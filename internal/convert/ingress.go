@@ -3,7 +3,6 @@
 package convert
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -35,6 +34,8 @@ type Conversion struct {
 	// Tables are what the Ingresses mean; Dropped the request headers of theirs that backends no longer get.
 	Tables  *route.Update
 	Dropped []string
+	// Plain are the hosts that had no certificate of their own: they are not served over TLS any more.
+	Plain []string
 }
 
 // FromIngresses rewrites Ingresses as one Gateway, ListenerSets (GEP-1713) that keep each certificate in its own
@@ -47,7 +48,7 @@ func FromIngresses(opt IngressOptions, in *ingress.Changes) *Conversion {
 	c := &ingressConverter{
 		IngressOptions: opt, in: in, tables: state.Complete(), routes: map[string][]Object{},
 		backends: map[string]*route.Backend{}, policies: map[string]*route.Policy{}, dropped: map[string]bool{},
-		namespaces: map[string]bool{}, sets: map[string][]any{}, sources: opt.Sources, attached: map[string]Object{},
+		namespaces: map[string]bool{}, sets: map[string][]any{}, sources: opt.Sources, attached: map[string]Object{}, plain: map[string]bool{},
 	}
 	for i := range c.tables.Backends {
 		c.backends[c.tables.Backends[i].Key] = &c.tables.Backends[i]
@@ -67,7 +68,7 @@ func FromIngresses(opt IngressOptions, in *ingress.Changes) *Conversion {
 		c.notes = append(c.notes, Note{Object: "Gateway " + opt.Gateway.String(), Text: fmt.Sprintf(
 			"backends no longer get %s, which ingress-nginx sets: X-Forwarded-For, -Proto, -Host and -Port tell the same", strings.Join(names, ", "))})
 	}
-	return &Conversion{Objects: c.all(), Notes: c.notes, Tables: c.tables, Dropped: slices.Sorted(maps.Keys(c.dropped))}
+	return &Conversion{Objects: c.all(), Notes: c.notes, Tables: c.tables, Dropped: slices.Sorted(maps.Keys(c.dropped)), Plain: slices.Sorted(maps.Keys(c.plain))}
 }
 
 // ingressConverter is one conversion of Ingresses.
@@ -89,6 +90,7 @@ type ingressConverter struct {
 	extra      []Object
 	attached   map[string]Object // TrafficPolicies by namespace and content
 	dropped    map[string]bool
+	plain      map[string]bool // hosts without a certificate
 	notes      []Note
 }
 
@@ -181,35 +183,42 @@ func (c *ingressConverter) listenersOf(names []model.Name) {
 	for _, host := range slices.Sorted(maps.Keys(passed)) {
 		c.listener(passed[host], host, tree{"name": "tls-" + label(host), "protocol": "TLS", "port": int64(443), "hostname": host, "tls": tree{"mode": "Passthrough"}})
 	}
-	slices.SortStableFunc(names, func(a, b model.Name) int {
-		return cmp.Compare(c.in.Ingresses[a].Created, c.in.Ingresses[b].Created)
-	})
+	for i := range c.tables.Listeners {
+		l := &c.tables.Listeners[i]
+		if l.Protocol != route.HTTPS || l.Hostname == "" || c.secure[l.Hostname] != nil {
+			continue
+		}
+		secret, ok := c.certificateOf(l)
+		if !ok {
+			c.plain[l.Hostname] = true
+			continue
+		}
+		tls := tree{"mode": "Terminate", "certificateRefs": []any{tree{"name": secret.Name}}}
+		c.listener(secret.Namespace, l.Hostname, tree{
+			"name": "https-" + label(l.Hostname), "protocol": "HTTPS", "port": int64(443), "hostname": l.Hostname, "tls": tls,
+		})
+	}
 	for _, name := range names {
-		o := c.in.Ingresses[name]
-		for i, t := range o.TLS {
-			hosts := t.Hosts
-			if len(hosts) == 0 {
-				for _, r := range o.Rules {
-					hosts = append(hosts, r.Host)
-				}
-			}
-			for _, host := range hosts {
-				host = strings.ToLower(host)
-				if host == "" || c.secure[host] != nil {
-					continue
-				}
-				if t.Secret == "" {
-					c.note(name, true, fmt.Sprintf("spec.tls[%d].secretName", i), "is not set: %s was served with the controller's default certificate; a listener needs one of its own, and %s has none over TLS now", host, host)
-					continue
-				}
-				c.listener(name.Namespace, host, tree{
-					"name": "https-" + label(host), "protocol": "HTTPS", "port": int64(443), "hostname": host,
-					"tls": tree{"mode": "Terminate", "certificateRefs": []any{tree{"name": t.Secret}}},
-				})
-				c.note(name, false, fmt.Sprintf("spec.tls[%d]", i), "became a listener of ListenerSet %s/%s: %s", name.Namespace, c.Gateway.Name, host)
+		for i, t := range c.in.Ingresses[name].TLS {
+			if t.Secret != "" {
+				c.note(name, false, fmt.Sprintf("spec.tls[%d]", i), "became listeners of ListenerSet %s/%s, with the certificate of Secret %s", name.Namespace, c.Gateway.Name, t.Secret)
 			}
 		}
 	}
+	if hosts := slices.Sorted(maps.Keys(c.plain)); len(hosts) > 0 {
+		c.notes = append(c.notes, Note{Object: "Gateway " + c.Gateway.String(), Text: strings.Join(hosts, ", ") +
+			": no certificate of their own: over HTTPS, where the controller's default certificate was shown, they are not served any more"})
+	}
+}
+
+// certificateOf is the Secret of an Ingress that a listener's certificate is from.
+func (c *ingressConverter) certificateOf(l *route.Listener) (model.Name, bool) {
+	if l.TLS == nil || len(l.TLS.Certificates) == 0 {
+		return model.Name{}, false
+	}
+	ns, n, ok := strings.Cut(l.TLS.Certificates[0], "/")
+	name := model.Name{Namespace: ns, Name: n}
+	return name, ok && c.in.Secrets[name] != nil && name != c.Compile.DefaultCertificate
 }
 
 // listener adds one to the ListenerSet of a namespace, for routes of all that have some.

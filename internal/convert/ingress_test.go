@@ -14,7 +14,7 @@ import (
 	"github.com/weft-net/weft/internal/model"
 )
 
-// world reads manifests as what the Ingress compiler takes. Secrets of TLS that are not there are made up.
+// world reads manifests as what the Ingress compiler takes. Secrets and Services that are not there are assumed.
 func world(t *testing.T, file string) *ingress.Changes {
 	t.Helper()
 	data, err := os.ReadFile(file)
@@ -33,6 +33,7 @@ func world(t *testing.T, file string) *ingress.Changes {
 	if err := AssumeSecrets(in); err != nil {
 		t.Fatal(err)
 	}
+	AssumeServices(in)
 	return in
 }
 

@@ -115,8 +115,13 @@ func strip(rule *route.Rule) (*route.Rule, bool) {
 	if rewrites < 0 || len(rule.Matches) != 1 || rule.Matches[0].Path == nil || rule.Matches[0].Path.Kind != route.PathRegex {
 		return rule, false
 	}
+	// The compiler may add empty groups, which tell nothing but the rule's rank.
+	value := rule.Matches[0].Path.Value
+	for strings.HasSuffix(value, "(?:)") {
+		value = strings.TrimSuffix(value, "(?:)")
+	}
 	for _, form := range stripping {
-		m := form.expr.FindStringSubmatch(rule.Matches[0].Path.Value)
+		m := form.expr.FindStringSubmatch(value)
 		if m == nil || string(*rule.Filters[rewrites].Rewrite.Path.Template) != form.group {
 			continue
 		}
@@ -229,6 +234,9 @@ func (c *ingressConverter) filters(rule *route.Rule, name model.Name) (out []any
 			out = append(out, tree{"type": "ResponseHeaderModifier", "responseHeaderModifier": headerEdit(f.ResponseHeaders)})
 		case f.Redirect != nil:
 			t, ok := redirect(f.Redirect)
+			if ok && f.Redirect.Location != "" && t["path"] != nil && !strings.HasSuffix(string(f.Redirect.Location), "$is_args$args") {
+				c.note(name, false, "", "rule %s redirects to %s without the request's query: RequestRedirect keeps the query", rule.Name, f.Redirect.Location)
+			}
 			if !ok {
 				c.note(name, true, "", "rule %s redirects to %q: RequestRedirect has no variables, and the rule was left out", rule.Name, f.Redirect.Location)
 				return nil, false

@@ -136,6 +136,19 @@ func documents(data []byte) []document {
 	return out
 }
 
+// Typed gives an object client-go's type, where client-go knows its kind.
+func Typed(u *unstructured.Unstructured) (runtime.Object, error) {
+	raw, err := u.MarshalJSON()
+	if err != nil {
+		return nil, err
+	}
+	objs, err := decode(raw)
+	if err != nil {
+		return nil, err
+	}
+	return objs[0], nil
+}
+
 // decodeRaw is a decoder that knows no kind.
 func decodeRaw(raw []byte) ([]runtime.Object, error) {
 	obj, _, err := unstructured.UnstructuredJSONScheme.Decode(raw, nil, nil)
