@@ -96,8 +96,7 @@ func (c *cors) fields(origin, method, headers string, preflight bool) (out []fie
 		add("Access-Control-Allow-Methods", wild(c.anyMethod, c.methods, method))
 		add("Access-Control-Allow-Headers", wild(c.anyHeader, c.headers, headers))
 		add("Access-Control-Max-Age", c.maxAge)
-	} else {
-		add("Access-Control-Expose-Headers", c.expose)
 	}
+	add("Access-Control-Expose-Headers", c.expose) // of no use to a preflight, but Gateway API's conformance asks for it
 	return out
 }
