@@ -269,7 +269,7 @@ func (s *State) place(w *work, r *routeState, now map[listenerID][]string) {
 // placement is what a route has in one gateway's tables.
 type placement struct {
 	parents, terminated []route.Parent
-	backends            set[backendID]
+	backends            []backendID
 	policies            []string
 }
 
@@ -279,15 +279,14 @@ const terminatedSuffix = "/terminated"
 func (s *State) publish(w *work, g *gateway, r *routeState, p *placement) {
 	key, t := r.id.String(), g.tables
 	old := r.placed[g.name]
-	p.backends = set[backendID]{}
 	if len(p.parents) > 0 {
-		maps.Copy(p.backends, r.content.backends)
+		p.backends = r.content.backends
 	}
 	if len(p.terminated) > 0 {
-		maps.Copy(p.backends, r.content.reencrypts)
+		p.backends = slices.Concat(p.backends, r.content.reencrypts)
 	}
 	p.policies = s.routePolicies(r)
-	for id := range p.backends {
+	for _, id := range p.backends {
 		s.need(w, g, id)
 	}
 	for _, k := range p.policies {
@@ -326,7 +325,7 @@ func (s *State) releaseAll(w *work, g *gateway, p *placement) {
 	if p == nil {
 		return
 	}
-	for id := range p.backends {
+	for _, id := range p.backends {
 		s.release(w, g, id)
 	}
 	for _, k := range p.policies {

@@ -83,9 +83,9 @@ func (s *State) resolve(c *content, ref gwv1.BackendObjectReference, as spoken) 
 	if ref.Namespace != nil && *ref.Namespace != "" {
 		svc.Namespace = string(*ref.Namespace)
 	}
-	c.services.add(svc)
+	once(&c.services, svc)
 	if svc.Namespace != c.from.Namespace {
-		c.foreign.add(svc.Namespace)
+		once(&c.foreign, svc.Namespace)
 	}
 	if !s.permitted(c.from, "Service", svc) {
 		v := no(gwv1.RouteReasonRefNotPermitted, "backendRef "+svc.String()+": "+grantMissing(c.from, "Service", svc))

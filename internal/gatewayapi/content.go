@@ -18,13 +18,12 @@ type content struct {
 	rules []route.Rule
 	// terminated are the rules for listeners that end TLS; of TLSRoutes only.
 	terminated []route.Rule
-	backends   set[backendID] // of rules
-	reencrypts set[backendID] // of terminated
-	policies   set[string]
+	backends   []backendID // of rules, each once
+	reencrypts []backendID // of terminated
 
-	// What it was compiled from, besides the route.
-	services set[model.Name]
-	foreign  set[string] // namespaces of others that it refers to
+	// What it was compiled from, besides the route, each once.
+	services []model.Name
+	foreign  []string // namespaces of others that it refers to
 
 	invalid  []verdict // of rules that can't be served as written
 	bad      int       // how many those are
@@ -32,8 +31,7 @@ type content struct {
 }
 
 func newContent(kind route.RouteKind, name model.Name) *content {
-	return &content{from: from{string(kind), name}, backends: set[backendID]{}, reencrypts: set[backendID]{},
-		policies: set[string]{}, services: set[model.Name]{}, foreign: set[string]{}}
+	return &content{from: from{string(kind), name}}
 }
 
 // ruleCompiler makes one rule.
@@ -74,8 +72,8 @@ func (r *ruleCompiler) done(name *gwv1.SectionName) route.Rule {
 	return r.rule
 }
 
-// backends resolves backendRefs. An invalid one keeps its share of requests and fails them.
-func (r *ruleCompiler) weighted(ref gwv1.BackendRef, to set[backendID], filters []route.Filter) route.WeightedBackend {
+// weighted resolves a backendRef. An invalid one keeps its share of requests and fails them.
+func (r *ruleCompiler) weighted(ref gwv1.BackendRef, filters []route.Filter) route.WeightedBackend {
 	out := route.WeightedBackend{Weight: 1, Filters: filters}
 	if ref.Weight != nil {
 		out.Weight = uint32(max(*ref.Weight, 0))
@@ -89,7 +87,7 @@ func (r *ruleCompiler) weighted(ref gwv1.BackendRef, to set[backendID], filters 
 	if problem = r.s.unmet(id); problem != nil {
 		r.unresolved(*problem)
 	}
-	to.add(id)
+	once(&r.c.backends, id)
 	out.Backend = id.key()
 	return out
 }
@@ -113,7 +111,7 @@ func (s *State) compileHTTP(obj *gwv1.HTTPRoute, name model.Name) *content {
 		}
 		r.rule.Filters = r.httpFilters(in.Filters, prefix)
 		for _, b := range in.BackendRefs {
-			r.rule.Backends = append(r.rule.Backends, r.weighted(b.BackendRef, c.backends, r.httpFilters(b.Filters, prefix)))
+			r.rule.Backends = append(r.rule.Backends, r.weighted(b.BackendRef, r.httpFilters(b.Filters, prefix)))
 		}
 		if t := in.Timeouts; t != nil {
 			r.rule.Timeouts = route.Timeouts{Request: r.duration("timeouts.request", t.Request), BackendRequest: r.duration("timeouts.backendRequest", t.BackendRequest)}
@@ -138,7 +136,7 @@ func (s *State) compileGRPC(obj *gwv1.GRPCRoute, name model.Name) *content {
 		}
 		r.rule.Filters = r.grpcFilters(in.Filters)
 		for _, b := range in.BackendRefs {
-			r.rule.Backends = append(r.rule.Backends, r.weighted(b.BackendRef, c.backends, r.grpcFilters(b.Filters)))
+			r.rule.Backends = append(r.rule.Backends, r.weighted(b.BackendRef, r.grpcFilters(b.Filters)))
 		}
 		r.session(in.SessionPersistence)
 		c.rules = append(c.rules, r.done(in.Name))
@@ -152,7 +150,7 @@ func (s *State) compileTLS(obj *gwv1.TLSRoute, name model.Name) *content {
 		in := &obj.Spec.Rules[i]
 		r := &ruleCompiler{s: s, c: c, index: i, as: spokenTCP}
 		for _, b := range in.BackendRefs {
-			r.rule.Backends = append(r.rule.Backends, r.weighted(b, c.backends, nil))
+			r.rule.Backends = append(r.rule.Backends, r.weighted(b, nil))
 		}
 		passed := r.done(in.Name)
 		ended := passed
@@ -165,9 +163,9 @@ func (s *State) compileTLS(obj *gwv1.TLSRoute, name model.Name) *content {
 		}
 		c.rules, c.terminated = append(c.rules, passed), append(c.terminated, ended)
 	}
-	for id := range c.backends {
+	for _, id := range c.backends {
 		id.As = spokenTLS
-		c.reencrypts.add(id)
+		once(&c.reencrypts, id)
 	}
 	return c
 }
@@ -178,7 +176,7 @@ func (s *State) compileTCP(obj *gwv1.TCPRoute, name model.Name) *content {
 		in := &obj.Spec.Rules[i]
 		r := &ruleCompiler{s: s, c: c, index: i, as: spokenTCP}
 		for _, b := range in.BackendRefs {
-			r.rule.Backends = append(r.rule.Backends, r.weighted(b, c.backends, nil))
+			r.rule.Backends = append(r.rule.Backends, r.weighted(b, nil))
 		}
 		c.rules = append(c.rules, r.done(in.Name))
 	}
@@ -191,7 +189,7 @@ func (s *State) compileUDP(obj *gwv1.UDPRoute, name model.Name) *content {
 		in := &obj.Spec.Rules[i]
 		r := &ruleCompiler{s: s, c: c, index: i, as: spokenUDP}
 		for _, b := range in.BackendRefs {
-			r.rule.Backends = append(r.rule.Backends, r.weighted(b, c.backends, nil))
+			r.rule.Backends = append(r.rule.Backends, r.weighted(b, nil))
 		}
 		c.rules = append(c.rules, r.done(in.Name))
 	}

@@ -195,7 +195,7 @@ func (r *ruleCompiler) mirror(f *gwv1.HTTPRequestMirrorFilter) *route.Mirror {
 	if problem = r.s.unmet(id); problem != nil {
 		r.unresolved(*problem)
 	}
-	r.c.backends.add(id)
+	once(&r.c.backends, id)
 	out.Backend = id.key()
 	return out
 }

@@ -2,12 +2,21 @@
 
 package gatewayapi
 
+import "slices"
+
 // set is a set of values.
 type set[T comparable] map[T]struct{}
 
 func (s set[T]) add(v T) { s[v] = struct{}{} }
 
 func (s set[T]) has(v T) bool { _, ok := s[v]; return ok }
+
+// once appends a value that is not there yet. It is for lists that stay short.
+func once[T comparable](list *[]T, v T) {
+	if !slices.Contains(*list, v) {
+		*list = append(*list, v)
+	}
+}
 
 // index tells which owners depend on a key, so that a change of the key's object finds them without looking at all.
 type index[K, O comparable] struct {

@@ -215,8 +215,8 @@ func (s *State) compileRoutes(w *work) {
 		}
 		old := r.content
 		r.content = r.compile()
-		s.routesByService.set(id, keysOf(r.content.services))
-		s.routesByForeign.set(id, keysOf(r.content.foreign))
+		s.routesByService.set(id, r.content.services)
+		s.routesByForeign.set(id, r.content.foreign)
 		if old == nil || !reflect.DeepEqual(old, r.content) {
 			w.attach.add(id)
 		} else {
@@ -259,12 +259,4 @@ func (s *State) Tables(gateway model.Name) *route.Update {
 		return nil
 	}
 	return g.tables.complete()
-}
-
-func keysOf[K comparable](m set[K]) []K {
-	out := make([]K, 0, len(m))
-	for k := range maps.Keys(m) {
-		out = append(out, k)
-	}
-	return out
 }

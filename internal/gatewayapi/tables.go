@@ -77,7 +77,7 @@ func (r *resources[T]) flush(kind route.Kind, gone *[]route.Ref) (changed []T) {
 			changed = append(changed, *now)
 		}
 	}
-	clear(r.before)
+	r.before = map[string]*T{} // not cleared: a map that was large once takes long to go through ever after
 	return changed
 }
 
