@@ -33,7 +33,8 @@ import (
 type agentMemory struct {
 	Services  int     `json:"services"`
 	Endpoints int     `json:"endpointsEach"`
-	Resident  float64 `json:"residentMiB"` // once it has come to rest
+	Own       float64 `json:"ownMiB"`      // once it has come to rest: what no other process has
+	Resident  float64 `json:"residentMiB"` // the same with the program's text
 	Peak      float64 `json:"peakMiB"`     // the most ever, while it took the cluster in
 	Ready     seconds `json:"ready"`       // from its start until all is in force
 	Error     string  `json:"error,omitempty"`
@@ -101,7 +102,8 @@ func (m *agentMemory) measure(weft string) error {
 	}
 	m.Ready = seconds(time.Since(start).Seconds())
 	time.Sleep(restTime)
-	m.Resident, m.Peak = memoryOf(cmd.Process.Pid, "VmRSS"), memoryOf(cmd.Process.Pid, "VmHWM")
+	pid := cmd.Process.Pid
+	m.Own, m.Resident, m.Peak = memoryOf(pid, "RssAnon"), memoryOf(pid, "VmRSS"), memoryOf(pid, "VmHWM")
 	return nil
 }
 

@@ -14,6 +14,8 @@ import (
 
 	"github.com/weft-net/weft/internal/kube"
 	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/nft"
+	"github.com/weft-net/weft/internal/nft/servicetable"
 	"github.com/weft-net/weft/internal/node"
 
 	corev1 "k8s.io/api/core/v1"
@@ -83,9 +85,21 @@ func newWeft() (*weft, error) {
 }
 
 func (w *weft) load(all objects) (clock, cpu time.Duration, err error) {
+	d, err := deltaOf(all)
+	if err != nil {
+		return 0, 0, err
+	}
+	runtime.GC()
+	before, start := cpuTime(), time.Now()
+	err = w.part.Update(context.Background(), d)
+	return time.Since(start), cpuTime() - before, err
+}
+
+// deltaOf is the first full picture of the objects.
+func deltaOf(all objects) (*model.Delta, error) {
 	d := &model.Delta{Complete: true, Since: time.Now(), Services: map[model.Name]*model.Service{}, EndpointSlices: map[model.Name]*model.EndpointSlice{},
 		Nodes: map[string]*model.Node{nodeName: {Meta: model.Meta{Name: model.Name{Name: nodeName}}}}}
-	err = all(func(svc *corev1.Service, slices []*discoveryv1.EndpointSlice) error {
+	return d, all(func(svc *corev1.Service, slices []*discoveryv1.EndpointSlice) error {
 		s, err := kube.FromService(svc)
 		if err != nil {
 			return err
@@ -100,13 +114,51 @@ func (w *weft) load(all objects) (clock, cpu time.Duration, err error) {
 		}
 		return nil
 	})
+}
+
+// restart is what an agent takes that starts on a node that has all in its kernel.
+func (w *weft) restart(all objects) (time.Duration, error) {
+	d, err := deltaOf(all)
 	if err != nil {
-		return 0, 0, err
+		return 0, err
+	}
+	next, err := node.NewServices(node.ServicesConfig{Node: nodeName, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err != nil {
+		return 0, err
 	}
 	runtime.GC()
-	before, start := cpuTime(), time.Now()
-	err = w.part.Update(context.Background(), d)
-	return time.Since(start), cpuTime() - before, err
+	start := time.Now()
+	if err := next.Update(context.Background(), d); err != nil {
+		return 0, err
+	}
+	return time.Since(start), next.Close()
+}
+
+// repair is how long it takes until the map of Services is full again after somebody else has emptied it.
+func (w *weft) repair(services int) (time.Duration, error) {
+	other, err := nft.Dial()
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = other.Close() }()
+	set := &nft.Set{Table: nft.Table{Family: nft.IPv4, Name: servicetable.TableName}, Name: "services"}
+	var harm nft.Batch
+	harm.FlushSet(set)
+	start := time.Now()
+	if err := other.Commit(&harm); err != nil {
+		return 0, err
+	}
+	for n := 0; n < services; {
+		if time.Since(start) > patience {
+			return 0, errors.New("not repaired after " + patience.String())
+		}
+		time.Sleep(time.Millisecond)
+		n = 0
+		if err := other.Elements(set, func(nft.Elem) { n++ }); err != nil && !errors.Is(err, nft.ErrInterrupted) {
+			return 0, err
+		}
+	}
+	return time.Since(start), nil
 }
 
 func (w *weft) change(_, next *discoveryv1.EndpointSlice) (clock, work time.Duration, err error) {

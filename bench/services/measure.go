@@ -26,7 +26,13 @@ type programming struct {
 	ChangeWork *latency `json:"changeWork,omitempty"` // the same without waiting for a throttle
 	Scale      *latency `json:"scale,omitempty"`      // one endpoint more or fewer, from the event to the kernel
 	Flood      *flood   `json:"flood,omitempty"`
-	Error      string   `json:"error,omitempty"`
+
+	// Of weft only: what an agent takes that finds the tables in the kernel, and to set them right when somebody else
+	// has emptied the map of Services, from that on.
+	Restart seconds `json:"restart,omitempty"`
+	Repair  seconds `json:"repair,omitempty"`
+
+	Error string `json:"error,omitempty"`
 }
 
 type seconds float64
@@ -107,6 +113,17 @@ func measureProgramming(name string, services, endpoints, changes, rate int) pro
 	out.Scale = percentiles(scale)
 	if rate > 0 {
 		out.Flood = measureFlood(c, next, rate)
+	}
+	if w, ok := c.(*weft); ok && changes > 0 {
+		repair, err := w.repair(services)
+		if err != nil {
+			return fail(err)
+		}
+		restart, err := w.restart(generate(services, endpoints))
+		if err != nil {
+			return fail(err)
+		}
+		out.Repair, out.Restart = seconds(repair.Seconds()), seconds(restart.Seconds())
 	}
 	return out
 }

@@ -3,12 +3,14 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +28,13 @@ type pathResult struct {
 	Services  int    `json:"services"`
 	Direct    path   `json:"direct"`
 	Service   path   `json:"service"`
-	Error     string `json:"error,omitempty"`
+
+	// Medians of what each short round through the Service gave, over what the one beside it gave without: what else
+	// the machine does meanwhile, which both feel, does not count.
+	Connections float64 `json:"connectionsOfDirect"`
+	Bulk        float64 `json:"bulkOfDirect"`
+
+	Error string `json:"error,omitempty"`
 }
 
 type path struct {
@@ -109,9 +117,9 @@ func measurePath(name string, services int) pathResult {
 }
 
 const (
-	rounds    = 6
-	roundTime = time.Second
-	bulkTime  = time.Second
+	rounds    = 40
+	roundTime = 200 * time.Millisecond
+	bulkTime  = 200 * time.Millisecond
 )
 
 func (r *pathResult) measure() error {
@@ -151,32 +159,49 @@ func (r *pathResult) measure() error {
 	}
 	vip := net.JoinHostPort(serviceIP(r.Services-1).String(), "80")
 	direct := net.JoinHostPort(serverAddr, "8080")
+	addrs := [2]string{direct, vip}
 	var connects [2][]time.Duration
-	var elapsed [2]time.Duration
-	var bulk [2]float64
-	for range rounds {
-		for i, addr := range []string{direct, vip} {
-			d, took, err := connect(client, addr)
+	var rates, bulk [2][]float64 // of each round
+	for round := range rounds {
+		for i := range addrs {
+			i = (i + round) % 2 // neither is always the first
+			d, took, err := connect(client, addrs[i])
 			if err != nil {
 				return err
 			}
-			connects[i], elapsed[i] = append(connects[i], d...), elapsed[i]+took
+			connects[i], rates[i] = append(connects[i], d...), append(rates[i], float64(len(d))/took.Seconds())
 		}
 	}
-	for range rounds {
-		for i, addr := range []string{direct, vip} {
-			g, err := stream(client, addr)
+	for round := range rounds {
+		for i := range addrs {
+			i = (i + round) % 2
+			g, err := stream(client, addrs[i])
 			if err != nil {
 				return err
 			}
-			bulk[i] = max(bulk[i], g)
+			bulk[i] = append(bulk[i], g)
 		}
 	}
+	r.Connections, r.Bulk = ratio(rates), ratio(bulk)
 	for i, p := range []*path{&r.Direct, &r.Service} {
-		p.PerSecond = float64(len(connects[i])) / elapsed[i].Seconds()
-		p.First, p.Bulk = *percentiles(connects[i]), bulk[i]
+		p.First, p.PerSecond, p.Bulk = *percentiles(connects[i]), median(rates[i]), median(bulk[i])
 	}
 	return nil
+}
+
+// ratio is the median of what the rounds through the Service gave over those without.
+func ratio(rounds [2][]float64) float64 {
+	out := make([]float64, len(rounds[0]))
+	for i := range out {
+		out[i] = rounds[1][i] / rounds[0][i]
+	}
+	return median(out)
+}
+
+func median[T cmp.Ordered](v []T) T {
+	v = slices.Clone(v)
+	slices.Sort(v)
+	return v[len(v)/2]
 }
 
 // serve accepts connections: it closes one that says nothing, and reads one that sends.

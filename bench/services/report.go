@@ -50,7 +50,8 @@ func times(weft, other seconds) string {
 func (r *results) markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Services: weft and kube-proxy side by side\n\nOne run of `make bench-services` on %s, %d processors, Linux %s. Times depend on the machine; the\n"+
-		"ratios in parentheses, to weft's time in the same run, much less. kube-proxy is v1.37.2 with its defaults.\n", r.When, r.CPUs, r.Kernel)
+		"ratios in parentheses, to weft's time in the same run, much less. kube-proxy is v1.37.2 with its defaults. A full sync\n"+
+		"of weft's is the median of %d, for one is so short that anything disturbs it; kube-proxy's are single.\n", r.When, r.CPUs, r.Kernel, weftSyncs)
 	others := []string{"kube-proxy-nftables", "kube-proxy-iptables"}
 	table := func(title, head string) {
 		fmt.Fprintf(&b, "\n## %s\n\n| %s | weft | kube-proxy nftables | kube-proxy iptables |\n| --- | --- | --- | --- |\n", title, head)
@@ -99,6 +100,26 @@ func (r *results) markdown() string {
 	table("The same, p99", "Services × endpoints")
 	rows(func(p *programming) (seconds, bool) { return part(p.Scale, p99) })
 
+	fmt.Fprintf(&b, "\n## An agent that finds the tables in the kernel; and one that has them emptied by somebody else\n\n"+
+		"From its start until it has taken them over; from the deed until the map of Services is full again.\n\n"+
+		"| Services × endpoints | taken over | repaired |\n| --- | --- | --- |\n")
+	for _, w := range r.Programming {
+		if w.Restart > 0 {
+			fmt.Fprintf(&b, "| %d × %d | %s | %s |\n", w.Services, w.Endpoints, w.Restart, w.Repair)
+		}
+	}
+
+	fmt.Fprintf(&b, "\n## Memory of the whole agent, MiB\n\n`weft node`, the program itself with all its parts and its own copy of the cluster, before an API server that streams\n"+
+		"it; %s after it was ready. Its own is what no other process has; the rest is the program's text.\n\n"+
+		"| Services × endpoints | its own | with the text | at the peak | ready after |\n| --- | --- | --- | --- | --- |\n", restTime)
+	for _, m := range r.Agent {
+		if m.Error != "" {
+			fmt.Fprintf(&b, "| %d × %d | %s |\n", m.Services, m.Endpoints, m.Error)
+			continue
+		}
+		fmt.Fprintf(&b, "| %d × %d | %.0f | %.0f | %.0f | %s |\n", m.Services, m.Endpoints, m.Own, m.Resident, m.Peak, m.Ready)
+	}
+
 	fmt.Fprintf(&b, "\n## Memory of the process, MiB\n\nAfter a garbage collection. No client's cache is in it: the agent's holds translated objects, which are counted here,\nkube-proxy's informers hold the API's, which are not.\n\n| Services × endpoints | weft | kube-proxy nftables | kube-proxy iptables |\n| --- | --- | --- | --- |\n")
 	for _, w := range r.Programming {
 		if w.Contender != "weft" || w.Error != "" {
@@ -129,7 +150,7 @@ func (r *results) markdown() string {
 			continue
 		}
 		fmt.Fprintf(&b, "| %s | %d | %.0f | %.2f | %s | %s | %s | %s | %.2f |\n", p.Contender, p.Services, p.Service.PerSecond,
-			p.Service.PerSecond/p.Direct.PerSecond, p.Service.First.P50, p.Direct.First.P50, p.Service.First.P99, p.Direct.First.P99, p.Service.Bulk/p.Direct.Bulk)
+			p.Connections, p.Service.First.P50, p.Direct.First.P50, p.Service.First.P99, p.Direct.First.P99, p.Bulk)
 	}
 	return b.String()
 }
