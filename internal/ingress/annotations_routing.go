@@ -324,6 +324,6 @@ func (s *settings) cors() *route.CORS {
 	}
 	return &route.CORS{
 		AllowOrigins: s.corsOrigins, AllowMethods: s.corsMethods, AllowHeaders: s.corsHeaders, ExposeHeaders: s.corsExpose,
-		AllowCredentials: s.corsCredentials, MaxAge: int32(s.corsMaxAge),
+		AllowCredentials: s.corsCredentials, OneLabel: true, MaxAge: int32(s.corsMaxAge),
 	}
 }

@@ -3,6 +3,7 @@
 package ingress
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -68,6 +69,13 @@ func (s *State) judge(i *ingress) {
 	s.references(i, used)
 	main, auth := s.policiesOf(i, used)
 	s.backends.use(i.unit(), used)
+	err := main.Check()
+	if auth != nil {
+		err = errors.Join(err, auth.Check())
+	}
+	if err != nil {
+		i.deny("what its annotations ask for can't be had: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
 	i.policy, i.authPolicy = main.Key, ""
 	if len(i.denied) > 0 {
 		main.Invalid = strings.Join(i.denied, "; ")

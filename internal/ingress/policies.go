@@ -96,6 +96,9 @@ func (s *State) passwords(i *ingress) *route.BasicAuth {
 	default:
 		out.Users = string(secret.Data["auth"])
 	}
+	if _, err := route.ParseHtpasswd(out.Users); err != nil {
+		i.problem("InvalidPasswords", "%sauth-secret: Secret %s: %s", Prefix, n, strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
 	return out
 }
 
@@ -227,7 +230,7 @@ func (s *settings) retry() *route.Retry {
 	for _, w := range s.nextUpstream {
 		switch w {
 		case "off":
-			return nil
+			return &route.Retry{Never: true}
 		case "non_idempotent":
 			r.Idempotent = false
 			continue

@@ -148,19 +148,26 @@ func (v *server) path(l *location) (path *route.PathMatch, broken error) {
 		}[l.kind]
 		return &route.PathMatch{Kind: kind, Value: l.path}, nil
 	}
-	m := &route.PathMatch{Kind: route.PathRegex, CaseInsensitive: true, Value: "(?:" + l.path + ")(?s:.*)"}
+	m := &route.PathMatch{Kind: route.PathRegex, CaseInsensitive: true, Value: "(?:" + l.path + ")" + anyRest}
 	if l.strips() {
-		m.Value = "(?:" + regexp.QuoteMeta(strings.TrimRight(l.path, "/")) + ")(?:/((?s:.*)))?"
+		m.Value = "(?:" + regexp.QuoteMeta(strings.TrimRight(l.path, "/")) + ")" + groupedRest
 	}
 	if _, err := regexp.Compile("(?i)^(?:" + m.Value + ")$"); err != nil {
 		literal := l.path
 		if k := strings.IndexAny(literal, `^$[](){}*+?|\.`); k >= 0 {
 			literal = literal[:k]
 		}
-		return &route.PathMatch{Kind: route.PathRegex, CaseInsensitive: true, Value: regexp.QuoteMeta(literal) + "(?s:.*)"}, err
+		return &route.PathMatch{Kind: route.PathRegex, CaseInsensitive: true, Value: "(?:" + regexp.QuoteMeta(literal) + ")" + anyRest}, err
 	}
 	return m, nil
 }
+
+// What follows a path in its expression: anything, or whole elements of which $1 is the text. The longest expression is
+// tried first, so that both have the same length: the path's own decides.
+const (
+	anyRest     = "(?s:.*)(?:)(?:)"
+	groupedRest = "(?:/((?s:.*)))?"
+)
 
 // strips tells whether a location's rewrite-target "/" takes its prefix off, as the Kubernetes documentation's examples
 // mean it, in place of sending every request to "/".

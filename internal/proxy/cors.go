@@ -55,7 +55,7 @@ func (c *cors) allows(origin string) bool {
 			continue
 		}
 		// "*" stands for one or more labels, and for all of the host (with or without a port) when it is alone.
-		if host == "" || strings.HasSuffix(rest, host) && len(rest) > len(host) {
+		if host == "" || strings.HasSuffix(rest, host) && len(rest) > len(host) && !(c.conf.OneLabel && strings.Contains(rest[:len(rest)-len(host)], ".")) {
 			return true
 		}
 	}

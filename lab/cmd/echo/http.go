@@ -55,6 +55,11 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *server) plain(w http.ResponseWriter, r *http.Request) {
 	first, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	code := http.StatusOK
+	for _, h := range r.URL.Query()["header"] { // ?header=Name:value is a header of the answer
+		if name, value, ok := strings.Cut(h, ":"); ok {
+			w.Header().Add(name, value)
+		}
+	}
 	switch first {
 	case "healthz":
 		_, _ = io.WriteString(w, "ok\n")

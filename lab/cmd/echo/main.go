@@ -35,6 +35,8 @@ An empty variable serves nothing there. Answers carry $POD_NAME, $POD_NAMESPACE,
   /bytes/N        N bytes
   /readyz         200, or 503 after POST /readyz?ready=false
   /healthz        200
+
+Each ?header=NAME:VALUE is a header of the answer.
 `
 
 func main() {
