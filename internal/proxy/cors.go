@@ -55,7 +55,7 @@ func (c *cors) allows(origin string) bool {
 			continue
 		}
 		// "*" stands for one or more labels, and for all of the host (with or without a port) when it is alone.
-		if host == "" || strings.HasSuffix(rest, host) && len(rest) > len(host) && !(c.conf.OneLabel && strings.Contains(rest[:len(rest)-len(host)], ".")) {
+		if host == "" || strings.HasSuffix(rest, host) && len(rest) > len(host) {
 			return true
 		}
 	}
@@ -97,6 +97,7 @@ func (c *cors) fields(origin, method, headers string, preflight bool) (out []fie
 		add("Access-Control-Allow-Headers", wild(c.anyHeader, c.headers, headers))
 		add("Access-Control-Max-Age", c.maxAge)
 	}
-	add("Access-Control-Expose-Headers", c.expose) // of no use to a preflight, but Gateway API's conformance asks for it
+	// Clients read it of the request itself only; Gateway API's conformance suite wants it of the preflight, too.
+	add("Access-Control-Expose-Headers", c.expose)
 	return out
 }

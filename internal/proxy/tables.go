@@ -4,10 +4,8 @@ package proxy
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -125,10 +123,15 @@ func (t *tables) apply(u *route.Update, now time.Time) (portsChanged bool, err e
 	if u.Complete {
 		removed = t.absent(u)
 	}
+	var late []route.Ref
 	for _, r := range removed {
-		t.remove(r, &ch)
+		switch r.Kind {
+		case route.KindListener, route.KindRoute, route.KindCertificate:
+			t.remove(r, &ch)
+		default: // others refer to it, until the new tables are published
+			late = append(late, r)
+		}
 	}
-	retired := t.retire(removed, u)
 	for _, c := range u.Certificates {
 		if old, ok := t.certs[c.Key]; !ok || !reflect.DeepEqual(old, c) {
 			t.certs[c.Key] = c
@@ -152,57 +155,48 @@ func (t *tables) apply(u *route.Update, now time.Time) (portsChanged bool, err e
 	for i := range u.Routes {
 		t.setRoute(&u.Routes[i], &ch)
 	}
-	t.rebind(retired, &ch)
 	t.renewCertificates(&ch, now)
 	t.publish(&ch)
-	for _, b := range retired.backends {
-		b.close()
-	}
+	t.retire(late)
 	t.revision = u.Revision
 	return ch.ports, errors.Join(ch.errs...)
 }
 
 // absent lists what the tables hold and a complete update does not.
 func (t *tables) absent(u *route.Update) (out []route.Ref) {
-	there := named(u)
-	for key, cell := range t.policies {
-		if r := (route.Ref{Kind: route.KindPolicy, Key: key}); !there[r] && cell.Load() != nil {
-			out = append(out, r)
-		}
-	}
-	out = missing(out, t.listeners, route.KindListener, there)
-	out = missing(out, t.routes, route.KindRoute, there)
-	for key, cell := range t.backends {
-		if r := (route.Ref{Kind: route.KindBackend, Key: key}); !there[r] && cell.Load() != nil {
-			out = append(out, r)
-		}
-	}
-	out = missing(out, t.sets, route.KindEndpointSet, there)
-	return missing(out, t.certs, route.KindCertificate, there)
-}
-
-// named is what an update holds.
-func named(u *route.Update) map[route.Ref]bool {
-	out := map[route.Ref]bool{}
+	named := map[route.Ref]bool{}
 	for i := range u.Listeners {
-		out[route.Ref{Kind: route.KindListener, Key: u.Listeners[i].Key}] = true
+		named[route.Ref{Kind: route.KindListener, Key: u.Listeners[i].Key}] = true
 	}
 	for i := range u.Routes {
-		out[route.Ref{Kind: route.KindRoute, Key: u.Routes[i].Key}] = true
+		named[route.Ref{Kind: route.KindRoute, Key: u.Routes[i].Key}] = true
 	}
 	for i := range u.Backends {
-		out[route.Ref{Kind: route.KindBackend, Key: u.Backends[i].Key}] = true
+		named[route.Ref{Kind: route.KindBackend, Key: u.Backends[i].Key}] = true
 	}
 	for i := range u.Endpoints {
-		out[route.Ref{Kind: route.KindEndpointSet, Key: u.Endpoints[i].Key}] = true
+		named[route.Ref{Kind: route.KindEndpointSet, Key: u.Endpoints[i].Key}] = true
 	}
 	for i := range u.Certificates {
-		out[route.Ref{Kind: route.KindCertificate, Key: u.Certificates[i].Key}] = true
+		named[route.Ref{Kind: route.KindCertificate, Key: u.Certificates[i].Key}] = true
 	}
 	for i := range u.Policies {
-		out[route.Ref{Kind: route.KindPolicy, Key: u.Policies[i].Key}] = true
+		named[route.Ref{Kind: route.KindPolicy, Key: u.Policies[i].Key}] = true
 	}
-	return out
+	for key, cell := range t.policies {
+		if r := (route.Ref{Kind: route.KindPolicy, Key: key}); !named[r] && cell.Load() != nil {
+			out = append(out, r)
+		}
+	}
+	out = missing(out, t.listeners, route.KindListener, named)
+	out = missing(out, t.routes, route.KindRoute, named)
+	for key, cell := range t.backends {
+		if r := (route.Ref{Kind: route.KindBackend, Key: key}); !named[r] && cell.Load() != nil {
+			out = append(out, r)
+		}
+	}
+	out = missing(out, t.sets, route.KindEndpointSet, named)
+	return missing(out, t.certs, route.KindCertificate, named)
 }
 
 func missing[V any](out []route.Ref, m map[string]V, kind route.Kind, named map[route.Ref]bool) []route.Ref {
@@ -214,6 +208,7 @@ func missing[V any](out []route.Ref, m map[string]V, kind route.Kind, named map[
 	return out
 }
 
+// remove takes a listener, a route or a certificate away; see retire for the rest.
 func (t *tables) remove(r route.Ref, ch *touched) {
 	switch r.Kind {
 	case route.KindListener:
@@ -230,94 +225,6 @@ func (t *tables) remove(r route.Ref, ch *touched) {
 		delete(t.certs, r.Key)
 		ch.certs[r.Key] = true
 	}
-}
-
-// retired are the backends and policies that an update takes away. Requests that matched a rule of the tables as they
-// were have them to the end: their places are left as they are, and what still names them gets empty places.
-type retired struct {
-	backends map[string]*backend
-	policies map[string]bool
-}
-
-// retire takes backends, policies and endpoint sets out of the tables, unless the same update brings them again.
-func (t *tables) retire(removed []route.Ref, u *route.Update) retired {
-	out := retired{backends: map[string]*backend{}, policies: map[string]bool{}}
-	var again map[route.Ref]bool
-	if len(removed) > 0 && !u.Complete {
-		again = named(u)
-	}
-	for _, r := range removed {
-		cell := t.backends[r.Key]
-		if r.Kind != route.KindBackend || cell == nil || again[r] {
-			continue
-		}
-		delete(t.backends, r.Key)
-		if b := cell.Load(); b != nil {
-			delete(t.usedBy[b.conf.Endpoints], r.Key)
-			out.backends[r.Key] = b
-		}
-	}
-	for _, r := range removed {
-		switch {
-		case again[r]:
-		case r.Kind == route.KindPolicy && t.policies[r.Key] != nil:
-			delete(t.policies, r.Key)
-			out.policies[r.Key] = true
-		case r.Kind == route.KindEndpointSet: // of backends that stay
-			t.setEndpoints(r.Key, nil, time.Time{})
-			delete(t.sets, r.Key)
-		}
-	}
-	return out
-}
-
-// rebind makes anew what names a backend or policy that is gone.
-func (t *tables) rebind(r retired, ch *touched) {
-	if len(r.backends)+len(r.policies) == 0 {
-		return
-	}
-	for key, cell := range t.policies {
-		if p := cell.Load(); p != nil && r.concernsPolicy(&p.conf) {
-			made, err := t.compilePolicy(p.conf, p)
-			if err != nil {
-				ch.errs = append(ch.errs, fmt.Errorf("policy %s: %w", key, err))
-			}
-			cell.Store(made)
-		}
-	}
-	for _, l := range t.listeners {
-		if uses(l.conf.Policies, r.policies) {
-			t.renew(l, ch)
-		}
-	}
-	for _, c := range t.routes {
-		if r.concernsRoute(c.conf) {
-			t.detach(c, ch)
-			t.putRoute(c.conf, ch)
-		}
-	}
-}
-
-func (r *retired) concernsPolicy(p *route.Policy) bool {
-	return p.ExternalAuth != nil && r.backends[p.ExternalAuth.Backend] != nil || p.ErrorPages != nil && r.backends[p.ErrorPages.Backend] != nil
-}
-
-func (r *retired) concernsRoute(c *route.Route) bool {
-	if uses(c.Policies, r.policies) {
-		return true
-	}
-	mirrors := func(filters []route.Filter) bool {
-		return slices.ContainsFunc(filters, func(f route.Filter) bool { return f.Mirror != nil && r.backends[f.Mirror.Backend] != nil })
-	}
-	for i := range c.Rules {
-		rule := &c.Rules[i]
-		if uses(rule.Policies, r.policies) || mirrors(rule.Filters) || slices.ContainsFunc(rule.Backends, func(b route.WeightedBackend) bool {
-			return r.backends[b.Backend] != nil || mirrors(b.Filters)
-		}) {
-			return true
-		}
-	}
-	return false
 }
 
 func (t *tables) setEndpoints(key string, set []route.Endpoint, now time.Time) {
@@ -402,12 +309,7 @@ func (t *tables) setRoute(conf *route.Route, ch *touched) {
 		t.detach(old, ch)
 	}
 	kept := *conf
-	t.putRoute(&kept, ch)
-}
-
-// putRoute compiles a route and attaches it.
-func (t *tables) putRoute(conf *route.Route, ch *touched) {
-	c := &compiledRoute{conf: conf}
+	c := &compiledRoute{conf: &kept}
 	var errs []error
 	c.entries, errs = route.Entries(c.conf, func(i int) any {
 		r, err := t.compileRule(c.conf, i)
@@ -473,29 +375,24 @@ func (t *tables) renewCertificates(ch *touched, now time.Time) {
 	if len(ch.certs) == 0 {
 		return
 	}
-	for _, l := range t.listeners {
+	for key, l := range t.listeners {
 		if l.conf.TLS == nil || !uses(l.conf.TLS.Certificates, ch.certs) {
 			continue
 		}
-		t.renew(l, ch)
+		renewed := &listener{conf: l.conf, hosts: l.hosts, policies: l.policies, unrouted: &rule{conf: &route.Rule{}}}
+		if err := t.endTLS(renewed); err != nil {
+			ch.errs = append(ch.errs, err)
+		}
+		t.listeners[key] = renewed
+		ch.hosts[renewed] = ch.hosts[l]
+		delete(ch.hosts, l)
+		ch.ports, ch.hostNames[renewed] = true, true
 	}
 	for _, cell := range t.backends {
 		if b := cell.Load(); b != nil && b.conf.TLS != nil && ch.certs[b.conf.TLS.ClientCertificate] {
 			t.setBackend(b.conf, now, ch)
 		}
 	}
-}
-
-// renew puts a new listener in the place of one whose certificates or policies have changed.
-func (t *tables) renew(l *listener, ch *touched) {
-	renewed := &listener{conf: l.conf, hosts: l.hosts, policies: t.policyCells(l.conf.Policies), unrouted: &rule{conf: &route.Rule{}}}
-	if err := t.endTLS(renewed); err != nil {
-		ch.errs = append(ch.errs, err)
-	}
-	t.listeners[l.conf.Key] = renewed
-	ch.hosts[renewed] = ch.hosts[l]
-	delete(ch.hosts, l)
-	ch.ports, ch.hostNames[renewed] = true, true
 }
 
 func uses(keys []string, set map[string]bool) bool {

@@ -166,8 +166,14 @@ func (s *Server) serveTLS(c net.Conn, pe *peer, t *portTable) {
 			c.Close()
 			return
 		}
+		l := t.find(name)
+		if l == nil { // as a backend that nobody routes to: without a word of TLS
+			s.stats.handshakes.Add(1)
+			c.Close()
+			return
+		}
 		c = &replay{Conn: c, first: hello}
-		if l := t.find(name); l != nil && l.tls == nil {
+		if l.tls == nil {
 			pe.describe(l)
 			_ = c.SetDeadline(time.Time{})
 			s.serveStream(c, pe, l, name)
