@@ -60,6 +60,12 @@ type TrafficPolicySpec struct {
 	// What is done with bodies of responses.
 	ResponseBody *ResponseBody `json:"responseBody,omitempty"`
 
+	// What backends get to see in place of the request's own host and path, where the route rule has no URLRewrite.
+	Rewrite *TemplateRewrite `json:"rewrite,omitempty"`
+
+	// A redirect in place of a backend's answer, where the route rule has no RequestRedirect.
+	Redirect *TemplateRedirect `json:"redirect,omitempty"`
+
 	// Where the answers of some statuses come from in place of backends and the gateway itself.
 	ErrorPages *ErrorPages `json:"errorPages,omitempty"`
 
@@ -263,6 +269,25 @@ type ResponseBody struct {
 
 	// How many bytes are sent at full speed first.
 	FullSpeedBytes *resource.Quantity `json:"fullSpeedBytes,omitempty"`
+}
+
+// TemplateRewrite replaces what backends get to see.
+type TemplateRewrite struct {
+	// The host. Absent means that of the request.
+	Hostname string `json:"hostname,omitempty"`
+
+	// The path, a template; $1 to $9 are the groups of the RegularExpression that matched. Absent means that of the
+	// request.
+	Path string `json:"path,omitempty"`
+}
+
+// TemplateRedirect sends clients elsewhere.
+type TemplateRedirect struct {
+	// The Location header, a template.
+	Location string `json:"location"`
+
+	// The status. Absent means 302.
+	Status int64 `json:"status,omitempty"`
 }
 
 // ErrorPages takes answers of some statuses from a Service. It is asked for / with the status in X-Code.

@@ -24,6 +24,7 @@ type externalAuth struct {
 	cacheKey *route.Text
 	headers  []headerText
 	copied   []string // lower case
+	told     []string // lower case; nil: all
 	cache    *answerCache
 }
 
@@ -47,6 +48,12 @@ func (t *tables) newExternalAuth(c *route.ExternalAuth) *externalAuth {
 	}
 	for _, h := range c.ResponseHeaders {
 		a.copied = append(a.copied, strings.ToLower(h))
+	}
+	if c.Headers != nil {
+		a.told = []string{"authorization"}
+		for _, h := range c.Headers {
+			a.told = append(a.told, strings.ToLower(h))
+		}
 	}
 	if a.cacheKey != nil && len(c.CacheFor) > 0 {
 		a.cache = &answerCache{byKey: map[[sha256.Size]byte]cachedAnswer{}}
@@ -92,6 +99,18 @@ func (a *externalAuth) admit(x *exchange, otherwise ...field) bool {
 
 // copyHeaders gives the backend what the answer tells, and nothing that the client claims instead.
 func (a *externalAuth) copyHeaders(x *exchange, got *answer) {
+	if a.conf.AllResponseHeaders {
+		for _, f := range got.fields {
+			if f.id == other && !ofBody(f.name) && !equalFold(f.name, "set-cookie") {
+				x.dropField(strings.ToLower(view(f.name)))
+			}
+		}
+		for _, f := range got.fields {
+			if f.id == other && !ofBody(f.name) && !equalFold(f.name, "set-cookie") {
+				x.fields = append(x.fields, f)
+			}
+		}
+	}
 	for _, name := range a.copied {
 		x.dropField(name)
 		for _, f := range got.fields {
@@ -100,6 +119,12 @@ func (a *externalAuth) copyHeaders(x *exchange, got *answer) {
 			}
 		}
 	}
+}
+
+// ofBody tells of fields that are about an answer itself.
+func ofBody(name []byte) bool {
+	return len(name) > 8 && equalFold(name[:8], "content-") || equalFold(name, "date") || equalFold(name, "server") || equalFold(name, "vary") ||
+		equalFold(name, "etag") || equalFold(name, "last-modified") || equalFold(name, "cache-control") || equalFold(name, "www-authenticate")
 }
 
 // signinURL is where a browser goes to log in, and where it comes back to.
@@ -213,6 +238,9 @@ func (a *externalAuth) question(x *exchange) *question {
 		q.path = string(path)
 	} else {
 		q.path = "/"
+	}
+	if a.told != nil {
+		q.fields = slices.DeleteFunc(q.fields, func(f field) bool { return !hidden(a.told, f.name) })
 	}
 	scheme := x.scheme()
 	f := q.fields

@@ -102,6 +102,20 @@ func TestExternalAuth(t *testing.T) {
 	r.want(500, "/", map[string]string{"X-Ask": "ann"})
 }
 
+// What the authority is told, and what it tells backends, may be some or all.
+func TestExternalAuthHeaders(t *testing.T) {
+	e, a := newEcho(t, "e"), newAuthServer(t)
+	r := start(t, withBackend(guarded(route.Policy{ExternalAuth: &route.ExternalAuth{Backend: "auth", Path: "/pre$request_uri", Headers: []string{"X-Ask"}, AllResponseHeaders: true}},
+		e.addr()), "auth", a.addr))
+	status, s := r.get("/x?y", map[string]string{"X-Ask": "ann", "Cookie": "c=1", "Authorization": "Bearer t", "X-Other": "o", "X-User": "forged"})
+	if q := a.last.Load(); status != 200 || q.Header.Get("Cookie") != "" || q.Header.Get("X-Other") != "" || q.Header.Get("Authorization") != "Bearer t" || q.RequestURI != "/pre/x?y" {
+		t.Errorf("%d, asked %s %v", status, q.RequestURI, q.Header)
+	}
+	if got := s.Header.Values("X-User"); len(got) != 1 || got[0] != "user-ann" || s.Header.Get("Cookie") != "c=1" || s.Header.Get("Www-Authenticate") != "" || s.Header.Get("Date") != "" {
+		t.Errorf("the endpoint got %v", s.Header)
+	}
+}
+
 func TestExternalAuthSignin(t *testing.T) {
 	e, a := newEcho(t, "e"), newAuthServer(t)
 	for signin, want := range map[route.Template]string{

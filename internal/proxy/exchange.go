@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"cmp"
 	"crypto/tls"
 	"encoding/hex"
 	"io"
@@ -187,8 +188,8 @@ func (x *exchange) serve() {
 		return
 	}
 	x.edits = append(x.edits[:0], r.filters.response...)
-	if r.filters.redirect != nil {
-		x.redirect(r.filters.redirect, e.PrefixLength())
+	if to := cmp.Or(r.filters.redirect, x.plan.redirect); to != nil {
+		x.redirect(to, e.PrefixLength())
 		return
 	}
 	if x.plan.guards != nil && !x.admit(x.plan.guards) {
@@ -253,6 +254,9 @@ func (x *exchange) forward(r *rule, w *weighted, sticky *endpoint, prefix int) {
 	x.fields = x.edited(x.fields, w.filters.request)
 	x.edits = append(x.edits, w.filters.response...)
 	rewrites := r.filters.rewrite
+	if len(rewrites) == 0 {
+		rewrites = x.plan.rewrites
+	}
 	if len(w.filters.rewrite) > 0 {
 		rewrites = w.filters.rewrite
 	}

@@ -37,6 +37,8 @@ type policy struct {
 	hide     []string
 	balance  *balancer
 	firewall Firewall
+	rewrites []rewrite
+	redirect *redirect
 }
 
 // plan is what the settings of a rule and the policies of its listener, route and itself come to. A rule without
@@ -52,7 +54,9 @@ type plan struct {
 	guards   *guards   // nil: nothing to be passed
 	shape    *shape    // nil: answers go as they come
 	errors   *errorPages
-	invalid  string // why nothing is served
+	rewrites []rewrite // where the rule has none
+	redirect *redirect // where the rule has none
+	invalid  string    // why nothing is served
 	log      *bool
 	names    []string // the policies' keys, for explanations
 
@@ -154,6 +158,12 @@ func (t *tables) compilePolicy(conf route.Policy, old *policy) (*policy, error) 
 		p.hide = append(p.hide, strings.ToLower(h))
 	}
 	p.balance = newBalancer(conf.Balance)
+	if conf.Rewrite != nil {
+		p.rewrites = []rewrite{{conf.Rewrite, pathText(conf.Rewrite.Path)}}
+	}
+	if c := conf.Redirect; c != nil {
+		p.redirect = &redirect{conf: c, location: text(c.Location), template: pathText(c.Path)}
+	}
 	if w := conf.WAF; w != nil && !w.Disabled {
 		if t.newFirewall == nil {
 			err = errors.New("waf: this gateway has no web application firewall")
@@ -195,6 +205,13 @@ func text(t route.Template) *route.Text {
 	}
 	parsed, _ := route.ParseTemplate(t)
 	return parsed
+}
+
+func pathText(p *route.PathRewrite) *route.Text {
+	if p == nil || p.Template == nil {
+		return nil
+	}
+	return text(*p.Template)
 }
 
 // planFor gives what applies to requests of a rule that came to a listener. Without policies that is what the rule
@@ -260,6 +277,7 @@ func (r *rule) merge(l *listener) *plan {
 	c := &m.conf
 	p.connect, p.read, p.send = time.Duration(c.ConnectTimeout), time.Duration(c.ReadTimeout), time.Duration(c.SendTimeout)
 	p.balance, p.errors, p.log = m.balance, m.errors, c.AccessLog
+	p.rewrites, p.redirect = m.rewrites, m.redirect
 	p.session, p.retry = c.Session, c.Retry
 	if c.Timeouts != nil {
 		p.timeouts = *c.Timeouts
@@ -324,6 +342,12 @@ func (m *policy) add(o *policy) {
 	override(&c.ResponseRate, oc.ResponseRate)
 	if oc.ErrorPages != nil {
 		m.errors = o.errors
+	}
+	if oc.Rewrite != nil {
+		m.rewrites = o.rewrites
+	}
+	if oc.Redirect != nil {
+		m.redirect = o.redirect
 	}
 	if oc.HSTS != nil {
 		m.hsts = o.hsts

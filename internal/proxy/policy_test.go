@@ -559,3 +559,28 @@ func users(t *testing.T) string {
 	}
 	return "bcrypt:" + string(hash) + "\nsha:{SHA}" + sha("secret") + "\napr1:$apr1$saltsalt$LrttParrLPdxvgutaSXWJ0\nsha512:$6$saltsalt$TVLlQcbpFVof5W3Yz4DTP6gRstiNuHwwTt6GLc1E5n0U0aDehy0S5knV8wiOQSpT0Y77vwPZN.Pq.H91p5hVO1\n"
 }
+
+// A policy's rewrite and redirect are for rules that have none of their own.
+func TestPolicyRewritesAndRedirects(t *testing.T) {
+	e := newEcho(t, "e")
+	own, path := "/own", route.Template("/to/$1")
+	u := guarded(route.Policy{Rewrite: &route.Rewrite{Hostname: "x.example.com", Path: &route.PathRewrite{Template: &path}}}, e.addr())
+	rule := u.Routes[0].Rules[0]
+	rule.Matches = []route.Match{{Path: &route.PathMatch{Kind: route.PathRegex, Value: "/from/(.*)"}}}
+	with := rule
+	with.Matches = []route.Match{{Path: &route.PathMatch{Kind: route.PathExact, Value: "/own"}}}
+	with.Filters = []route.Filter{{Rewrite: &route.Rewrite{Path: &route.PathRewrite{Full: &own}}}}
+	u.Routes[0].Rules = []route.Rule{rule, with}
+	r := start(t, u)
+	if _, s := r.get("/from/a/b?c", nil); s.Path != "/to/a/b?c" || s.Host != "x.example.com" {
+		t.Errorf("%+v", s)
+	}
+	if _, s := r.get("/own", nil); s.Path != "/own" || s.Host != "a.example.com" {
+		t.Errorf("%+v", s)
+	}
+	r.update.Policies = []route.Policy{{Key: "p", Redirect: &route.Redirect{Location: "https://new.example.com/$1", Status: 308}}}
+	r.apply()
+	if resp := r.want(308, "/from/a", nil); resp.Header.Get("Location") != "https://new.example.com/a" {
+		t.Errorf("%v", resp.Header)
+	}
+}

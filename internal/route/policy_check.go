@@ -42,6 +42,21 @@ func (p *Policy) Check() error {
 			fault("externalAuth.method", fmt.Errorf("%q is not a method", a.Method))
 		}
 	}
+	path := func(field string, p *PathRewrite) {
+		if p != nil && p.Template != nil {
+			template(field, *p.Template)
+		}
+	}
+	if r := p.Rewrite; r != nil {
+		path("rewrite.path", r.Path)
+	}
+	if r := p.Redirect; r != nil {
+		path("redirect.path", r.Path)
+		template("redirect.location", r.Location)
+		if r.Status != 0 && (r.Status < 300 || r.Status > 399) {
+			fault("redirect.status", fmt.Errorf("%d is not a status from 300 to 399", r.Status))
+		}
+	}
 	names := map[string]bool{}
 	for i, l := range p.RateLimits {
 		at := fmt.Sprintf("rateLimits[%d]", i)

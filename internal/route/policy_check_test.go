@@ -10,7 +10,7 @@ import (
 )
 
 func TestPolicyCheck(t *testing.T) {
-	minus := int64(-1)
+	minus, bad := int64(-1), Template("$nothing")
 	for field, p := range map[string]Policy{
 		"externalAuth.path":           {ExternalAuth: &ExternalAuth{Backend: "b", Path: "$nothing"}},
 		"externalAuth.backend":        {ExternalAuth: &ExternalAuth{Path: "/"}},
@@ -18,6 +18,9 @@ func TestPolicyCheck(t *testing.T) {
 		"rateLimits[0]":               {RateLimits: []RateLimit{{Per: Duration(time.Second)}}},
 		"rateLimits[1].name":          {RateLimits: []RateLimit{{Requests: 1, Per: 1}, {Requests: 1, Per: 1}}},
 		"rateLimits[0].status":        {RateLimits: []RateLimit{{Requests: 1, Per: 1, Status: 200}}},
+		"rewrite.path":                {Rewrite: &Rewrite{Path: &PathRewrite{Template: &bad}}},
+		"redirect.location":           {Redirect: &Redirect{Location: bad}},
+		"redirect.status":             {Redirect: &Redirect{Location: "/", Status: 200}},
 		"connections.status":          {Connections: &Connections{Status: 99}},
 		"maxRequestBody":              {MaxRequestBody: &minus},
 		"responseRate":                {ResponseRate: &ResponseRate{BytesPerSecond: -1}},

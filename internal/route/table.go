@@ -303,8 +303,8 @@ type CORS struct {
 	ExposeHeaders    []string `json:"exposeHeaders,omitempty"`
 	AllowCredentials bool     `json:"allowCredentials,omitempty"`
 	// OneLabel has a "*" that is the host's first label stand for exactly one (ingress-nginx), not for one or more.
-	OneLabel bool `json:"oneLabel,omitempty"`
-	MaxAge           int32    `json:"maxAge,omitempty"` // seconds; 0 is 5, as in the API
+	OneLabel bool  `json:"oneLabel,omitempty"`
+	MaxAge   int32 `json:"maxAge,omitempty"` // seconds; 0 is 5, as in the API
 }
 
 // WeightedBackend is one backend of a rule.

@@ -30,6 +30,10 @@ type Policy struct {
 	MaxRequestBody *int64        `json:"maxRequestBody,omitempty"` // bytes; more is 413; 0 is no limit
 	ResponseRate   *ResponseRate `json:"responseRate,omitempty"`
 
+	// What else is asked, or answered. A rule's own filters come first.
+	Rewrite  *Rewrite  `json:"rewrite,omitempty"`
+	Redirect *Redirect `json:"redirect,omitempty"`
+
 	// What else the answer is.
 	ErrorPages *ErrorPages `json:"errorPages,omitempty"`
 	HSTS       *HSTS       `json:"hsts,omitempty"`
@@ -105,6 +109,10 @@ type ExternalAuth struct {
 	// RequestHeaders are set on the question; ResponseHeaders are copied from the answer to the backend's request.
 	RequestHeaders  []Header `json:"requestHeaders,omitempty"`
 	ResponseHeaders []string `json:"responseHeaders,omitempty"`
+	// Headers are those of the request that are told besides Authorization; nil: all of them.
+	Headers []string `json:"headers,omitempty"`
+	// AllResponseHeaders copies all headers of the answer that are not about its body or connection.
+	AllResponseHeaders bool `json:"allResponseHeaders,omitempty"`
 	// AlwaysSetCookie hands the answer's Set-Cookie to the client whatever the backend's status.
 	AlwaysSetCookie bool `json:"alwaysSetCookie,omitempty"`
 	// CacheKey is what answers are remembered by; "" is not at all. CacheFor tells how long by status ("" any other).

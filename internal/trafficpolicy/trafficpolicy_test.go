@@ -82,6 +82,8 @@ func TestTranslate(t *testing.T) {
 			MaxRequestBody: pointer(int64(8 << 20)), BufferRequest: &yes, BufferResponse: &no, ResponseRate: &route.ResponseRate{BytesPerSecond: 1e6, After: 65536}},
 		`{errorPages: {statuses: [404, 503], backendRef: {name: auth, port: 80}}}`: {ErrorPages: &route.ErrorPages{Statuses: []int{404, 503},
 			Backend: "Service/shop/auth/80", Headers: []route.Header{{Name: "X-Namespace", Value: "shop"}, {Name: "X-Service-Name", Value: "auth"}, {Name: "X-Service-Port", Value: "80"}}}},
+		`{rewrite: {hostname: x.example.com, path: /$1}, redirect: {location: "https://x/$1", status: 301}}`: {
+			Rewrite: &route.Rewrite{Hostname: "x.example.com", Path: &route.PathRewrite{Template: pointer(route.Template("/$1"))}}, Redirect: &route.Redirect{Location: "https://x/$1", Status: 301}},
 		`{strictTransportSecurity: {includeSubdomains: true}}`: {HSTS: &route.HSTS{MaxAge: 31536000, IncludeSubdomains: true}},
 		`{strictTransportSecurity: {maxAgeSeconds: 0}}`:        {HSTS: &route.HSTS{}},
 		`{hideHeaders: [Server], locations: [{from: "http://x/", to: /}], cookies: {paths: [{from: ^/a, regex: true, to: /b}]}}`: {HideHeaders: []string{"Server"},

@@ -169,6 +169,16 @@ func (t *translation) amounts(s *v1alpha1.TrafficPolicySpec) {
 
 // answers translates what else answers are.
 func (t *translation) answers(s *v1alpha1.TrafficPolicySpec) {
+	if c := s.Rewrite; c != nil {
+		t.out.Rewrite = &route.Rewrite{Hostname: c.Hostname}
+		if c.Path != "" {
+			path := route.Template(c.Path)
+			t.out.Rewrite.Path = &route.PathRewrite{Template: &path}
+		}
+	}
+	if c := s.Redirect; c != nil {
+		t.out.Redirect = &route.Redirect{Location: route.Template(c.Location), Status: int(c.Status)}
+	}
 	if c := s.ErrorPages; c != nil {
 		t.out.ErrorPages = &route.ErrorPages{Statuses: ints(c.Statuses), Backend: t.backend("errorPages.backendRef", &c.BackendRef), Headers: []route.Header{
 			{Name: "X-Namespace", Value: t.namespace}, {Name: "X-Service-Name", Value: c.BackendRef.Name}, {Name: "X-Service-Port", Value: fmt.Sprint(c.BackendRef.Port)},
