@@ -247,7 +247,7 @@ func (s *State) place(w *work, r *routeState, now map[listenerID][]string) {
 			want[id.gateway] = p
 		}
 		parent := route.Parent{Listener: id.key, Hostnames: now[id]}
-		if r.id.Kind == route.TLSRoute && !l.passthrough {
+		if l.protocol == route.TLS && !l.passthrough {
 			p.terminated = append(p.terminated, parent)
 		} else {
 			p.parents = append(p.parents, parent)
@@ -273,7 +273,8 @@ type placement struct {
 	policies            []string
 }
 
-// terminatedSuffix is what the key of the second resource of a TLSRoute ends with: the one for listeners that end TLS.
+// terminatedSuffix is what the key of the second resource of a TLSRoute or TCPRoute ends with: the one for listeners
+// that end TLS.
 const terminatedSuffix = "/terminated"
 
 func (s *State) publish(w *work, g *gateway, r *routeState, p *placement) {
@@ -304,7 +305,7 @@ func (s *State) publish(w *work, g *gateway, r *routeState, p *placement) {
 		})
 	}
 	put(key, p.parents, s.withRulePolicies(r, r.content.rules))
-	if r.id.Kind == route.TLSRoute {
+	if r.id.Kind == route.TLSRoute || r.id.Kind == route.TCPRoute {
 		put(key+terminatedSuffix, p.terminated, r.content.terminated)
 	}
 	r.placed[g.name] = p
@@ -315,9 +316,7 @@ func (s *State) publish(w *work, g *gateway, r *routeState, p *placement) {
 func (s *State) withdraw(w *work, g *gateway, r *routeState) {
 	s.releaseAll(w, g, r.placed[g.name])
 	g.tables.routes.put(r.id.String(), nil)
-	if r.id.Kind == route.TLSRoute {
-		g.tables.routes.put(r.id.String()+terminatedSuffix, nil)
-	}
+	g.tables.routes.put(r.id.String()+terminatedSuffix, nil)
 	w.tables.add(g.name)
 }
 

@@ -16,7 +16,7 @@ import (
 type content struct {
 	from  from
 	rules []route.Rule
-	// terminated are the rules for listeners that end TLS; of TLSRoutes only.
+	// terminated are the rules for listeners that end TLS; of TLSRoutes and TCPRoutes only.
 	terminated []route.Rule
 	backends   []backendID // of rules, each once
 	reencrypts []backendID // of terminated
@@ -152,22 +152,29 @@ func (s *State) compileTLS(obj *gwv1.TLSRoute, name model.Name) *content {
 		for _, b := range in.BackendRefs {
 			r.rule.Backends = append(r.rule.Backends, r.weighted(b, nil))
 		}
-		passed := r.done(in.Name)
-		ended := passed
-		ended.Backends = nil
-		for _, b := range passed.Backends { // the same references, spoken to in another way
+		c.rules = append(c.rules, r.done(in.Name))
+	}
+	c.terminate()
+	return c
+}
+
+// terminate makes the rules for listeners that end TLS: the same references, spoken to in another way.
+func (c *content) terminate() {
+	for _, r := range c.rules {
+		passed := r.Backends
+		r.Backends = nil
+		for _, b := range passed {
 			if b.Invalid == "" {
 				b.Backend = strings.TrimSuffix(b.Backend, "/"+string(spokenTCP)) + "/" + string(spokenTLS)
 			}
-			ended.Backends = append(ended.Backends, b)
+			r.Backends = append(r.Backends, b)
 		}
-		c.rules, c.terminated = append(c.rules, passed), append(c.terminated, ended)
+		c.terminated = append(c.terminated, r)
 	}
 	for _, id := range c.backends {
 		id.As = spokenTLS
 		once(&c.reencrypts, id)
 	}
-	return c
 }
 
 func (s *State) compileTCP(obj *gwv1.TCPRoute, name model.Name) *content {
@@ -180,6 +187,7 @@ func (s *State) compileTCP(obj *gwv1.TCPRoute, name model.Name) *content {
 		}
 		c.rules = append(c.rules, r.done(in.Name))
 	}
+	c.terminate()
 	return c
 }
 

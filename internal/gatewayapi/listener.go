@@ -74,6 +74,9 @@ func (s *State) newListener(g *gateway, parent parentID, spec *gwv1.Listener) *l
 		can = []route.RouteKind{route.HTTPRoute, route.GRPCRoute}
 	case gwv1.TLSProtocolType:
 		can = []route.RouteKind{route.TLSRoute}
+		if t := spec.TLS; t != nil && (t.Mode == nil || *t.Mode == gwv1.TLSModeTerminate) {
+			can = append(can, route.TCPRoute) // what is left once TLS has ended
+		}
 	case gwv1.TCPProtocolType:
 		can = []route.RouteKind{route.TCPRoute}
 	case gwv1.UDPProtocolType:
