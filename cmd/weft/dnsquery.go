@@ -13,6 +13,7 @@ import (
 	"github.com/weft-net/weft/internal/dnsd"
 	"github.com/weft-net/weft/internal/dnsserver"
 	"github.com/weft-net/weft/internal/dnszone"
+	"github.com/weft-net/weft/internal/hostnames"
 	"github.com/weft-net/weft/internal/kube"
 	"github.com/weft-net/weft/internal/model"
 )
@@ -21,7 +22,7 @@ func newDNSQueryCommand() *cobra.Command {
 	var (
 		f                                worldFlags
 		from, output, configFile, domain string
-		types, search                    []string
+		types, search, outside           []string
 	)
 	cmd := &cobra.Command{
 		Use:   "query NAME",
@@ -34,10 +35,11 @@ exists in the cluster or is for others to answer, 1 if it does not exist, 2 if i
 		Example: `  weft dns query cart --from shop/web-7d9f
   weft dns query cart.shop --type A,SRV
   weft dns query 10.96.0.1
+  weft dns query www.example.com --outside example.com
   weft dns query cart -n shop -f manifests/`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := runDNSQuery(cmd, &f, args[0], from, output, configFile, domain, types, search); err != nil {
+			if err := runDNSQuery(cmd, &f, args[0], from, output, configFile, domain, types, search, outside); err != nil {
 				if _, ok := err.(exitCode); ok {
 					return err
 				}
@@ -51,13 +53,14 @@ exists in the cluster or is for others to answer, 1 if it does not exist, 2 if i
 	fs.StringVar(&from, "from", "", "`pod` whose search path is used, as NAME or NAMESPACE/NAME (default: any of the namespace)")
 	fs.StringSliceVar(&types, "type", []string{"A", "AAAA"}, "record `types`")
 	fs.StringSliceVar(&search, "search", nil, "search `domains` of the nodes, behind the cluster's own")
+	fs.StringSliceVar(&outside, "outside", nil, "ask as the world outside does, of these `zones` for it")
 	fs.StringVar(&configFile, "config", "", "configuration `file` of weft dns, for names that depend on it")
 	fs.StringVar(&domain, "cluster-domain", "", "the cluster's domain (default cluster.local)")
 	outputFlag(cmd, &output, "text", "json")
 	return cmd
 }
 
-func runDNSQuery(cmd *cobra.Command, f *worldFlags, name, from, output, configFile, domain string, types, search []string) error {
+func runDNSQuery(cmd *cobra.Command, f *worldFlags, name, from, output, configFile, domain string, types, search, outside []string) error {
 	var data []byte
 	if configFile != "" {
 		var err error
@@ -72,7 +75,11 @@ func runDNSQuery(cmd *cobra.Command, f *worldFlags, name, from, output, configFi
 	if domain != "" {
 		cfg.ClusterDomain = domain
 	}
-	d, err := dnsSnapshot(cmd.Context(), f)
+	kinds := kube.Services | kube.EndpointSlices | kube.Namespaces | kube.Pods
+	if len(outside) > 0 {
+		kinds |= kube.Nodes | kube.Ingresses | kube.GatewayNames
+	}
+	d, err := dnsSnapshot(cmd.Context(), f, kinds)
 	if err != nil {
 		return err
 	}
@@ -93,17 +100,24 @@ func runDNSQuery(cmd *cobra.Command, f *worldFlags, name, from, output, configFi
 		return err
 	}
 	zone.Update(d)
-	asked, err := dnsd.Ask(zone, name, ns, types, search)
+	var asked *dnsd.Asked
+	if len(outside) > 0 {
+		asked, err = askOutside(zone, cfg, d, name, types, outside)
+	} else if asked, err = dnsd.Ask(zone, name, ns, types, search); err == nil {
+		asked.Pod = pod
+	}
 	if err != nil {
 		return err
 	}
-	asked.Pod = pod
 	if output == "json" {
 		if err := writeJSON(cmd.OutOrStdout(), asked); err != nil {
 			return err
 		}
 	} else {
 		asked.Write(cmd.OutOrStdout())
+	}
+	if asked.Outside && !asked.Found {
+		return exitCode{code: 1}
 	}
 	// A name of one label is nobody else's either.
 	if !asked.Found && (asked.Answers[0].Elsewhere == "" || !strings.Contains(strings.TrimSuffix(name, "."), ".")) {
@@ -112,8 +126,23 @@ func runDNSQuery(cmd *cobra.Command, f *worldFlags, name, from, output, configFi
 	return nil
 }
 
+// askOutside makes the zones for the outside world, and asks them.
+func askOutside(zone *dnszone.Zone, cfg *dnsserver.Config, d *model.Delta, name string, types, zones []string) (*dnsd.Asked, error) {
+	cfg.External.Zones = zones
+	x, err := dnszone.NewExternal(zone, cfg.ExternalZones())
+	if err != nil {
+		return nil, err
+	}
+	x.Update(d)
+	declared, _ := hostnames.NewTable().Update(d)
+	for _, n := range declared {
+		x.Declare(n)
+	}
+	return dnsd.AskOutside(x, name, types)
+}
+
 // dnsSnapshot is what names are made of, from the files or the cluster.
-func dnsSnapshot(ctx context.Context, f *worldFlags) (*model.Delta, error) {
+func dnsSnapshot(ctx context.Context, f *worldFlags, kinds kube.Kinds) (*model.Delta, error) {
 	if len(f.files) > 0 {
 		c, err := f.manifests(f.files...)
 		if err != nil {
@@ -127,5 +156,5 @@ func dnsSnapshot(ctx context.Context, f *worldFlags) (*model.Delta, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, snapshotPatience)
 	defer cancel()
-	return kube.Snapshot(ctx, cfg, kube.Services|kube.EndpointSlices|kube.Namespaces|kube.Pods)
+	return kube.Snapshot(ctx, cfg, kinds)
 }

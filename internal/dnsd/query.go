@@ -15,8 +15,9 @@ import (
 // Asked is what `weft dns query` finds out: the names that a pod's resolver goes through, and the answer of the one
 // that it stops at.
 type Asked struct {
-	Name      string `json:"name"`      // as given
-	Namespace string `json:"namespace"` // whose search path was used
+	Name      string `json:"name"`                // as given
+	Namespace string `json:"namespace,omitempty"` // whose search path was used
+	Outside   bool   `json:"outside,omitempty"`   // asked as the world outside does
 	Pod       string `json:"pod,omitempty"`
 	// Tried are the names before the one that answers, each with the reason why it does not.
 	Tried []dnszone.Explanation `json:"tried,omitempty"`
@@ -72,9 +73,35 @@ func Ask(z *dnszone.Zone, name, namespace string, types []string, search []strin
 	return out, nil
 }
 
+// AskOutside looks a name up as the world outside does, in the zones that are for it.
+func AskOutside(x *dnszone.External, name string, types []string) (*Asked, error) {
+	out := &Asked{Name: name, Outside: true}
+	for _, t := range types {
+		typ, err := dnszone.ParseType(t)
+		if err != nil {
+			return nil, err
+		}
+		var q dnszone.Question
+		if err := q.SetName(name); err != nil {
+			return nil, err
+		}
+		q.Type = typ
+		e := x.Explain(&q)
+		out.Answers = append(out.Answers, e)
+		if e.Rcode != "NOERROR" {
+			break // whatever the type
+		}
+		out.Found = true
+	}
+	return out, nil
+}
+
 // Write puts it into words.
 func (a *Asked) Write(w io.Writer) {
 	from := "a pod of namespace " + a.Namespace
+	if a.Outside {
+		from = "the world outside"
+	}
 	if a.Pod != "" {
 		from = "pod " + model.Name{Namespace: a.Namespace, Name: a.Pod}.String()
 	}

@@ -217,3 +217,41 @@ func TestExternalWithoutZones(t *testing.T) {
 		t.Errorf("kept: %v %v", x.services, x.sources)
 	}
 }
+
+// The outside view says what each record comes from, and why there is none.
+func TestExternalExplain(t *testing.T) {
+	x := externalFixture(t)
+	x.Declare(Declaration{Object: "Ingress shop/front", Namespace: "shop", Hostnames: []string{"front.example.com"}, Addrs: addrs("192.0.2.80")})
+	explain := func(name, typ string) string {
+		var q Question
+		if err := q.SetName(name); err != nil {
+			t.Fatal(err)
+		}
+		q.Type, _ = ParseType(typ)
+		e := x.Explain(&q)
+		out := e.Rcode
+		for _, r := range e.Answer {
+			out += "; " + r.Type + " " + r.Data + " (" + r.Object + ")"
+		}
+		for _, n := range append(e.Notes, e.Reason) {
+			if n != "" {
+				out += "; " + n
+			}
+		}
+		return out
+	}
+	for _, c := range [][3]string{
+		{"front.example.com", "A", "NOERROR; A 192.0.2.80 (Ingress shop/front)"},
+		{"front.example.com", "AAAA", "NOERROR; Ingress shop/front has no address of that family"},
+		{"www.example.com", "A", "NOERROR; A 192.0.2.1 (Service shop/web); Service evil/web declares it, too; Service shop/web had it first"},
+		{"alias.example.com", "A", "NOERROR; CNAME www.example.com. (Service shop/alias); A 192.0.2.1 (Service shop/web)"},
+		{"nope.example.com", "A", "NXDOMAIN; no object of the cluster declares it, or none that does has an address yet"},
+		{"pending.example.com", "A", "NXDOMAIN; no object of the cluster declares it, or none that does has an address yet"},
+		{"b.wild.example.com", "A", "NOERROR; there are names below it only"},
+		{"example.net", "A", "REFUSED; it is in none of the zones example.com, example.org (external.zones of the configuration)"},
+	} {
+		if got := explain(c[0], c[1]); got != c[2] {
+			t.Errorf("%s %s:\n got %s\nwant %s", c[0], c[1], got, c[2])
+		}
+	}
+}
