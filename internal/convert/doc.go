@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package convert rewrites manifests as what today's API servers accept: older versions and informal shapes of Gateway
-// API and Ingress objects (Upgrade), and Ingresses as Gateway API objects. It is pure: objects in, objects and a report
-// out. It imports apimachinery's unstructured objects, ingress and the standard library.
+// API and Ingress objects (Upgrade), and Ingresses as Gateway API objects (FromIngresses), whose tables it compares with
+// the Ingresses' own (Verify). Objects in, objects and a report out. It imports ingress, gatewayapi, trafficpolicy,
+// route, model, the types of the APIs and the standard library.
 package convert
 
 import (
@@ -44,6 +45,9 @@ func (n Note) String() string {
 	}
 	return b.String() + ": " + n.Text
 }
+
+// Of tells whether the note is on an object.
+func (n Note) Of(o Object) bool { return n.Object == o.name() }
 
 // name is the object's kind, namespace and name for people.
 func (o Object) name() string {

@@ -258,6 +258,11 @@ func (c *ingressConverter) filters(rule *route.Rule, name model.Name) (out []any
 			}
 			out = append(out, tree{"type": "RequestMirror", "requestMirror": tree{"backendRef": ref}})
 		case f.CORS != nil:
+			for _, origin := range f.CORS.AllowOrigins {
+				if f.CORS.OneLabel && strings.Contains(origin, "*.") {
+					c.note(name, true, "", "rule %s allows the origin %s: in the CORS filter \"*\" stands for any number of labels, in ingress-nginx for one", rule.Name, origin)
+				}
+			}
 			out = append(out, tree{"type": "CORS", "cors": cors(f.CORS)})
 		}
 	}

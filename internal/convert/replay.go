@@ -237,7 +237,9 @@ func (t *replay) filtered(out outcome, q *request, l *route.Listener, e *route.E
 		case f.ResponseHeaders != nil:
 			edit("response headers", f.ResponseHeaders)
 		case f.CORS != nil:
-			out["CORS"] = mustJSON(f.CORS)
+			c := *f.CORS
+			c.OneLabel = c.OneLabel && slices.ContainsFunc(c.AllowOrigins, func(o string) bool { return strings.Contains(o, "*.") })
+			out["CORS"] = mustJSON(c)
 		case f.Mirror != nil:
 			out["mirror"] = t.serviceOf(f.Mirror.Backend)
 		case f.Rewrite != nil:
