@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/weft-net/weft/lab/labtest"
+)
+
+// How much TestPropagation does: routes that are there, and new ones that are timed, idle and under churn.
+const (
+	standing = 3000
+	timed    = 60
+	churners = 4
+)
+
+// probeEnv has the test's binary be the client beyond the cluster: "namespace address".
+const probeEnv = "WEFT_PROPAGATION_PROBE"
+
+// TestPropagation measures how long after the API server has accepted a route its first request is answered, with many
+// other routes there, idle and while others change. What is asserted is that no request fails and nothing takes
+// seconds; the figures are logged.
+func TestPropagation(t *testing.T) {
+	gatewayAPI(t)
+	ns := lab.Namespace(t)
+	lab.Apply(t, ns, echo("one", 2)+httpGateway)
+	lab.Rollout(t, ns, "deploy/one")
+	addr := programmed(t, ns, "web")[0]
+	lab.Rollout(t, ns, "deploy/web-weft")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := lab.Exec(t.Context(), "outside", "env", probeEnv+"="+ns+" "+addr, self, "-test.run=^TestProbe$", "-test.v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, line, ok := strings.Cut(out, "RESULT ")
+	var result map[string]measured
+	if !ok || json.Unmarshal([]byte(strings.SplitN(line, "\n", 2)[0]), &result) != nil {
+		t.Fatalf("no result in %s", out)
+	}
+	for name, m := range result {
+		t.Logf("%s, %d routes there: p50 %v, p99 %v, longest %v; %d other requests, %d failed", name, standing, m.P50, m.P99, m.Max, m.Others, m.Failed)
+		if m.Failed > 0 {
+			t.Errorf("%s: %d requests of other routes failed: %s", name, m.Failed, m.Failure)
+		}
+		if m.P99 > 5*time.Second {
+			t.Errorf("%s: a route takes %v", name, m.P99)
+		}
+	}
+}
+
+type measured struct {
+	P50, P99, Max  time.Duration
+	Others, Failed int64
+	Failure        string
+}
+
+var routesResource = schema.GroupVersionResource{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "httproutes"}
+
+func route(name, host string, generation int) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+		"metadata": map[string]any{"name": name},
+		"spec": map[string]any{
+			"parentRefs": []any{map[string]any{"name": "web"}},
+			"hostnames":  []any{host},
+			"rules": []any{map[string]any{
+				"matches":     []any{map[string]any{"path": map[string]any{"type": "PathPrefix", "value": "/"}}, map[string]any{"path": map[string]any{"type": "Exact", "value": fmt.Sprint("/g", generation)}}},
+				"backendRefs": []any{map[string]any{"name": "one", "port": int64(80)}},
+			}},
+		},
+	}}
+}
+
+// TestProbe is the client of TestPropagation; by itself it does nothing.
+func TestProbe(t *testing.T) {
+	ns, addr, ok := strings.Cut(os.Getenv(probeEnv), " ")
+	if !ok {
+		return
+	}
+	cfg, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.QPS = -1
+	client, err := dynamic.NewForConfig(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	routes := client.Resource(routesResource).Namespace(ns)
+	var wg sync.WaitGroup
+	for w := range 16 {
+		wg.Go(func() {
+			for i := w; i < standing; i += 16 {
+				if _, err := routes.Create(t.Context(), route(fmt.Sprint("standing-", i), fmt.Sprintf("h%d.example.com", i), 0), metav1.CreateOptions{}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	get := func(host string) (int, error) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url(addr, "/"), nil)
+		if err != nil {
+			return 0, err
+		}
+		req.Host = host
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return 0, err
+		}
+		defer resp.Body.Close()
+		_, err = io.Copy(io.Discard, resp.Body)
+		return resp.StatusCode, err
+	}
+	for i := range standing {
+		labtest.Eventually(t, 2*time.Minute, func() error {
+			if code, err := get(fmt.Sprintf("h%d.example.com", i)); code != http.StatusOK {
+				return fmt.Errorf("standing route %d: %d, %v", i, code, err)
+			}
+			return nil
+		})
+	}
+	measure := func(name string) measured {
+		var out measured
+		ctx, stop := context.WithCancel(t.Context())
+		var others, failed atomic.Int64
+		var failure atomic.Value
+		var beside sync.WaitGroup
+		beside.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				code, err := get(fmt.Sprintf("h%d.example.com", i*7%standing))
+				others.Add(1)
+				if code != http.StatusOK {
+					failed.Add(1)
+					failure.Store(fmt.Sprintf("%d, %v", code, err))
+				}
+				time.Sleep(time.Millisecond)
+			}
+		})
+		var took []time.Duration
+		for i := range timed {
+			host := fmt.Sprintf("%s%d.example.org", name, i)
+			if _, err := routes.Create(t.Context(), route(fmt.Sprint(name, "-", i), host, 0), metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			for {
+				code, err := get(host)
+				if code == http.StatusOK {
+					break
+				}
+				if code != http.StatusNotFound || time.Since(began) > time.Minute {
+					t.Fatalf("%s: %d, %v after %v", host, code, err, time.Since(began))
+				}
+			}
+			took = append(took, time.Since(began))
+		}
+		stop()
+		beside.Wait()
+		slices.Sort(took)
+		out.P50, out.P99, out.Max = took[len(took)/2], took[len(took)*99/100], took[len(took)-1]
+		out.Others, out.Failed = others.Load(), failed.Load()
+		out.Failure, _ = failure.Load().(string)
+		return out
+	}
+	result := map[string]measured{"idle": measure("idle")}
+	ctx, stop := context.WithCancel(t.Context())
+	for w := range churners {
+		wg.Go(func() {
+			for g := 1; ctx.Err() == nil; g++ {
+				i := (g*churners + w) % standing
+				patch, err := json.Marshal(map[string]any{"spec": route("", fmt.Sprintf("h%d.example.com", i), g).Object["spec"]})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := routes.Patch(ctx, fmt.Sprint("standing-", i), types.MergePatchType, patch, metav1.PatchOptions{}); err != nil && ctx.Err() == nil {
+					t.Error(err)
+					return
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+		})
+	}
+	result["churn"] = measure("churn")
+	stop()
+	wg.Wait()
+	raw, err := json.Marshal(result)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Printf("RESULT %s\n", raw)
+}
