@@ -49,6 +49,6 @@ func (c *checker) outdated() {
 		if !ok || n.Field == "apiVersion" && stillServed[u.GetAPIVersion()+"/"+u.GetKind()] {
 			continue
 		}
-		c.report("outdated-shape", o, "weft convert manifests writes it as today's API has it", "%s: today %s", n.Field, n.Text)
+		c.report("outdated-shape", o, "weft convert manifests writes it as today's API has it", "%s (converted: %s)", n.Field, n.Text)
 	}
 }
