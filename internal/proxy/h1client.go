@@ -60,7 +60,7 @@ func (e *endpoint) dialWithin(limit time.Duration, p *peer, by time.Time, protos
 		ctx, cancel = context.WithDeadline(ctx, by)
 		defer cancel()
 	}
-	var d net.Dialer
+	d := net.Dialer{KeepAlive: -1} // connections that wait are bounded in time anyway, in tunnels by the client's
 	c, err := d.DialContext(ctx, "tcp", e.address)
 	if err != nil {
 		return nil, err

@@ -59,8 +59,6 @@ type h2chunk struct {
 	r, w int
 }
 
-const mediumBuffer = 16 << 10
-
 var (
 	smallChunks  = sync.Pool{New: func() any { return &h2chunk{buf: make([]byte, smallBuffer)} }}
 	mediumChunks = sync.Pool{New: func() any { return &h2chunk{buf: make([]byte, mediumBuffer)} }}

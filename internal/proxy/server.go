@@ -9,9 +9,11 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/weft-net/weft/internal/route"
@@ -157,13 +159,31 @@ func (s *Server) open(k portKey, t *portTable) (*port, error) {
 		s.running.Go(p.serveUDP)
 		return p, nil
 	}
-	l, err := net.Listen("tcp", addr)
+	// What accepted sockets inherit needs no system calls for each of them.
+	lc := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error { return keepAlive(c) }}
+	lc.SetMultipathTCP(false)
+	l, err := lc.Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
 	p.l = l
 	s.running.Go(p.accept)
 	return p, nil
+}
+
+// keepAlive has the kernel ask for a sign of life when nothing has come for a while: every 15 seconds, 9 times.
+func keepAlive(c syscall.RawConn) error {
+	var err error
+	set := func(fd, level, option, value int) {
+		err = errors.Join(err, os.NewSyscallError("setsockopt", syscall.SetsockoptInt(fd, level, option, value)))
+	}
+	failed := c.Control(func(fd uintptr) {
+		set(int(fd), syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1)
+		set(int(fd), syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, 15)
+		set(int(fd), syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, 15)
+		set(int(fd), syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT, 9)
+	})
+	return errors.Join(failed, err)
 }
 
 func (p *port) close() {

@@ -7,8 +7,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -192,12 +194,14 @@ func pipe(dst, src net.Conn, last *atomic.Int64, idle time.Duration) (total int6
 	}
 }
 
+// bulk is after how many full buffers in a row a stream is worth a pipe of the kernel's.
+const bulk = 4
+
 // copySome copies until the end (nil) or an error, a passed deadline included.
 func copySome(dst, src net.Conn) (int64, error) {
-	if t, ok := dst.(*net.TCPConn); ok {
-		if _, ok := src.(*net.TCPConn); ok {
-			return t.ReadFrom(src)
-		}
+	d, ok := dst.(*net.TCPConn)
+	if s, tcp := src.(*net.TCPConn); ok && tcp {
+		return copyTCP(d, s)
 	}
 	buf := largeBuffers.Get().(*[]byte)
 	defer largeBuffers.Put(buf)
@@ -217,6 +221,55 @@ func copySome(dst, src net.Conn) (int64, error) {
 			return total, err
 		}
 	}
+}
+
+// copyTCP copies small pieces through a buffer, which it holds only while there is something in it, so that connections
+// that wait cost none; and splices what flows on and on, without a copy.
+func copyTCP(dst, src *net.TCPConn) (total int64, err error) {
+	raw, err := src.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var broke error
+	full := 0
+	err = raw.Read(func(fd uintptr) bool {
+		buf := mediumBuffers.Get().(*[]byte)
+		defer mediumBuffers.Put(buf)
+		for {
+			n, err := syscall.Read(int(fd), *buf)
+			switch {
+			case err == syscall.EINTR:
+				continue
+			case err == syscall.EAGAIN:
+				return false
+			case err != nil:
+				broke = os.NewSyscallError("read", err)
+				return true
+			case n == 0:
+				return true
+			}
+			k, err := dst.Write((*buf)[:n])
+			total += int64(k)
+			if err != nil {
+				broke = err
+				return true
+			}
+			if full++; n < len(*buf) {
+				full = 0
+			}
+			if full == bulk {
+				return true
+			}
+		}
+	})
+	if err == nil {
+		err = broke
+	}
+	if err == nil && full == bulk {
+		n, err := dst.ReadFrom(src)
+		return total + n, err
+	}
+	return total, err
 }
 
 // replay is a connection of which some bytes have been read ahead.

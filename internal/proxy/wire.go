@@ -40,6 +40,8 @@ type wire struct {
 const (
 	smallBuffer = 4 << 10
 	largeBuffer = 64 << 10
+	// mediumBuffer is for what is copied and not kept.
+	mediumBuffer = 16 << 10
 	// spill is how much output is collected before it is written.
 	spill = 32 << 10
 	// large pieces are written from where they are.
@@ -51,6 +53,8 @@ const (
 var (
 	smallBuffers = sync.Pool{New: func() any { b := make([]byte, smallBuffer); return &b }}
 	largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeBuffer); return &b }}
+	// mediumBuffers are for tunnels.
+	mediumBuffers = sync.Pool{New: func() any { b := make([]byte, mediumBuffer); return &b }}
 )
 
 func newWire(c net.Conn) *wire {
