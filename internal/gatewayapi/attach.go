@@ -271,6 +271,7 @@ type placement struct {
 	parents, terminated []route.Parent
 	backends            []backendID
 	policies            []string
+	own                 []route.Policy // of its filters
 }
 
 // terminatedSuffix is what the key of the second resource of a TLSRoute or TCPRoute ends with: the one for listeners
@@ -294,6 +295,15 @@ func (s *State) publish(w *work, g *gateway, r *routeState, p *placement) {
 		s.needPolicy(w, g, k)
 	}
 	s.releaseAll(w, g, old)
+	p.own = r.content.own
+	if old != nil {
+		for i := range old.own {
+			t.policies.put(old.own[i].Key, nil)
+		}
+	}
+	for i := range p.own {
+		t.policies.put(p.own[i].Key, &p.own[i])
+	}
 	put := func(key string, parents []route.Parent, rules []route.Rule) {
 		if len(parents) == 0 {
 			t.routes.put(key, nil)
@@ -314,6 +324,9 @@ func (s *State) publish(w *work, g *gateway, r *routeState, p *placement) {
 
 // withdraw takes the route out of a gateway's tables.
 func (s *State) withdraw(w *work, g *gateway, r *routeState) {
+	for _, p := range r.placed[g.name].own {
+		g.tables.policies.put(p.Key, nil)
+	}
 	s.releaseAll(w, g, r.placed[g.name])
 	g.tables.routes.put(r.id.String(), nil)
 	g.tables.routes.put(r.id.String()+terminatedSuffix, nil)

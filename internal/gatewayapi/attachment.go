@@ -74,7 +74,7 @@ func (s *State) withRulePolicies(r *routeState, rules []route.Rule) []route.Rule
 			if &out[0] == &rules[0] {
 				out = slices.Clone(rules)
 			}
-			out[i].Policies = keys
+			out[i].Policies = slices.Concat(keys, rules[i].Policies) // a filter says it last
 		}
 	}
 	return out

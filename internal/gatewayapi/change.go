@@ -48,6 +48,8 @@ type Change struct {
 	// CRDVersion is the bundle version of the CRDs that are installed, such as "v1.6.3"; "" when it can't be told.
 	// nil is no change. Before the first one nothing is said about versions.
 	CRDVersion *string
+	// CRDChannel is the channel of the CRDs, "standard" or "experimental"; "" when it can't be told. nil is no change.
+	CRDChannel *string
 }
 
 // Parameters are the parts of a GatewayConfig (weft.dev) that concern listeners. A Gateway's own come before its

@@ -154,12 +154,13 @@ func (s *State) tellClass(w *work, name string) {
 	}
 	out := &gwv1.GatewayClassStatus{
 		Conditions:        []metav1.Condition{condition(gwv1.GatewayClassConditionStatusAccepted, c.accepted, c.obj.Generation)},
-		SupportedFeatures: supportedFeatures,
+		SupportedFeatures: supportedFeatures(s.crdChannel),
 	}
 	if s.crdVersion != nil {
 		out.Conditions = append(out.Conditions, condition(gwv1.GatewayClassConditionStatusSupportedVersion, supportedVersion(*s.crdVersion), c.obj.Generation))
 	}
-	if c.stale || c.told == nil || !sameStatus(c.told.Conditions, out.Conditions) {
+	if c.stale || c.told == nil || !sameStatus(c.told.Conditions, out.Conditions) ||
+		!sameStatus(c.told.SupportedFeatures, out.SupportedFeatures) {
 		c.told, c.stale = out, false
 		w.out.ClassStatuses[name] = out
 	}

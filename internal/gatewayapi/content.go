@@ -21,6 +21,9 @@ type content struct {
 	backends   []backendID // of rules, each once
 	reencrypts []backendID // of terminated
 
+	// own are policies that filters of its rules ask for.
+	own []route.Policy
+
 	// What it was compiled from, besides the route, each once.
 	services []model.Name
 	foreign  []string // namespaces of others that it refers to
@@ -109,9 +112,9 @@ func (s *State) compileHTTP(obj *gwv1.HTTPRoute, name model.Name) *content {
 			p := in.Matches[0].Path
 			prefix = p == nil || p.Type == nil || *p.Type == gwv1.PathMatchPathPrefix
 		}
-		r.rule.Filters = r.httpFilters(in.Filters, prefix)
+		r.rule.Filters = r.httpFilters(in.Filters, prefix, false)
 		for _, b := range in.BackendRefs {
-			r.rule.Backends = append(r.rule.Backends, r.weighted(b.BackendRef, r.httpFilters(b.Filters, prefix)))
+			r.rule.Backends = append(r.rule.Backends, r.weighted(b.BackendRef, r.httpFilters(b.Filters, prefix, true)))
 		}
 		if t := in.Timeouts; t != nil {
 			r.rule.Timeouts = route.Timeouts{Request: r.duration("timeouts.request", t.Request), BackendRequest: r.duration("timeouts.backendRequest", t.BackendRequest)}

@@ -118,7 +118,13 @@ func TestSupportedVersion(t *testing.T) {
 	if st := s.Apply(&Change{CRDVersion: &version}).ClassStatuses["weft"]; st == nil || find(st.Conditions, "SupportedVersion").Status != metav1.ConditionFalse {
 		t.Errorf("%+v", st)
 	}
-	if n := len(supportedFeatures); n < 40 || !slices.IsSortedFunc(supportedFeatures, func(a, b gwv1.SupportedFeature) int { return cmpString(string(a.Name), string(b.Name)) }) {
+	channel := "standard"
+	st := s.Apply(&Change{CRDChannel: &channel}).ClassStatuses["weft"]
+	if st == nil || len(st.SupportedFeatures) != len(allFeatures)-3 ||
+		slices.ContainsFunc(st.SupportedFeatures, func(f gwv1.SupportedFeature) bool { return f.Name == "HTTPRouteRetry" }) {
+		t.Errorf("with CRDs that have no retries: %+v", st)
+	}
+	if n := len(allFeatures); n < 40 || !slices.IsSortedFunc(allFeatures, func(a, b gwv1.SupportedFeature) int { return cmpString(string(a.Name), string(b.Name)) }) {
 		t.Errorf("%d features, which are to be in order", n)
 	}
 }

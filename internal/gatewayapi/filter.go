@@ -20,8 +20,9 @@ const (
 	defaultBackoff  = 25 * time.Millisecond // before the first of them
 )
 
-// httpFilters translates filters. prefix says that the rule matches by one prefix, which a prefix replacement needs.
-func (r *ruleCompiler) httpFilters(in []gwv1.HTTPRouteFilter, prefix bool) (out []route.Filter) {
+// httpFilters translates filters of a rule, or of one of its backends. prefix says that the rule matches by one prefix,
+// which a prefix replacement needs.
+func (r *ruleCompiler) httpFilters(in []gwv1.HTTPRouteFilter, prefix, backend bool) (out []route.Filter) {
 	var redirects, rewrites bool
 	for i := range in {
 		f := &in[i]
@@ -73,6 +74,12 @@ func (r *ruleCompiler) httpFilters(in []gwv1.HTTPRouteFilter, prefix bool) (out 
 			out = append(out, route.Filter{CORS: cors(f.CORS)})
 		case gwv1.HTTPRouteFilterExtensionRef:
 			r.extension(f.ExtensionRef)
+		case gwv1.HTTPRouteFilterExternalAuth:
+			if f.ExternalAuth == nil {
+				missing()
+				continue
+			}
+			r.externalAuth(f.ExternalAuth, backend)
 		default:
 			r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: type %q is not supported", f.Type)
 		}
@@ -100,6 +107,49 @@ func (r *ruleCompiler) grpcFilters(in []gwv1.GRPCRouteFilter) (out []route.Filte
 		}
 	}
 	return out
+}
+
+// externalAuth makes a policy of the rule that asks an authorization server (GEP-1494). The policy's key stays as long
+// as the rule has its place.
+func (r *ruleCompiler) externalAuth(f *gwv1.HTTPExternalAuthFilter, backend bool) {
+	switch {
+	case backend:
+		r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: externalAuth is for rules, not for one of their backendRefs: who may is decided before a backend is chosen")
+	case f.ExternalAuthProtocol != gwv1.HTTPRouteExternalAuthHTTPProtocol:
+		r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: externalAuth.protocol %q is not supported: HTTP is", f.ExternalAuthProtocol)
+	case f.ForwardBody != nil && f.ForwardBody.MaxSize > 0:
+		r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: externalAuth.forwardBody is not supported: set maxSize to 0 or leave it out")
+	case len(r.rule.Policies) > 0:
+		r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: externalAuth is there twice")
+	}
+	if r.refused {
+		return
+	}
+	key := fmt.Sprintf("%s/%s/rules/%d/externalAuth", r.c.from.kind, r.c.from.Name, r.index)
+	p := route.Policy{Key: key, ExternalAuth: &route.ExternalAuth{Host: "$host", Path: "$request_uri", AllResponseHeaders: true,
+		Headers: []string{"Authorization"}}}
+	r.rule.Policies = []string{key}
+	if h := f.HTTPAuthConfig; h != nil {
+		prefix := strings.ReplaceAll(strings.TrimRight(h.Path, "/"), "$", "$$")
+		p.ExternalAuth.Path = route.Template(prefix) + p.ExternalAuth.Path
+		p.ExternalAuth.Headers = append(p.ExternalAuth.Headers, h.AllowedRequestHeaders...)
+		if len(h.AllowedResponseHeaders) > 0 {
+			p.ExternalAuth.AllResponseHeaders, p.ExternalAuth.ResponseHeaders = false, h.AllowedResponseHeaders
+		}
+	}
+	id, problem := r.s.resolve(r.c, f.BackendRef, spokenHTTP)
+	if problem != nil {
+		problem.message = "filters: externalAuth: " + problem.message
+		r.unresolved(*problem)
+		p.Invalid = problem.message
+	} else {
+		if problem = r.s.unmet(id); problem != nil {
+			r.unresolved(*problem)
+		}
+		once(&r.c.backends, id)
+		p.ExternalAuth.Backend = id.key()
+	}
+	r.c.own = append(r.c.own, p)
 }
 
 // extension answers filters of others: none is known, and the API forbids to skip them.

@@ -39,6 +39,7 @@ type State struct {
 	policies       map[string]*Policy
 	feedback       map[model.Name]*Feedback
 	crdVersion     *string
+	crdChannel     string
 
 	serial uint64 // the newest given to any Gateway's change: one that is made anew gets none that was confirmed before
 

@@ -57,8 +57,13 @@ func (s *State) take(w *work, c *Change) {
 			w.gatewayStatus.add(name)
 		}
 	}
-	if c.CRDVersion != nil {
-		s.crdVersion = c.CRDVersion
+	if c.CRDVersion != nil || c.CRDChannel != nil {
+		if c.CRDVersion != nil {
+			s.crdVersion = c.CRDVersion
+		}
+		if c.CRDChannel != nil {
+			s.crdChannel = *c.CRDChannel
+		}
 		for name := range s.classes {
 			w.classStatus.add(name)
 		}
