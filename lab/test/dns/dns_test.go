@@ -350,6 +350,43 @@ func TestRollingRestartLosesNoQuery(t *testing.T) {
 	}
 }
 
+// A server that is killed is missed until its endpoint is gone, and not longer: who asks again, as all resolvers do, gets
+// an answer, from another node's server and then from its own again.
+func TestKilledServer(t *testing.T) {
+	ns := lab.Namespace(t)
+	lab.Apply(t, ns, pod("c1", "node1", echo, "app: c"))
+	lab.WaitFor(t, ns, "condition=Ready", "pod/c1")
+	asking := lab.Background(t, "kubectl", "exec", "-n", ns, "c1", "--",
+		"/echo", "resolve", "-attempts", "60", "-timeout", "60s", "-for", "300s", "-c", "2", "-interval", "20ms", "kubernetes.default")
+	server, _ := serverOn(t, "node1")
+	restarts := func() string {
+		return lab.Get(t, "kube-system", "pod/"+server, "{.status.containerStatuses[0].restartCount}")
+	}
+	before := restarts()
+	const script = `for p in /proc/[0-9]*; do
+		if tr '\0' ' ' <$p/cmdline 2>/dev/null | grep -q '^/weft dns '; then kill -9 ${p#/proc/} && echo killed; fi
+	done`
+	if out, err := lab.Exec(t.Context(), "node1", "sh", "-c", script); err != nil || strings.Count(out, "killed") != 1 {
+		t.Fatalf("kill the server: %v: %s", err, out)
+	}
+	labtest.Eventually(t, 60*time.Second, func() error {
+		if restarts() == before {
+			return fmt.Errorf("the server was not started again")
+		}
+		return nil
+	})
+	lab.WaitFor(t, "kube-system", "condition=Ready", "pod/"+server)
+	if _, err := lab.PodExec(t.Context(), ns, "c1", "/echo", "stop"); err != nil {
+		t.Errorf("stop the client: %v", err)
+	}
+	out, err := asking.Wait()
+	sent, failed, again := counts(t, out)
+	if err != nil || sent < 20 || failed > 0 {
+		t.Errorf("while a server was killed: %v: %s", err, out)
+	}
+	t.Logf("%d lookups, %d questions asked again", sent, again)
+}
+
 // Names for the outside world, asked by the outside world at the addresses of their own Service.
 func TestOutsideNames(t *testing.T) {
 	ns := lab.Namespace(t)
