@@ -15,8 +15,11 @@ import (
 	"github.com/weft-net/weft/internal/model"
 )
 
-// bundleVersion is the annotation of Gateway API's CRDs that tells their release.
-const bundleVersion = "gateway.networking.k8s.io/bundle-version"
+// bundleVersion and bundleChannel are the annotations of Gateway API's CRDs that tell their release and its channel.
+const (
+	bundleVersion = "gateway.networking.k8s.io/bundle-version"
+	bundleChannel = "gateway.networking.k8s.io/channel"
+)
 
 // changeOf puts a Delta into the terms of packages gatewayapi and trafficpolicy.
 func changeOf(d *model.Delta) (c *gatewayapi.Change, policies map[model.Name]*v1alpha1.TrafficPolicy) {
@@ -58,11 +61,12 @@ func changeOf(d *model.Delta) (c *gatewayapi.Change, policies map[model.Name]*v1
 		case "TrafficPolicy":
 			take(&policies, name, o)
 		case kube.CRDKind:
-			v := ""
+			version, channel := "", ""
 			if o != nil {
-				v = o.Value.(*metav1.PartialObjectMetadata).Annotations[bundleVersion]
+				told := o.Value.(*metav1.PartialObjectMetadata).Annotations
+				version, channel = told[bundleVersion], told[bundleChannel]
 			}
-			c.CRDVersion = &v
+			c.CRDVersion, c.CRDChannel = &version, &channel
 		}
 	}
 	return c, policies
