@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"regexp"
 	"time"
 
@@ -96,7 +97,7 @@ func (c *clientCheck) examine(s *tls.ConnectionState) *clientCertificate {
 	leaf := s.PeerCertificates[0]
 	out.shown, out.subject, out.issuer = true, leaf.Subject.String(), leaf.Issuer.String()
 	if c.conf.Pass {
-		out.pem = url.QueryEscape(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw})))
+		out.pem = strings.ReplaceAll(url.QueryEscape(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw}))), "+", "%20") // as nginx escapes
 	}
 	opts := x509.VerifyOptions{Roots: c.roots, Intermediates: x509.NewCertPool(), CurrentTime: time.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	for _, o := range s.PeerCertificates[1:] {

@@ -55,7 +55,10 @@ func (c *cors) allows(origin string) bool {
 			continue
 		}
 		// "*" stands for one or more labels, and for all of the host (with or without a port) when it is alone.
-		if host == "" || strings.HasSuffix(rest, host) && len(rest) > len(host) {
+		if host == "" {
+			return true
+		}
+		if labels, ok := strings.CutSuffix(rest, host); ok && labels != "" && !(c.conf.OneLabel && strings.Contains(labels, ".")) {
 			return true
 		}
 	}
