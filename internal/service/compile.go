@@ -145,7 +145,10 @@ func (out *compiled) family(s *model.Service, eps []*model.EndpointSlice, n *Nod
 		cands = candidates(cands[:0], eps, f, p.Name, p.Protocol)
 		c := choose(cands, n)
 		base := Rule{
-			Service: s.Name, Port: p.Name, Affinity: s.AffinityTimeout, Backends: backends(cands, n),
+			Service: s.Name, Port: p.Name, Affinity: s.AffinityTimeout,
+		}
+		if s.InternalLocal || s.ExternalLocal || len(c.cluster.Endpoints) != len(cands) || !plain(cands, n) {
+			base.Backends = backends(cands, n)
 		}
 		if n := max(len(c.cluster.Endpoints), len(c.local.Endpoints)); n > MaxAffinity && base.Affinity > 0 {
 			base.Affinity = 0
@@ -261,10 +264,12 @@ func sourceRanges(s *model.Service, f model.Family, n *Node) (out []netip.Prefix
 	return kept, bad
 }
 
+// plain tells whether all serve and none is on this node.
+func plain(cands []candidate, n *Node) bool {
+	return !slices.ContainsFunc(cands, func(c candidate) bool { return !c.ep.Serving || c.local(n) })
+}
+
 func backends(cands []candidate, n *Node) []Backend {
-	if len(cands) == 0 {
-		return nil
-	}
 	out := make([]Backend, len(cands))
 	for i, c := range cands {
 		out[i] = Backend{AddrPort: c.addr, Local: c.local(n), Serving: c.ep.Serving}

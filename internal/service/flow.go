@@ -34,7 +34,7 @@ func (c *Change) Loses(f Flow, node []netip.Addr) bool {
 		return false
 	} else if f.Dest != f.Peer {
 		// Any address can be the node's; that it went to one of the Service's endpoints tells.
-		if (c.Old == nil || c.Old.backend(f.Peer) == nil) && (c.New == nil || c.New.backend(f.Peer) == nil) {
+		if !c.Old.has(f.Peer) && !c.New.has(f.Peer) {
 			return false
 		}
 	} else if !slices.Contains(node, f.Dest.Addr()) && !f.Dest.Addr().IsLoopback() {
@@ -46,20 +46,21 @@ func (c *Change) Loses(f Flow, node []netip.Addr) bool {
 	return c.New.loses(f)
 }
 
-func (r *Rule) loses(f Flow) bool {
-	b := r.backend(f.Peer)
-	if f.Protocol == model.UDP {
-		return b == nil || !b.Serving
+// has tells whether the rule is there and has such a backend.
+func (r *Rule) has(a netip.AddrPort) bool {
+	if r == nil {
+		return false
 	}
-	return b == nil && f.Dest != f.Peer
+	_, ok := r.backend(a)
+	return ok
 }
 
-func (r *Rule) backend(a netip.AddrPort) *Backend {
-	i, ok := slices.BinarySearchFunc(r.Backends, a, func(b Backend, a netip.AddrPort) int { return b.Compare(a) })
-	if !ok {
-		return nil
+func (r *Rule) loses(f Flow) bool {
+	b, ok := r.backend(f.Peer)
+	if f.Protocol == model.UDP {
+		return !ok || !b.Serving
 	}
-	return &r.Backends[i]
+	return !ok && f.Dest != f.Peer
 }
 
 // MayLose tells whether the change can take away anything from any connection.
@@ -68,11 +69,11 @@ func (c *Change) MayLose() bool {
 		return c.Frontend.Protocol == model.UDP
 	}
 	if c.New == nil {
-		return c.Frontend.Protocol == model.UDP && len(c.Old.Backends) > 0
+		return c.Frontend.Protocol == model.UDP && len(c.Old.Backends)+len(c.Old.Main.Endpoints) > 0
 	}
-	for _, b := range c.Old.Backends {
-		now := c.New.backend(b.AddrPort)
-		if now == nil || c.Frontend.Protocol == model.UDP && b.Serving && !now.Serving {
+	for b := range c.Old.AllBackends() {
+		now, ok := c.New.backend(b.AddrPort)
+		if !ok || c.Frontend.Protocol == model.UDP && b.Serving && !now.Serving {
 			return true
 		}
 	}

@@ -5,6 +5,7 @@ package service
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"time"
@@ -117,8 +118,40 @@ type Rule struct {
 	// more than MaxAffinity.
 	Affinity time.Duration
 
-	// Backends are all endpoints of the Service port in the frontend's family, sorted; shared, read-only.
+	// Backends are all endpoints of the Service port in the frontend's family, sorted; shared, read-only. They are nil
+	// where they are those of Main, serve, and are on other nodes, as in most Services: see AllBackends.
 	Backends []Backend
+}
+
+// AllBackends yields Backends, also where they are nil.
+func (r *Rule) AllBackends() iter.Seq[Backend] {
+	return func(yield func(Backend) bool) {
+		if r.Backends == nil {
+			for _, a := range r.Main.Endpoints {
+				if !yield(Backend{AddrPort: a, Serving: true}) {
+					return
+				}
+			}
+		}
+		for _, b := range r.Backends {
+			if !yield(b) {
+				return
+			}
+		}
+	}
+}
+
+// backend is the one of an address; ok is false if there is none.
+func (r *Rule) backend(a netip.AddrPort) (b Backend, ok bool) {
+	if r.Backends == nil {
+		_, ok := slices.BinarySearchFunc(r.Main.Endpoints, a, netip.AddrPort.Compare)
+		return Backend{AddrPort: a, Serving: ok}, ok
+	}
+	i, ok := slices.BinarySearchFunc(r.Backends, a, func(b Backend, a netip.AddrPort) int { return b.Compare(a) })
+	if !ok {
+		return b, false
+	}
+	return r.Backends[i], true
 }
 
 // Equal tells whether both rules do the same.

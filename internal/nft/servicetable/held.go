@@ -126,7 +126,7 @@ func wanted(r *service.Rule, main, within span) held {
 // localAddrs are the addresses of the rule's endpoints on this node that may get traffic, without duplicates.
 func localAddrs(r *service.Rule) []netip.Addr {
 	var out []netip.Addr
-	for _, b := range r.Backends {
+	for _, b := range r.Backends { // where they are nil, none is local
 		if b.Local && (len(out) == 0 || out[len(out)-1] != b.Addr()) {
 			out = append(out, b.Addr())
 		}
