@@ -19,8 +19,11 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes/scheme"
 
+	"github.com/weft-net/weft/internal/explain"
+	"github.com/weft-net/weft/internal/gatewayapi"
 	"github.com/weft-net/weft/internal/kube"
 	"github.com/weft-net/weft/internal/lint"
+	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/offline"
 )
 
@@ -107,7 +110,7 @@ func (f *worldFlags) lint(ctx context.Context) ([]lint.Finding, error) {
 		}
 	} else {
 		in.Whole = true
-		in.Cluster, err = f.readCluster(ctx)
+		in.Cluster, _, err = f.readCluster(ctx)
 	}
 	if err != nil {
 		return nil, err
@@ -134,50 +137,73 @@ func cutSpace(s string) (kind, name string, ok bool) {
 	return s, "", false
 }
 
-// linted are the kinds that lint reads from a cluster besides what the model holds.
-var linted = []schema.GroupVersionResource{
-	{Group: "", Version: "v1", Resource: "services"}, {Group: "", Version: "v1", Resource: "namespaces"}, {Group: "", Version: "v1", Resource: "secrets"},
-	{Group: "apps", Version: "v1", Resource: "statefulsets"},
-	{Group: "networking.k8s.io", Version: "v1", Resource: "ingresses"}, {Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"},
-	{Group: "policy.networking.k8s.io", Version: "v1alpha2", Resource: "clusternetworkpolicies"},
-	{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "gatewayclasses"}, {Group: "gateway.networking.k8s.io", Version: "v1", Resource: "gateways"},
-	{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "httproutes"}, {Group: "gateway.networking.k8s.io", Version: "v1", Resource: "grpcroutes"},
-	{Group: "gateway.networking.k8s.io", Version: "v1alpha2", Resource: "tlsroutes"}, {Group: "gateway.networking.k8s.io", Version: "v1alpha2", Resource: "tcproutes"},
-	{Group: "gateway.networking.k8s.io", Version: "v1alpha2", Resource: "udproutes"}, {Group: "gateway.networking.k8s.io", Version: "v1beta1", Resource: "referencegrants"},
-	{Group: "cilium.io", Version: "v2", Resource: "ciliumnetworkpolicies"}, {Group: "crd.projectcalico.org", Version: "v1", Resource: "networkpolicies"},
+// lintedKind is a kind that is read from a cluster, in the first of its versions that is served.
+type lintedKind struct {
+	group, resource string
+	versions        []string
+}
+
+// linted are the kinds that are read from a cluster besides what the model holds.
+var linted = []lintedKind{
+	{"", "services", []string{"v1"}}, {"", "namespaces", []string{"v1"}}, {"", "secrets", []string{"v1"}}, {"", "configmaps", []string{"v1"}},
+	{"apps", "statefulsets", []string{"v1"}},
+	{"networking.k8s.io", "ingresses", []string{"v1"}}, {"networking.k8s.io", "ingressclasses", []string{"v1"}},
+	{"networking.k8s.io", "networkpolicies", []string{"v1"}},
+	{"policy.networking.k8s.io", "clusternetworkpolicies", []string{"v1alpha2"}},
+	{gatewayapi.GroupName, "gatewayclasses", []string{"v1", "v1beta1"}}, {gatewayapi.GroupName, "gateways", []string{"v1", "v1beta1"}},
+	{gatewayapi.GroupName, "listenersets", []string{"v1"}},
+	{gatewayapi.GroupName, "httproutes", []string{"v1", "v1beta1"}}, {gatewayapi.GroupName, "grpcroutes", []string{"v1", "v1alpha2"}},
+	{gatewayapi.GroupName, "tlsroutes", []string{"v1", "v1alpha3", "v1alpha2"}}, {gatewayapi.GroupName, "tcproutes", []string{"v1", "v1alpha2"}},
+	{gatewayapi.GroupName, "udproutes", []string{"v1", "v1alpha2"}}, {gatewayapi.GroupName, "referencegrants", []string{"v1", "v1beta1"}},
+	{gatewayapi.GroupName, "backendtlspolicies", []string{"v1", "v1alpha3"}},
+	{"weft.dev", "gatewayconfigs", []string{"v1alpha1"}}, {"weft.dev", "trafficpolicies", []string{"v1alpha1"}},
+	{"cilium.io", "ciliumnetworkpolicies", []string{"v2"}}, {"crd.projectcalico.org", "networkpolicies", []string{"v1"}},
 }
 
 // readCluster reads a cluster the way manifests are read, so that lint sees both alike.
-func (f *worldFlags) readCluster(ctx context.Context) (*offline.Cluster, error) {
-	d, _, err := f.snapshot(ctx)
+func (f *worldFlags) readCluster(ctx context.Context) (*offline.Cluster, map[explain.Workload][]model.Name, error) {
+	d, workloads, err := f.snapshot(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	cfg, err := f.access.Config()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	client, err := dynamic.NewForConfig(cfg)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	out := &offline.Cluster{Delta: d, Workloads: offline.Workloads{}, Assumed: map[netip.Addr]bool{}}
 	for _, r := range linted {
-		list, err := client.Resource(r).List(ctx, metav1.ListOptions{})
+		list, err := listAny(ctx, client, r)
 		switch {
-		case apierrors.IsNotFound(err) || meta.IsNoMatchError(err): // its CRD is not installed
-			continue
 		case apierrors.IsForbidden(err):
-			fmt.Fprintf(os.Stderr, "weft: %s are left out: %v\n", r.Resource, err)
+			fmt.Fprintf(os.Stderr, "weft: %s are left out: %v\n", r.resource, err)
 			continue
 		case err != nil:
-			return nil, fmt.Errorf("list %s: %w", r.Resource, err)
+			return nil, nil, fmt.Errorf("list %s: %w", r.resource, err)
 		}
-		for i := range list.Items {
-			out.Manifests = append(out.Manifests, kube.Manifest{Object: typed(&list.Items[i])})
+		for i := range list {
+			out.Manifests = append(out.Manifests, kube.Manifest{Object: typed(&list[i])})
 		}
 	}
-	return out, nil
+	return out, workloads, nil
+}
+
+// listAny lists a kind in the first of its versions that is served; there are none where none is.
+func listAny(ctx context.Context, client dynamic.Interface, k lintedKind) ([]unstructured.Unstructured, error) {
+	for _, v := range k.versions {
+		list, err := client.Resource(schema.GroupVersionResource{Group: k.group, Version: v, Resource: k.resource}).List(ctx, metav1.ListOptions{})
+		if apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return list.Items, nil
+	}
+	return nil, nil
 }
 
 // typed turns an object into its Go type where client-go has one.

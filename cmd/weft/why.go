@@ -4,6 +4,8 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,6 +25,8 @@ func newWhyCommand() *cobra.Command {
 	var f worldFlags
 	var protocol, output string
 	var probes bool
+	var request explain.Request
+	var headers []string
 	var patience time.Duration
 	cmd := &cobra.Command{
 		Use:   "why FROM TO[:PORT]",
@@ -31,7 +35,8 @@ func newWhyCommand() *cobra.Command {
 ends, route. It asks the same code that forwards and enforces.
 
 FROM is a pod, a workload (deploy/NAME, sts/NAME, ds/NAME), node/NAME, an address, or "outside".
-TO is one of these, a Service, or a DNS name. Names are NAME, NAMESPACE/NAME, KIND/NAME or KIND/NAMESPACE/NAME.
+TO is one of these, a Service, a DNS name, or a URL: then it is also told which Gateway or Ingress, listener, route, rule
+and backend serve it. Names are NAME, NAMESPACE/NAME, KIND/NAME or KIND/NAMESPACE/NAME.
 
 With --probe real packets are sent too, from the source's network namespace, and compared with what was said.
 
@@ -41,11 +46,15 @@ can't be answered, 3 if a probe shows that the kernel does not do what it should
   weft why shop/web-6f7d cart.shop.svc.cluster.local:80
   weft why outside svc/shop/frontend
   weft why deploy/web db:5432 --probe
+  weft why outside https://shop.example.com/cart -H "Cookie: canary=1"
   weft why -f manifests/ deploy/web svc/db:5432`,
 		GroupID: "person",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			a, err := f.why(cmd, args[0], args[1], protocol)
+			if err := readHeaders(&request, headers); err != nil {
+				return exitCode{exitTrouble, err}
+			}
+			a, err := f.why(cmd, args[0], args[1], protocol, &request)
 			if err != nil {
 				return exitCode{exitTrouble, err}
 			}
@@ -75,18 +84,37 @@ can't be answered, 3 if a probe shows that the kernel does not do what it should
 	}
 	f.add(cmd.Flags())
 	cmd.Flags().StringVar(&protocol, "protocol", "tcp", "tcp, udp or sctp")
+	cmd.Flags().StringVarP(&request.Method, "request", "X", "GET", "`method` of a request to a URL")
+	cmd.Flags().StringArrayVarP(&headers, "header", "H", nil, "`header` of a request to a URL, \"Name: value\" (can be given several times)")
 	cmd.Flags().BoolVar(&probes, "probe", false, "send real packets from the source too, and compare (it execs into the agent of the source's node)")
 	cmd.Flags().DurationVar(&patience, "probe-patience", 3*time.Second, "how long a probe waits for an answer")
 	outputFlag(cmd, &output, "text", "json")
 	return cmd
 }
 
-func (f *worldFlags) why(cmd *cobra.Command, from, to, protocol string) (*explain.Answer, error) {
+// readHeaders reads headers as "Name: value".
+func readHeaders(r *explain.Request, in []string) error {
+	r.Headers = map[string]string{}
+	for _, h := range in {
+		name, value, ok := strings.Cut(h, ":")
+		if !ok {
+			return fmt.Errorf("--header=%q: want \"Name: value\"", h)
+		}
+		r.Headers[strings.ToLower(strings.TrimSpace(name))] = strings.TrimSpace(value)
+	}
+	return nil
+}
+
+func (f *worldFlags) why(cmd *cobra.Command, from, to, protocol string, request *explain.Request) (*explain.Answer, error) {
 	proto, err := model.ParseProtocol(protocol)
 	if err != nil {
 		return nil, err
 	}
-	w, err := f.load(cmd.Context())
+	load := f.load
+	if strings.Contains(to, "://") {
+		load = f.loadRoutes
+	}
+	w, err := load(cmd.Context())
 	if err != nil {
 		return nil, err
 	}
@@ -101,6 +129,9 @@ func (f *worldFlags) why(cmd *cobra.Command, from, to, protocol string) (*explai
 	dst, err := w.ParseTarget(to, ns, true)
 	if err != nil {
 		return nil, err
+	}
+	if dst.Request != nil {
+		dst.Request.Method, dst.Request.Headers = request.Method, request.Headers
 	}
 	return w.Why(src, dst, proto)
 }

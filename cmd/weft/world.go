@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/weft-net/weft/internal/explain"
+	"github.com/weft-net/weft/internal/fronts"
 	"github.com/weft-net/weft/internal/kube"
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/offline"
@@ -91,6 +93,34 @@ func (f *worldFlags) manifests(files ...string) (*offline.Cluster, error) {
 		err = nil
 	}
 	return c, err
+}
+
+// loadRoutes is load with Gateways, Ingresses and their routes.
+func (f *worldFlags) loadRoutes(ctx context.Context) (*explain.World, error) {
+	var c *offline.Cluster
+	var workloads map[explain.Workload][]model.Name
+	var err error
+	if len(f.files) > 0 {
+		c, err = f.manifests(f.files...)
+	} else {
+		c, workloads, err = f.readCluster(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	w, err := explain.NewWorld(c.Delta)
+	if err != nil {
+		return nil, err
+	}
+	for k, pods := range c.Workloads {
+		w.Workloads[explain.Workload(k)] = pods
+	}
+	maps.Copy(w.Workloads, workloads)
+	w.Fronts, err = fronts.Of(c, len(f.files) == 0)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "weft: left out:", err)
+	}
+	return w, nil
 }
 
 func (f *worldFlags) loadFiles(files ...string) (*explain.World, error) {

@@ -5,6 +5,7 @@ package explain
 import (
 	"fmt"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,7 +24,8 @@ type Target struct {
 	DNSName  string
 	Outside  bool
 	Port     uint16
-	PortName string // of a Service's port
+	PortName string   // of a Service's port
+	Request  *Request // of a URL
 }
 
 // kinds are the words for kinds that kubectl knows too.
@@ -37,11 +39,14 @@ var kinds = map[string]string{
 }
 
 // ParseTarget reads one side of a question: "outside", an address, KIND/NAME or KIND/NAMESPACE/NAME, NAMESPACE/NAME,
-// a name in the namespace, or a DNS name; for a destination with ":PORT" behind it, a number or a Service port's name.
+// a name in the namespace, or a DNS name; for a destination with ":PORT" behind it, a number or a Service port's name, or a URL.
 // A name alone means, for a source, a pod before a workload; for a destination a Service before both.
 func (w *World) ParseTarget(text, namespace string, destination bool) (*Target, error) {
 	t := &Target{Text: text}
 	rest := text
+	if strings.Contains(text, "://") {
+		return t, t.readURL(destination)
+	}
 	if destination {
 		rest = t.cutPort(text)
 	}
@@ -87,6 +92,21 @@ func (w *World) ParseTarget(text, namespace string, destination bool) (*Target, 
 		kind = "pod, workload or Service"
 	}
 	return nil, fmt.Errorf("there is no %s %s%s", kind, name, w.similar(name))
+}
+
+// readURL reads a destination such as "https://shop.example.com/cart".
+func (t *Target) readURL(destination bool) error {
+	u, err := url.Parse(t.Text)
+	switch {
+	case !destination:
+		return fmt.Errorf("%q is a URL: connections come from pods, nodes or outside", t.Text)
+	case err != nil || u.Hostname() == "":
+		return fmt.Errorf("%q is not a URL such as https://shop.example.com/cart", t.Text)
+	case u.Scheme != "http" && u.Scheme != "https":
+		return fmt.Errorf("%q: scheme %q is neither http nor https", t.Text, u.Scheme)
+	}
+	t.Request = &Request{URL: u, Method: "GET", Headers: map[string]string{}}
+	return nil
 }
 
 // cutPort takes ":PORT" off the end.

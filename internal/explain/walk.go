@@ -208,6 +208,8 @@ func (q *question) conclude() {
 		if d := a.Steps[dead].Details; len(d) > 0 && a.Steps[dead].Station == "dns" {
 			a.Remedy = d[len(d)-1]
 		}
+	case q.answered != "" && passed == len(a.Flows):
+		a.Allowed, a.Summary = true, fmt.Sprintf("ALLOWED: %s: %s", head, q.answered)
 	case len(a.Flows) == 0:
 		a.Summary = fmt.Sprintf("BLOCKED: %s: the two have no IP family in common, or the destination has no address", head)
 	case dead >= 0:
@@ -236,7 +238,7 @@ func blockedBy(f *Flow) string {
 }
 
 func sentence(s *Step) string {
-	if s.Object != "" && (s.Station == "service" || s.Station == "server") {
+	if s.Object != "" && slices.Contains([]string{"service", "server", "gateway", "match", "backend", "filter"}, s.Station) {
 		return s.Object + " " + s.Text
 	}
 	return s.Text

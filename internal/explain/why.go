@@ -98,6 +98,7 @@ type question struct {
 	port     uint16
 	dead     bool     // a common step ended the way
 	names    []string // beyond the cluster, that the source looks the destination up by
+	answered string   // how a gateway answers by itself
 }
 
 func (q *question) add(s Step) {
@@ -150,6 +151,9 @@ func (q *question) source(f model.Family) (policy.Endpoint, bool) {
 // destinations finds what is behind the destination and walks to each.
 func (q *question) destinations() error {
 	t := q.to
+	if t.Request != nil && t.DNSName == "" {
+		return q.request(t.Request)
+	}
 	if t.DNSName != "" {
 		if err := q.name(); err != nil {
 			return err

@@ -2,8 +2,8 @@
 
 // Package explain answers "where does this packet go, and why": it walks a connection from its source to its
 // destination through name, Service, policies and route, with the same functions that the node's agent runs, and says
-// at each step what decides. It is pure: model in, values out. It imports model, policy, service and dnszone, and the
-// DNS library to read what a zone answers.
+// at each step what decides. It is pure: model in, values out. It imports model, policy, service, route and dnszone,
+// and the DNS library to read what a zone answers.
 package explain
 
 import (
@@ -30,6 +30,7 @@ type Workload struct {
 type World struct {
 	Policy    *policy.Cluster
 	Workloads map[Workload][]model.Name // the pods of each
+	Fronts    []Front                   // gateways; URLs lead to them
 
 	all      *model.Delta
 	zone     *dnszone.Zone

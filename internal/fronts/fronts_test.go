@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fronts
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/weft-net/weft/internal/explain"
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/offline"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func load(t *testing.T, whole bool) *explain.World {
+	t.Helper()
+	c, err := offline.Load(offline.Options{}, "testdata/shop.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := explain.NewWorld(c.Delta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.Fronts, err = Of(c, whole); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func why(t *testing.T, w *explain.World, from, url string, headers map[string]string) *explain.Answer {
+	t.Helper()
+	f, err := w.ParseTarget(from, "shop", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := w.ParseTarget(url, "shop", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to.Request.Headers = headers
+	a, err := w.Why(f, to, model.TCP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// Which Gateway or Ingress, listener, route, rule and backend a request gets, and what keeps it from an answer.
+func TestWhyURL(t *testing.T) {
+	w := load(t, false)
+	for _, tc := range []struct {
+		name, from, url string
+		headers         map[string]string
+		allowed         bool
+	}{
+		{"split", "outside", "http://shop.example.com/cart/1?x=1", nil, false}, // one of two backends is closed
+		{"header", "outside", "http://shop.example.com/cart", map[string]string{"canary": "1"}, false},
+		{"tls", "outside", "https://shop.example.com/db", nil, true},
+		{"redirect", "db", "http://shop.example.com/old", nil, true},
+		{"no-endpoint", "outside", "http://shop.example.com/empty", nil, false},
+		{"no-service", "outside", "http://shop.example.com/gone", nil, false},
+		{"no-rule", "outside", "http://shop.example.com/nowhere", nil, false},
+		{"not-attached", "outside", "http://other.example.com/", nil, false},
+		{"no-listener", "outside", "https://other.example.com/", nil, false},
+		{"ingress", "outside", "http://old.example.org/a", nil, true},
+		{"ingress-forbidden", "198.51.100.1", "http://old.example.org/a", nil, false},
+		{"cluster-name", "db", "http://cart.shop/", nil, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			a := why(t, w, tc.from, tc.url, tc.headers)
+			if a.Allowed != tc.allowed {
+				t.Errorf("allowed %v, want %v", a.Allowed, tc.allowed)
+			}
+			var b bytes.Buffer
+			fmt.Fprintf(&b, "$ weft why %s %s\n", tc.from, tc.url)
+			explain.Print(&b, a)
+			path := filepath.Join("testdata", tc.name+".txt")
+			if *update {
+				if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b.String() != string(want) {
+				t.Errorf("got\n%s\nwant\n%s", &b, want)
+			}
+		})
+	}
+}
+
+// In a cluster, a class that is not there serves nothing.
+func TestNothingIsAssumedOfAWholeCluster(t *testing.T) {
+	w := load(t, true)
+	for _, url := range []string{"http://shop.example.com/cart", "http://old.example.org/a"} {
+		if a := why(t, w, "outside", url, nil); a.Allowed || !strings.Contains(a.Summary, "404") {
+			t.Errorf("%s: %s", url, a.Summary)
+		}
+	}
+}
