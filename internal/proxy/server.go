@@ -54,6 +54,7 @@ type Server struct {
 	held     holding
 	tunnels  registry // upgraded connections, TCP and TLS passthrough
 	stats    serverStats
+	tickets  ticketSecrets
 	stop     chan struct{}
 	stopOnce sync.Once
 	running  sync.WaitGroup
@@ -83,6 +84,7 @@ func New(conf Config) *Server {
 	}
 	s := &Server{conf: conf, tables: newTables(), stop: make(chan struct{})}
 	s.tables.newFirewall = conf.NewFirewall
+	s.tickets.rotate(time.Now())
 	s.running.Go(s.sweep)
 	return s
 }
@@ -345,6 +347,7 @@ func (s *Server) sweep() {
 		case <-s.stop:
 			return
 		case now := <-t.C:
+			s.tickets.rotate(now)
 			s.tables.mu.Lock()
 			for _, c := range s.tables.backends {
 				if b := c.Load(); b != nil {

@@ -19,9 +19,10 @@ import (
 	"github.com/weft-net/weft/internal/route"
 )
 
-// listenerTLS is how a listener ends TLS. Its session ticket keys live as long as it does.
+// listenerTLS is how a listener ends TLS.
 type listenerTLS struct {
 	conf   *tls.Config
+	epoch  int          // of its session ticket keys; guarded by ticketSecrets
 	client *clientCheck // nil: no client certificate is asked for
 }
 
@@ -185,6 +186,7 @@ func (s *Server) serveTLS(c net.Conn, pe *peer, t *portTable) {
 		if l == nil || l.tls == nil || len(l.tls.conf.Certificates) == 0 {
 			return nil, errNoListener
 		}
+		s.tickets.seal(l)
 		return l.tls.conf, nil
 	}})
 	if err := tc.Handshake(); err != nil {
