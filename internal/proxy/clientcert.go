@@ -10,8 +10,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/weft-net/weft/internal/route"
