@@ -46,8 +46,8 @@ func (p *Gateways) write(ctx context.Context) bool {
 	case err == nil:
 		p.queue.Forget(it)
 	case ctx.Err() != nil:
-	case apierrors.IsNotFound(err) && it.Kind != "":
-		p.queue.Forget(it) // gone; if it comes again, the watch says so
+	case apierrors.IsNotFound(err) && it.Kind != "", apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		p.queue.Forget(it) // gone, or about to be; if it comes again, the watch says so
 	default:
 		if !apierrors.IsConflict(err) {
 			p.metrics.failed.WithLabelValues(kind).Inc()

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,12 +27,19 @@ import (
 	"github.com/weft-net/weft/lab/labtest"
 )
 
-// How much TestPropagation does: routes that are there, and new ones that are timed, idle and under churn.
+// How much TestPropagation does: new routes that are timed, idle and under churn.
 const (
-	standing = 3000
 	timed    = 60
 	churners = 4
 )
+
+// standing is how many routes are there: $WEFT_ROUTES, or as many as a busy machine's API server takes in seconds.
+var standing = func() int {
+	if n, err := strconv.Atoi(os.Getenv("WEFT_ROUTES")); err == nil && n > 0 {
+		return n
+	}
+	return 300
+}()
 
 // probeEnv has the test's binary be the client beyond the cluster: "namespace address".
 const probeEnv = "WEFT_PROPAGATION_PROBE"
@@ -50,7 +58,7 @@ func TestPropagation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := lab.Exec(t.Context(), "outside", "env", probeEnv+"="+ns+" "+addr, self, "-test.run=^TestProbe$", "-test.v")
+	out, err := lab.Exec(t.Context(), "outside", "env", probeEnv+"="+ns+" "+addr, fmt.Sprint("WEFT_ROUTES=", standing), self, "-test.run=^TestProbe$", "-test.v")
 	if err != nil {
 		t.Fatal(err)
 	}
