@@ -3,8 +3,10 @@
 package gateway
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -72,6 +74,7 @@ func Explain(out io.Writer, u *route.Update, q Question) (found bool, err error)
 	if path == "" {
 		path = "/"
 	}
+	var policies []string // of the winner; later ones come before earlier ones
 	req := &route.Request{Method: q.Method, Path: path, Query: q.URL.RawQuery, Header: q}
 	hosts.Find(host, func(h string) bool {
 		name := h
@@ -85,6 +88,9 @@ func Explain(out io.Writer, u *route.Update, q Question) (found bool, err error)
 				mark, found = "*", true
 			}
 			r := v.Entry.Route.Rules[v.Entry.Rule]
+			if v.Wins {
+				policies = slices.Concat(listener.Policies, v.Entry.Route.Policies, r.Policies)
+			}
 			fmt.Fprintf(out, "  %s %s rule %d match %d: %s%s\n", mark, v.Entry.Route.Key, v.Entry.Rule, v.Entry.Match, v.Why, backends(&r, v.Wins))
 		}
 		return !found
@@ -92,7 +98,59 @@ func Explain(out io.Writer, u *route.Update, q Question) (found bool, err error)
 	if !found {
 		fmt.Fprintln(out, "404: no route matches")
 	}
+	explainPolicies(out, u, policies)
 	return found, nil
+}
+
+// explainPolicies writes which policies apply to a rule's requests, and which of them each field comes from.
+func explainPolicies(out io.Writer, u *route.Update, keys []string) {
+	if len(keys) == 0 {
+		return
+	}
+	decides := map[string]string{} // field -> key
+	fmt.Fprintln(out, "policies, the later before the earlier:")
+	for _, key := range keys {
+		i := slices.IndexFunc(u.Policies, func(p route.Policy) bool { return p.Key == key })
+		if i < 0 {
+			fmt.Fprintf(out, "  %s: 503: it is not there\n", key)
+			continue
+		}
+		p := &u.Policies[i]
+		if p.Invalid != "" {
+			fmt.Fprintf(out, "  %s: 503: %s\n", key, p.Invalid)
+			continue
+		}
+		fields := p.Fields()
+		fmt.Fprintf(out, "  %s: %s\n", key, strings.Join(fields, ", "))
+		for _, f := range fields {
+			decides[f] = key
+		}
+	}
+	for _, f := range slices.Sorted(maps.Keys(decides)) {
+		b, err := json.Marshal(fieldOf(u, decides[f], f))
+		if err != nil {
+			b = []byte(err.Error())
+		}
+		fmt.Fprintf(out, "  %s of %s: %s\n", f, decides[f], b)
+	}
+}
+
+// fieldOf gives the value of a policy's field, without secrets.
+func fieldOf(u *route.Update, key, field string) any {
+	p := u.Policies[slices.IndexFunc(u.Policies, func(p route.Policy) bool { return p.Key == key })]
+	if field == "basicAuth" {
+		users, _ := route.ParseHtpasswd(p.BasicAuth.Users)
+		return fmt.Sprintf("realm %q, %d users", p.BasicAuth.Realm, len(users))
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		return err.Error()
+	}
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(b, &all); err != nil {
+		return err.Error()
+	}
+	return all[field]
 }
 
 func portOf(u *url.URL) (uint16, error) {

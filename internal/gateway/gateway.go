@@ -6,9 +6,12 @@ package gateway
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -62,7 +65,7 @@ func Run(ctx context.Context, c Config) error {
 	g, gctx := errgroup.WithContext(ctx)
 	if c.Listen != "" {
 		g.Go(func() error {
-			return health.Serve(healthCtx, c.Listen, health.Handler(c.Metrics, func() error { return nil }, ready))
+			return health.Serve(healthCtx, c.Listen, withConfig(health.Handler(c.Metrics, func() error { return nil }, ready), server))
 		})
 	}
 	g.Go(func() error {
@@ -90,4 +93,20 @@ func Run(ctx context.Context, c Config) error {
 		return server.Drain(drain)
 	})
 	return g.Wait()
+}
+
+// withConfig adds /config: the tables that are served, for people in the pod. Others are refused: what routes and
+// policies say may tell more than their hosts' clients should know.
+func withConfig(h http.Handler, server *proxy.Server) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", h)
+	mux.HandleFunc("GET /config", func(w http.ResponseWriter, r *http.Request) {
+		if from, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !from.Addr().Unmap().IsLoopback() {
+			http.Error(w, "the configuration is told to the gateway's own host only: use kubectl port-forward", http.StatusForbidden)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(server.Config()) // fails when the client has left
+	})
+	return mux
 }

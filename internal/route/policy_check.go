@@ -5,6 +5,7 @@ package route
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
 	"strings"
 )
@@ -118,6 +119,18 @@ func (p *Policy) Check() error {
 		fault("session", s.Check())
 	}
 	return errors.Join(errs...)
+}
+
+// Fields names the fields that are set, as JSON does: what the policy decides where it comes before others.
+func (p *Policy) Fields() (out []string) {
+	v := reflect.ValueOf(p).Elem()
+	for i := range v.NumField() {
+		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		if name != "key" && name != "invalid" && !v.Field(i).IsZero() {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 // Check tells what of the session's attributes is wrong.

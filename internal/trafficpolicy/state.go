@@ -372,18 +372,11 @@ func (s *State) ordered(t *target) []model.Name {
 }
 
 // fieldsOf names the fields that a policy sets.
-func fieldsOf(p *gatewayapi.Policy) (out []string) {
+func fieldsOf(p *gatewayapi.Policy) []string {
 	if p == nil {
 		return nil
 	}
-	v := reflect.ValueOf(p.Policy)
-	for i := range v.NumField() {
-		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
-		if name != "key" && name != "invalid" && !v.Field(i).IsZero() {
-			out = append(out, name)
-		}
-	}
-	return out
+	return p.Fields()
 }
 
 // status is what became of a policy.
