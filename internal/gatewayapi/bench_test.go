@@ -181,24 +181,28 @@ func BenchmarkOneOfManyListenerSets(b *testing.B) {
 	})
 }
 
-// HTTPRoutes beside GRPCRoutes have to be told apart by their hostnames.
+// HTTPRoutes beside GRPCRoutes have to be told apart by their hostnames, the worst being one that has all of them.
 func BenchmarkNewRouteBesideGRPC(b *testing.B) {
-	c := crowd(many)
-	g := model.Name{Namespace: "team-1", Name: "grpc"}
-	infra := gwv1.Namespace("infra")
-	r := &gwv1.GRPCRoute{}
-	r.Namespace, r.Name, r.Generation = g.Namespace, g.Name, 1
-	r.Spec.ParentRefs = []gwv1.ParentReference{{Namespace: &infra, Name: "web"}}
-	r.Spec.Hostnames = []gwv1.Hostname{"grpc.example.com"}
-	c.GRPCRoutes[g] = r
-	s, i := New(Options{}), 0
-	s.Apply(c)
-	b.ReportAllocs()
-	for b.Loop() {
-		i++
-		m := model.Name{Namespace: "team-1", Name: fmt.Sprint("new-", i)}
-		s.Apply(&Change{HTTPRoutes: map[model.Name]*gwv1.HTTPRoute{m: crowdRoute(m, 1)}})
-		s.Apply(&Change{HTTPRoutes: map[model.Name]*gwv1.HTTPRoute{m: nil}})
+	for _, hostnames := range [][]gwv1.Hostname{{"grpc.example.com"}, nil} {
+		b.Run(fmt.Sprint(hostnames), func(b *testing.B) {
+			c := crowd(many)
+			g := model.Name{Namespace: "team-1", Name: "grpc"}
+			infra := gwv1.Namespace("infra")
+			r := &gwv1.GRPCRoute{}
+			r.Namespace, r.Name, r.Generation = g.Namespace, g.Name, 1
+			r.Spec.ParentRefs = []gwv1.ParentReference{{Namespace: &infra, Name: "web"}}
+			r.Spec.Hostnames = hostnames
+			c.GRPCRoutes[g] = r
+			s, i := New(Options{}), 0
+			s.Apply(c)
+			b.ReportAllocs()
+			for b.Loop() {
+				i++
+				m := model.Name{Namespace: "team-1", Name: fmt.Sprint("new-", i)}
+				s.Apply(&Change{HTTPRoutes: map[model.Name]*gwv1.HTTPRoute{m: crowdRoute(m, 1)}})
+				s.Apply(&Change{HTTPRoutes: map[model.Name]*gwv1.HTTPRoute{m: nil}})
+			}
+		})
 	}
 }
 

@@ -4,7 +4,7 @@ package gatewayapi
 
 import (
 	"cmp"
-	"maps"
+	"container/heap"
 	"slices"
 	"strings"
 
@@ -19,8 +19,8 @@ type contest struct {
 	lost  map[RouteID]RouteID // who lost, and to whom
 	// byHost finds routes by hostname; nil while all are of one kind, which is nearly always.
 	byHost map[route.RouteKind]*routesByHost
-	// seeds are routes of which something changed: they and those that they reach are to be decided anew.
-	seeds set[RouteID]
+	// seeds are routes to be decided anew; true: because they themselves are new or have other hostnames.
+	seeds map[RouteID]bool
 }
 
 func otherKind(k route.RouteKind) route.RouteKind {
@@ -43,7 +43,7 @@ func (s *State) enter(w *work, r *routeState, before map[listenerID][]string) {
 	for id, hosts := range r.hosts {
 		c := s.contests[id]
 		if c == nil {
-			c = &contest{hosts: map[RouteID][]string{}, count: map[route.RouteKind]int{}, lost: map[RouteID]RouteID{}, seeds: set[RouteID]{}}
+			c = &contest{hosts: map[RouteID][]string{}, count: map[route.RouteKind]int{}, lost: map[RouteID]RouteID{}, seeds: map[RouteID]bool{}}
 			s.contests[id] = c
 		}
 		old, was := c.hosts[r.id]
@@ -77,16 +77,15 @@ func (s *State) leave(w *work, r RouteID, id listenerID) {
 func (c *contest) add(r RouteID, hosts []string) {
 	c.hosts[r] = hosts
 	c.count[r.Kind]++
-	c.seeds.add(r)
+	c.seeds[r] = true
 	if c.byHost != nil {
 		c.byHost[r.Kind].add(r, hosts)
 		return
 	}
-	if len(c.count) == 2 { // from now on there are two kinds: everybody may meet somebody
+	if len(c.count) == 2 {
 		c.byHost = map[route.RouteKind]*routesByHost{route.HTTPRoute: newRoutesByHost(), route.GRPCRoute: newRoutesByHost()}
 		for id, h := range c.hosts {
 			c.byHost[id.Kind].add(id, h)
-			c.seeds.add(id)
 		}
 	}
 }
@@ -102,94 +101,97 @@ func (c *contest) remove(r RouteID) {
 		return
 	}
 	c.byHost[r.Kind].remove(r, hosts)
-	c.byHost[otherKind(r.Kind)].meeting(hosts, c.seeds.add)
+	if _, lost := c.lost[r]; !lost { // nobody lost to one that lost
+		c.byHost[otherKind(r.Kind)].meeting(hosts, func(o RouteID) {
+			if !c.seeds[o] {
+				c.seeds[o] = false
+			}
+		})
+	}
 	if len(c.count) < 2 {
 		c.byHost = nil
-		for id := range c.lost {
-			c.seeds.add(id)
-		}
 	}
 }
 
-// concerned are the seeds and everybody that they reach from one route to another that it meets. What becomes of them
-// depends on nobody else.
-func (c *contest) concerned() set[RouteID] {
-	out := set[RouteID]{}
-	var open []RouteID
-	reach := func(r RouteID) {
-		if _, is := c.hosts[r]; is && !out.has(r) {
-			out.add(r)
-			open = append(open, r)
-		}
-	}
-	for r := range c.seeds {
-		reach(r)
-	}
-	for c.byHost != nil && len(open) > 0 {
-		r := open[len(open)-1]
-		open = open[:len(open)-1]
-		c.byHost[otherKind(r.Kind)].meeting(c.hosts[r], reach)
-	}
-	return out
-}
-
-// decide finds who loses the contest for a listener; routes for which that changed are attached anew.
+// decide finds who loses the contest for a listener; routes for which that changed are attached anew. Whether a route
+// loses depends only on older ones, so it goes from the oldest seed to those younger that each change reaches.
 func (s *State) decide(w *work, id listenerID) {
 	c := s.contests[id]
 	if c == nil {
 		return
 	}
+	open := &byAge{s: s}
+	for r := range c.seeds {
+		if _, is := c.hosts[r]; is {
+			heap.Push(open, r)
+		}
+	}
+	seeds := c.seeds
+	c.seeds = map[RouteID]bool{}
 	if c.byHost == nil && len(c.lost) == 0 {
-		clear(c.seeds)
 		return
 	}
-	concerned := c.concerned()
-	clear(c.seeds)
-	order := slices.SortedFunc(maps.Keys(concerned), func(a, b RouteID) int {
-		return cmp.Or(s.routes[a].meta.CreationTimestamp.Time.Compare(s.routes[b].meta.CreationTimestamp.Time),
-			strings.Compare(s.routes[a].name, s.routes[b].name), cmp.Compare(a.Kind, b.Kind))
-	})
-	taken := map[route.RouteKind]*hostSet{route.HTTPRoute: newHostSet(), route.GRPCRoute: newHostSet()}
-	lost := map[RouteID]RouteID{}
-	for i, r := range order {
-		if host, meets := meeting(taken[otherKind(r.Kind)], c.hosts[r]); meets {
-			for _, o := range order[:i] { // the first that has the host
-				if _, isLost := lost[o]; !isLost && o.Kind != r.Kind && overlaps(c.hosts[o], host) {
-					lost[r] = o
-					break
-				}
-			}
+	seen := set[RouteID]{}
+	for open.Len() > 0 {
+		r := heap.Pop(open).(RouteID)
+		if seen.has(r) {
 			continue
 		}
-		for _, h := range c.hosts[r] {
-			taken[r.Kind].add(h)
-		}
-	}
-	for r := range concerned {
-		to, loses := lost[r]
-		before, lostBefore := c.lost[r]
+		seen.add(r)
+		to, loses := c.winner(s, r)
+		before, lost := c.lost[r]
 		if loses {
 			c.lost[r] = to
 		} else {
 			delete(c.lost, r)
 		}
-		if loses != lostBefore || to != before {
+		if loses != lost || to != before {
 			w.attach.add(r)
 		}
-	}
-}
-
-func meeting(taken *hostSet, hosts []string) (string, bool) {
-	for _, h := range hosts {
-		if taken.meets(h) {
-			return h, true
+		if c.byHost != nil && (loses != lost || seeds[r] && !loses) {
+			c.byHost[otherKind(r.Kind)].meeting(c.hosts[r], func(o RouteID) {
+				if !seen.has(o) && s.olderRoute(r, o) {
+					heap.Push(open, o)
+				}
+			})
 		}
 	}
-	return "", false
 }
 
-func overlaps(hosts []string, host string) bool {
-	return slices.ContainsFunc(hosts, func(h string) bool { _, ok := intersectHostname(h, host); return ok })
+// winner gives the oldest of the older routes of the other kind that are accepted and meet the route, if there is one.
+func (c *contest) winner(s *State, r RouteID) (to RouteID, found bool) {
+	if c.byHost == nil {
+		return RouteID{}, false
+	}
+	c.byHost[otherKind(r.Kind)].meeting(c.hosts[r], func(o RouteID) {
+		if _, lost := c.lost[o]; !lost && s.olderRoute(o, r) && (!found || s.olderRoute(o, to)) {
+			to, found = o, true
+		}
+	})
+	return to, found
+}
+
+// olderRoute tells whether a route comes before another: by its age, then its name.
+func (s *State) olderRoute(a, b RouteID) bool {
+	ra, rb := s.routes[a], s.routes[b]
+	return cmp.Or(ra.meta.CreationTimestamp.Time.Compare(rb.meta.CreationTimestamp.Time),
+		strings.Compare(ra.name, rb.name), cmp.Compare(a.Kind, b.Kind)) < 0
+}
+
+// byAge is a heap of routes, the oldest first.
+type byAge struct {
+	s    *State
+	list []RouteID
+}
+
+func (h *byAge) Len() int           { return len(h.list) }
+func (h *byAge) Less(i, j int) bool { return h.s.olderRoute(h.list[i], h.list[j]) }
+func (h *byAge) Swap(i, j int)      { h.list[i], h.list[j] = h.list[j], h.list[i] }
+func (h *byAge) Push(v any)         { h.list = append(h.list, v.(RouteID)) }
+func (h *byAge) Pop() any {
+	last := h.list[len(h.list)-1]
+	h.list = h.list[:len(h.list)-1]
+	return last
 }
 
 // routesByHost finds the routes that have a host in common with a hostname.

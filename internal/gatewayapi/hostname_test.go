@@ -3,10 +3,14 @@
 package gatewayapi
 
 import (
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/route"
 )
 
 func TestIntersectHostnames(t *testing.T) {
@@ -42,8 +46,8 @@ func TestIntersectHostnames(t *testing.T) {
 	}
 }
 
-// A set of hostnames meets a name exactly if one of its names has a host in common with it.
-func TestHostSet(t *testing.T) {
+// Of many routes those are found that have a host in common with a hostname, and no others.
+func TestRoutesByHost(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	name := func() string {
 		labels := []string{"", "*."}[rnd.IntN(2)]
@@ -56,19 +60,29 @@ func TestHostSet(t *testing.T) {
 		return strings.TrimSuffix(labels, ".")
 	}
 	for range 5000 {
-		h := newHostSet()
-		var names []string
-		for range rnd.IntN(4) {
-			n := name()
-			names = append(names, n)
-			h.add(n)
-		}
+		x := newRoutesByHost()
+		want, got := set[RouteID]{}, set[RouteID]{}
 		asked := name()
-		want := slices.ContainsFunc(names, func(n string) bool { _, ok := intersectHostname(n, asked); return ok })
-		if got := h.meets(asked); got != want {
-			t.Fatalf("%q meets %q: %t", names, asked, got)
+		for i := range rnd.IntN(6) {
+			id := RouteID{route.HTTPRoute, model.Name{Name: string(rune('a' + i))}}
+			hosts := []string{name(), name()}
+			x.add(id, hosts)
+			switch {
+			case rnd.IntN(3) == 0:
+				x.remove(id, hosts)
+			case overlaps(hosts, asked):
+				want.add(id)
+			}
+		}
+		x.meeting([]string{asked}, got.add)
+		if !maps.Equal(want, got) {
+			t.Fatalf("%q meets %v, want %v", asked, got, want)
 		}
 	}
+}
+
+func overlaps(hosts []string, host string) bool {
+	return slices.ContainsFunc(hosts, func(h string) bool { _, ok := intersectHostname(h, host); return ok })
 }
 
 func TestBindPort(t *testing.T) {
