@@ -64,6 +64,7 @@ type results struct {
 	When        string        `json:"when"`
 	Kernel      string        `json:"kernel"`
 	CPUs        int           `json:"cpus"`
+	Listeners   int           `json:"listeners"` // to changes of nftables, anywhere on the machine, at most
 	Programming []programming `json:"programming"`
 	Agent       []agentMemory `json:"agent"`
 	Path        []pathResult  `json:"path"`
@@ -207,7 +208,39 @@ func kernel() string {
 	return strings.TrimSpace(string(b))
 }
 
+// listeners counts the sockets that hear of nftables changes, in all network namespaces. While there is one, the kernel
+// puts every element that anybody adds into words, in whatever namespace.
+func listeners() int {
+	const netfilter, tables = "12", 1 << 6 // NETLINK_NETFILTER, NFNLGRP_NFTABLES
+	n := 0
+	seen := make(map[string]bool)
+	processes, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		panic(err)
+	}
+	for _, p := range processes {
+		ns, err := os.Readlink(filepath.Join(p, "ns/net"))
+		if err != nil || seen[ns] {
+			continue // it has ended, or another one stood for its namespace
+		}
+		seen[ns] = true
+		b, err := os.ReadFile(filepath.Join(p, "net/netlink"))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); len(f) > 3 && f[1] == netfilter {
+				if groups, err := strconv.ParseUint(f[3], 16, 32); err == nil && groups&tables != 0 {
+					n++
+				}
+			}
+		}
+	}
+	return n
+}
+
 func (r *results) write(dir string) error {
+	r.Listeners = max(r.Listeners, listeners())
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
