@@ -52,6 +52,11 @@ func (x *exchange) send(r *rule, b *backend, sticky *endpoint) {
 	if d := time.Duration(x.plan.timeouts.Request); d > 0 {
 		end = x.began.Add(d)
 	}
+	if d, ok := x.callTimeout(); ok {
+		if t := x.began.Add(d); end.IsZero() || t.Before(end) {
+			end = t
+		}
+	}
 	tries := x.plan.tries(most)
 	for {
 		e := sticky
