@@ -50,7 +50,7 @@ func run(ctx context.Context, rounds, seconds int, only, out, weft string) error
 	if err := os.Chmod(dir, 0o755); err != nil { // workers of nginx run as somebody else
 		return err
 	}
-	b := &bench{dir: dir, weft: weft, procs: map[string]*process{}}
+	b := &bench{dir: dir, weft: weft, commands: map[string][]string{}, procs: map[string]*process{}}
 	defer b.stop()
 	if err := b.start(ctx); err != nil {
 		return err

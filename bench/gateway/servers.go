@@ -48,9 +48,10 @@ func ports(name string) portSet {
 
 // bench is what runs.
 type bench struct {
-	dir   string
-	weft  string
-	procs map[string]*process
+	dir      string
+	weft     string
+	commands map[string][]string
+	procs    map[string]*process
 }
 
 func (b *bench) file(name string) string { return filepath.Join(b.dir, name) }
@@ -91,18 +92,15 @@ func (b *bench) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range []struct {
-		name string
-		core int
-		args []string
-	}{
-		{"endpoint", 1, []string{"nginx", "-c", b.file("endpoint.conf")}},
-		{"endpoint2", 1, []string{self, "endpoint"}},
-		{"nginx", 0, []string{"nginx", "-c", b.file("nginx.conf")}},
-		{"haproxy", 0, []string{"haproxy", "-db", "-f", b.file("haproxy.conf")}},
-		{"weft", 0, []string{b.weft, "gateway", "--config", b.file("weft.yaml"), "--metrics-bind-address", ""}},
+	for name, args := range map[string][]string{
+		"endpoint":  {"1", "nginx", "-c", b.file("endpoint.conf")},
+		"endpoint2": {"1", self, "endpoint"},
+		"nginx":     {"0", "nginx", "-c", b.file("nginx.conf")},
+		"haproxy":   {"0", "haproxy", "-db", "-f", b.file("haproxy.conf")},
+		"weft":      {"0", b.weft, "gateway", "--config", b.file("weft.yaml"), "--metrics-bind-address", ""},
 	} {
-		if b.procs[p.name], err = b.begin(p.name, p.core, p.args...); err != nil {
+		b.commands[name] = args
+		if err := b.begin(name); err != nil {
 			return err
 		}
 	}
@@ -112,14 +110,31 @@ func (b *bench) start(ctx context.Context) error {
 		}
 	}
 	for _, name := range contenders {
-		p := ports(name)
-		for _, port := range []int{p.plain, p.secure, p.tcp, p.pass} {
-			if err := b.listening(ctx, port); err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
+		if err := b.ready(ctx, name); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// ready waits until a contender listens.
+func (b *bench) ready(ctx context.Context, name string) error {
+	p := ports(name)
+	for _, port := range []int{p.plain, p.secure, p.tcp, p.pass} {
+		if err := b.listening(ctx, port); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// again starts a contender anew.
+func (b *bench) again(ctx context.Context, name string) error {
+	b.stopOne(name)
+	if err := b.begin(name); err != nil {
+		return err
+	}
+	return b.ready(ctx, name)
 }
 
 func (b *bench) listening(ctx context.Context, port int) error {
@@ -161,19 +176,21 @@ func (b *bench) stopOne(name string) {
 // process is one server.
 type process struct{ cmd *exec.Cmd }
 
-func (b *bench) begin(name string, core int, args ...string) (*process, error) {
+// begin starts a server; the first of its words is the core that it gets.
+func (b *bench) begin(name string) error {
 	log, err := os.Create(b.file(name + ".log"))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer log.Close()
-	cmd := exec.Command("taskset", append([]string{"-c", strconv.Itoa(core)}, args...)...)
+	cmd := exec.Command("taskset", append([]string{"-c"}, b.commands[name]...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
+		return fmt.Errorf("start %s: %w", name, err)
 	}
-	return &process{cmd}, nil
+	b.procs[name] = &process{cmd}
+	return nil
 }
 
 // pids are the process and its children.
