@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -112,13 +113,14 @@ type touched struct {
 	hostNames map[*listener]bool // whose set of hostnames changed
 	ports     bool
 	certs     map[string]bool
+	late      map[route.Ref]bool // what goes once all else is published
 	errs      []error
 }
 
 // apply takes an update. What can't be compiled is told and does the least: an expression that is not valid matches
 // nothing, a listener without certificate refuses handshakes.
 func (t *tables) apply(u *route.Update, now time.Time) (portsChanged bool, err error) {
-	ch := touched{hosts: map[*listener]map[string]bool{}, hostNames: map[*listener]bool{}, certs: map[string]bool{}}
+	ch := touched{hosts: map[*listener]map[string]bool{}, hostNames: map[*listener]bool{}, certs: map[string]bool{}, late: map[route.Ref]bool{}}
 	removed := u.Removed
 	if u.Complete {
 		removed = t.absent(u)
@@ -130,7 +132,12 @@ func (t *tables) apply(u *route.Update, now time.Time) (portsChanged bool, err e
 			t.remove(r, &ch)
 		default: // others refer to it, until the new tables are published
 			late = append(late, r)
+			ch.late[r] = true
 		}
+	}
+	if len(late) > 0 && !u.Complete {
+		there := named(u)
+		late = slices.DeleteFunc(late, func(r route.Ref) bool { return there[r] }) // brought again at once
 	}
 	for _, c := range u.Certificates {
 		if old, ok := t.certs[c.Key]; !ok || !reflect.DeepEqual(old, c) {
@@ -164,39 +171,45 @@ func (t *tables) apply(u *route.Update, now time.Time) (portsChanged bool, err e
 
 // absent lists what the tables hold and a complete update does not.
 func (t *tables) absent(u *route.Update) (out []route.Ref) {
-	named := map[route.Ref]bool{}
+	there := named(u)
+	for key, cell := range t.policies {
+		if r := (route.Ref{Kind: route.KindPolicy, Key: key}); !there[r] && cell.Load() != nil {
+			out = append(out, r)
+		}
+	}
+	out = missing(out, t.listeners, route.KindListener, there)
+	out = missing(out, t.routes, route.KindRoute, there)
+	for key, cell := range t.backends {
+		if r := (route.Ref{Kind: route.KindBackend, Key: key}); !there[r] && cell.Load() != nil {
+			out = append(out, r)
+		}
+	}
+	out = missing(out, t.sets, route.KindEndpointSet, there)
+	return missing(out, t.certs, route.KindCertificate, there)
+}
+
+// named is what an update holds.
+func named(u *route.Update) map[route.Ref]bool {
+	out := map[route.Ref]bool{}
 	for i := range u.Listeners {
-		named[route.Ref{Kind: route.KindListener, Key: u.Listeners[i].Key}] = true
+		out[route.Ref{Kind: route.KindListener, Key: u.Listeners[i].Key}] = true
 	}
 	for i := range u.Routes {
-		named[route.Ref{Kind: route.KindRoute, Key: u.Routes[i].Key}] = true
+		out[route.Ref{Kind: route.KindRoute, Key: u.Routes[i].Key}] = true
 	}
 	for i := range u.Backends {
-		named[route.Ref{Kind: route.KindBackend, Key: u.Backends[i].Key}] = true
+		out[route.Ref{Kind: route.KindBackend, Key: u.Backends[i].Key}] = true
 	}
 	for i := range u.Endpoints {
-		named[route.Ref{Kind: route.KindEndpointSet, Key: u.Endpoints[i].Key}] = true
+		out[route.Ref{Kind: route.KindEndpointSet, Key: u.Endpoints[i].Key}] = true
 	}
 	for i := range u.Certificates {
-		named[route.Ref{Kind: route.KindCertificate, Key: u.Certificates[i].Key}] = true
+		out[route.Ref{Kind: route.KindCertificate, Key: u.Certificates[i].Key}] = true
 	}
 	for i := range u.Policies {
-		named[route.Ref{Kind: route.KindPolicy, Key: u.Policies[i].Key}] = true
+		out[route.Ref{Kind: route.KindPolicy, Key: u.Policies[i].Key}] = true
 	}
-	for key, cell := range t.policies {
-		if r := (route.Ref{Kind: route.KindPolicy, Key: key}); !named[r] && cell.Load() != nil {
-			out = append(out, r)
-		}
-	}
-	out = missing(out, t.listeners, route.KindListener, named)
-	out = missing(out, t.routes, route.KindRoute, named)
-	for key, cell := range t.backends {
-		if r := (route.Ref{Kind: route.KindBackend, Key: key}); !named[r] && cell.Load() != nil {
-			out = append(out, r)
-		}
-	}
-	out = missing(out, t.sets, route.KindEndpointSet, named)
-	return missing(out, t.certs, route.KindCertificate, named)
+	return out
 }
 
 func missing[V any](out []route.Ref, m map[string]V, kind route.Kind, named map[route.Ref]bool) []route.Ref {
@@ -388,8 +401,8 @@ func (t *tables) renewCertificates(ch *touched, now time.Time) {
 		delete(ch.hosts, l)
 		ch.ports, ch.hostNames[renewed] = true, true
 	}
-	for _, cell := range t.backends {
-		if b := cell.Load(); b != nil && b.conf.TLS != nil && ch.certs[b.conf.TLS.ClientCertificate] {
+	for key, cell := range t.backends {
+		if b := cell.Load(); b != nil && !ch.late[route.Ref{Kind: route.KindBackend, Key: key}] && b.conf.TLS != nil && ch.certs[b.conf.TLS.ClientCertificate] {
 			t.setBackend(b.conf, now, ch)
 		}
 	}

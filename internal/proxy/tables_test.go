@@ -132,3 +132,16 @@ func TestWhatIsNamedAndGone(t *testing.T) {
 		}
 	}
 }
+
+// A backend and its certificate go together without a word.
+func TestBackendGoesWithItsCertificate(t *testing.T) {
+	u := simple("127.0.0.1:1")
+	u.Certificates = []route.Certificate{newAuthority(t).issue(t, "c", "client")}
+	u.Backends[0].TLS = &route.BackendTLS{ServerName: "x", ClientCertificate: "c"}
+	r := start(t, u)
+	err := r.srv.Apply(&route.Update{Removed: []route.Ref{
+		{Kind: route.KindRoute, Key: "r"}, {Kind: route.KindCertificate, Key: "c"}, {Kind: route.KindBackend, Key: "b"}, {Kind: route.KindEndpointSet, Key: "e"}}})
+	if err != nil {
+		t.Error(err)
+	}
+}
