@@ -198,12 +198,12 @@ func (r *routing) assume() {
 			}
 		}
 		for _, l := range g.Spec.Listeners {
-			r.assumeCertificates(g.Namespace, l.TLS)
+			r.assumeCertificates(g.Namespace, l.TLS, l.Hostname)
 		}
 	}
 	for _, s := range r.change.ListenerSets {
 		for _, l := range s.Spec.Listeners {
-			r.assumeCertificates(s.Namespace, l.TLS)
+			r.assumeCertificates(s.Namespace, l.TLS, l.Hostname)
 		}
 	}
 	for _, i := range r.ingresses.Ingresses {
@@ -211,16 +211,25 @@ func (r *routing) assume() {
 			r.ingresses.Classes[i.Class] = &model.IngressClass{Meta: model.Meta{Name: model.Name{Name: i.Class}}, Controller: ingress.Controller}
 		}
 		for _, t := range i.TLS {
-			if t.Secret != "" {
-				r.assumeSecret(model.Name{Namespace: i.Namespace, Name: t.Secret})
+			if t.Secret == "" {
+				continue
 			}
+			hosts := slices.Clone(t.Hosts)
+			for _, rule := range i.Rules {
+				hosts = append(hosts, rule.Host)
+			}
+			r.assumeSecret(model.Name{Namespace: i.Namespace, Name: t.Secret}, hosts...)
 		}
 	}
 }
 
-func (r *routing) assumeCertificates(namespace string, t *gwv1.ListenerTLSConfig) {
+func (r *routing) assumeCertificates(namespace string, t *gwv1.ListenerTLSConfig, host *gwv1.Hostname) {
 	if t == nil {
 		return
+	}
+	var hosts []string
+	if host != nil {
+		hosts = append(hosts, string(*host))
 	}
 	for _, ref := range t.CertificateRefs {
 		if ref.Kind == nil || *ref.Kind == "Secret" {
@@ -228,16 +237,16 @@ func (r *routing) assumeCertificates(namespace string, t *gwv1.ListenerTLSConfig
 			if ref.Namespace != nil {
 				n.Namespace = string(*ref.Namespace)
 			}
-			r.assumeSecret(n)
+			r.assumeSecret(n, hosts...)
 		}
 	}
 }
 
-func (r *routing) assumeSecret(n model.Name) {
+func (r *routing) assumeSecret(n model.Name, hosts ...string) {
 	if r.change.Secrets[n] != nil {
 		return
 	}
-	chain, key, err := assumedCertificate()
+	chain, key, err := assumedCertificate(hosts...)
 	if err != nil {
 		return // then the listener has none, and says so
 	}
@@ -245,13 +254,13 @@ func (r *routing) assumeSecret(n model.Name) {
 		Data: map[string][]byte{corev1.TLSCertKey: chain, corev1.TLSPrivateKeyKey: key}}
 }
 
-// assumedCertificate stands for a certificate that is not among the manifests.
-func assumedCertificate() (chain, key []byte, err error) {
+// assumedCertificate stands for a certificate of hosts that is not among the manifests.
+func assumedCertificate(hosts ...string) (chain, key []byte, err error) {
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, err
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "assumed"}, NotAfter: time.Now().AddDate(1, 0, 0)}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "assumed"}, DNSNames: slices.DeleteFunc(hosts, func(h string) bool { return h == "" }), NotAfter: time.Now().AddDate(1, 0, 0)}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &k.PublicKey, k)
 	if err != nil {
 		return nil, nil, err

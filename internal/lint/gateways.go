@@ -81,6 +81,10 @@ func (c *checker) gateways() {
 			c.report("gateway-class", o, "name a GatewayClass that exists (kubectl get gatewayclass)", "there is no GatewayClass %s", g.GatewayClassName)
 		}
 		for j, l := range g.Listeners {
+			if l.AllowedRoutes != nil && l.AllowedRoutes.Namespaces != nil && l.AllowedRoutes.Namespaces.From == "All" {
+				c.report("gateway-open", o, "take them from: Selector, with the labels of the namespaces that should be able to, or from: Same",
+					"spec.listeners[%d] (%s): allowedRoutes.namespaces.from is All", j, l.Name)
+			}
 			if l.TLS == nil {
 				continue
 			}
@@ -268,7 +272,32 @@ func (c *checker) backend(o *object, field string, b *ref) {
 	case s != nil && !slices.ContainsFunc(s.Ports, func(p model.ServicePort) bool { return int32(p.Port) == *b.Port }):
 		c.report("route-backend", o, "give a port of the Service (its port, not its targetPort)", "%s: Service %s has no port %d", field, n, *b.Port)
 	}
+	if (o.kind == "HTTPRoute" || o.kind == "GRPCRoute") && s != nil && b.Port != nil {
+		c.backendTLS(o, field, s, uint16(*b.Port))
+	}
 	if n.Namespace != o.name.Namespace && !c.granted(o.kind, o.name.Namespace, "", "Service", n) {
 		c.report("route-reference", o, "add a ReferenceGrant in "+n.Namespace, "%s: Service %s is in another namespace, and no ReferenceGrant there allows it", field, n)
 	}
+}
+
+// backendTLS looks for a backend that by its port speaks TLS, while the gateway would not.
+func (c *checker) backendTLS(o *object, field string, s *model.Service, port uint16) {
+	i := slices.IndexFunc(s.Ports, func(p model.ServicePort) bool { return p.Port == port })
+	if i < 0 {
+		return
+	}
+	p := s.Ports[i]
+	if p.AppProtocol != "https" && p.AppProtocol != "kubernetes.io/wss" && (p.AppProtocol != "" || p.Port != 443 && p.Name != "https") {
+		return
+	}
+	for j := range c.objects["BackendTLSPolicy"] {
+		policy := &c.objects["BackendTLSPolicy"][j]
+		spec, ok := spec[struct{ TargetRefs []ref }](policy)
+		if ok && policy.name.Namespace == s.Namespace && slices.ContainsFunc(spec.TargetRefs, func(r ref) bool {
+			return r.Kind == "Service" && r.Name == s.Name.Name && (r.SectionName == "" || r.SectionName == p.Name)
+		}) {
+			return
+		}
+	}
+	c.report("route-backend-tls", o, "add a BackendTLSPolicy for the Service, or name its plain port", "%s: port %d of Service %s is for TLS by its number, name or appProtocol", field, port, s.Name)
 }

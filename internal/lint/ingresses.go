@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,6 +35,7 @@ func (c *checker) ingresses() {
 		if ing.Spec.IngressClassName == nil && ing.Annotations["kubernetes.io/ingress.class"] == "" {
 			c.report("ingress-class", o, "set spec.ingressClassName", "spec.ingressClassName is not set")
 		}
+		c.ingressAnnotations(o, ing)
 		withTLS := map[string]bool{}
 		for j, t := range ing.Spec.TLS {
 			for _, h := range t.Hosts {
@@ -68,6 +70,38 @@ func (c *checker) ingresses() {
 				} else {
 					seen[key] = o.name.String()
 				}
+			}
+		}
+	}
+}
+
+const nginxPrefix = "nginx.ingress.kubernetes.io/"
+
+// group finds a group of a regular expression in a rewrite-target, as "$2".
+var group = regexp.MustCompile(`\$([1-9])`)
+
+func (c *checker) ingressAnnotations(o *object, ing *networkingv1.Ingress) {
+	if len(ing.Spec.TLS) > 0 && ing.Annotations[nginxPrefix+"ssl-redirect"] == "false" && ing.Annotations[nginxPrefix+"force-ssl-redirect"] != "true" {
+		c.report("ingress-redirect", o, "remove the annotation", "%sssl-redirect is \"false\", and there are hosts with TLS", nginxPrefix)
+	}
+	target := ing.Annotations[nginxPrefix+"rewrite-target"]
+	most := 0
+	for _, m := range group.FindAllStringSubmatch(target, -1) {
+		n, _ := strconv.Atoi(m[1])
+		most = max(most, n)
+	}
+	if most == 0 {
+		return
+	}
+	for j, r := range ing.Spec.Rules {
+		if r.HTTP == nil {
+			continue
+		}
+		for k, p := range r.HTTP.Paths {
+			re, err := regexp.Compile(p.Path)
+			if err == nil && re.NumSubexp() < most {
+				c.report("ingress-rewrite", o, "write the path with groups, such as /app(/|$)(.*), and pathType: ImplementationSpecific",
+					"spec.rules[%d].http.paths[%d]: rewrite-target %s has $%d, and path %s has %d groups", j, k, target, most, p.Path, re.NumSubexp())
 			}
 		}
 	}

@@ -148,6 +148,9 @@ func (c *checker) labelsOf(ns string) map[string]string {
 }
 
 func (c *checker) block(o *object, d policy.Direction, field string, p *model.PolicyPeer) {
+	if d == policy.Egress && p.Block.Bits() == 0 && len(p.Except) == 0 {
+		c.report("policy-block-of-everything", o, "except the pods' and Services' ranges, if only what is outside the cluster is meant", "%s: %s", field, p.Block)
+	}
 	inside := func(a netip.Addr) bool {
 		return p.Block.Contains(a) && !slices.ContainsFunc(p.Except, func(e netip.Prefix) bool { return e.Contains(a) })
 	}

@@ -4,14 +4,18 @@ package lint
 
 import (
 	"fmt"
+	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/offline"
+	"github.com/weft-net/weft/internal/policy"
 )
 
 func (c *checker) services() {
@@ -28,6 +32,11 @@ func (c *checker) services() {
 			c.report("service-node-port", o, "use type LoadBalancer, an Ingress or a Gateway for clients outside, ClusterIP for those inside",
 				"type NodePort opens %s on every node", portsOf(s))
 		}
+		if _, err := netip.ParseAddr(s.ExternalName); s.Type == model.ExternalName && err == nil {
+			c.report("external-name-address", o, "make a Service without a selector, and an EndpointSlice with the address", "externalName is %s", s.ExternalName)
+		}
+		c.serviceAnnotations(o, s)
+		c.serviceExposed(o, s, pods)
 		if s.AffinityTimeout > 0 {
 			c.report("service-affinity", o, "keep sessions in a store or a cookie, and leave sessionAffinity out", "sessionAffinity: ClientIP, for %s", s.AffinityTimeout)
 		}
@@ -51,6 +60,31 @@ func (c *checker) services() {
 					"externalTrafficPolicy: Local, and all %d pods are on node %s", len(pods), pods[0].Node)
 			}
 		}
+	}
+}
+
+// balancerAnnotations begin the annotations that programs which make load balancers read.
+var balancerAnnotations = []string{"service.beta.kubernetes.io/", "cloud.google.com/load-balancer", "networking.gke.io/load-balancer", "metallb.universe.tf/", "metallb.io/", "weft.dev/address-pool"}
+
+func (c *checker) serviceAnnotations(o *object, s *model.Service) {
+	acc, err := meta.Accessor(o.Object)
+	if err != nil || s.Type == model.LoadBalancer {
+		return
+	}
+	for _, a := range slices.Sorted(maps.Keys(acc.GetAnnotations())) {
+		if slices.ContainsFunc(balancerAnnotations, func(p string) bool { return strings.HasPrefix(a, p) }) {
+			c.report("service-annotation-ignored", o, "set type: LoadBalancer, or remove the annotation", "annotation %s is for type LoadBalancer, and this is %s", a, s.Type)
+		}
+	}
+}
+
+func (c *checker) serviceExposed(o *object, s *model.Service, pods []*model.Pod) {
+	if s.Type != model.LoadBalancer || len(s.LoadBalancer.SourceRanges) > 0 || len(pods) == 0 {
+		return
+	}
+	if src := c.world.Policy.Applying(pods[0], policy.Ingress); len(src.Isolating)+len(src.Cluster) == 0 {
+		c.report("service-exposed", o, "name the clients in spec.loadBalancerSourceRanges, or isolate the pods with a NetworkPolicy; keep what only pods use as type ClusterIP",
+			"every client may use it, and no policy guards pod %s", pods[0].Name)
 	}
 }
 
