@@ -228,38 +228,3 @@ spec: {ingressClassName: weft, tls: [{hosts: [a.example.com], secretName: cert}]
 		})
 	}
 }
-
-func TestSARIF(t *testing.T) {
-	var b bytes.Buffer
-	if err := WriteSARIF(&b, run(t, true, "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {selector: {a: b}, ports: [{port: 1}]}"), "v1"); err != nil {
-		t.Fatal(err)
-	}
-	var doc struct {
-		Version string
-		Runs    []struct {
-			Tool struct {
-				Driver struct{ Rules []struct{ ID string } }
-			}
-			Results []struct {
-				RuleID, Level string
-				Locations     []struct {
-					PhysicalLocation struct {
-						ArtifactLocation struct{ URI string }
-						Region           struct{ StartLine int }
-					}
-				}
-			}
-		}
-	}
-	if err := json.Unmarshal(b.Bytes(), &doc); err != nil {
-		t.Fatal(err)
-	}
-	r := doc.Runs[0].Results
-	if doc.Version != "2.1.0" || len(r) != 1 || r[0].RuleID != "service-no-endpoints" || r[0].Level != "error" ||
-		r[0].Locations[0].PhysicalLocation.ArtifactLocation.URI != "in.yaml" || r[0].Locations[0].PhysicalLocation.Region.StartLine != 1 {
-		t.Errorf("%s", &b)
-	}
-	if len(doc.Runs[0].Tool.Driver.Rules) != len(rules) {
-		t.Error("not every rule is described")
-	}
-}

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/url"
 	"path/filepath"
+	"strings"
 )
 
 // WriteText writes findings for a person.
@@ -48,6 +50,7 @@ func WriteSARIF(w io.Writer, findings []Finding, version string) error {
 	}
 	type result struct {
 		Rule      string     `json:"ruleId"`
+		Index     int        `json:"ruleIndex"`
 		Level     string     `json:"level"`
 		Message   text       `json:"message"`
 		Locations []location `json:"locations"`
@@ -59,8 +62,9 @@ func WriteSARIF(w io.Writer, findings []Finding, version string) error {
 		Config map[string]string `json:"defaultConfiguration"`
 	}
 	level := map[Severity]string{Info: "note", Warning: "warning", Error: "error"}
-	results, all := []result{}, []rule{}
-	for _, r := range Rules() {
+	results, all, index := []result{}, []rule{}, map[string]int{}
+	for i, r := range Rules() {
+		index[r.ID] = i
 		all = append(all, rule{r.ID, text{r.Summary}, text{r.Summary + ": " + r.Why}, map[string]string{"level": level[r.Severity]}})
 	}
 	for _, f := range findings {
@@ -74,10 +78,10 @@ func WriteSARIF(w io.Writer, findings []Finding, version string) error {
 					Line int `json:"startLine"`
 				} `json:"region"`
 			})
-			l.Physical.Artifact.URI, l.Physical.Region.Line = filepath.ToSlash(f.File), max(f.Line, 1)
+			l.Physical.Artifact.URI, l.Physical.Region.Line = fileURI(f.File), max(f.Line, 1)
 		}
 		l.Logical = []map[string]string{{"fullyQualifiedName": f.Object}}
-		results = append(results, result{f.Rule, level[f.Severity], text{fmt.Sprintf("%s: %s. Why: %s. Cure: %s", f.Object, f.Message, f.Why, f.Cure)}, []location{l}})
+		results = append(results, result{f.Rule, index[f.Rule], level[f.Severity], text{fmt.Sprintf("%s: %s. Why: %s. Cure: %s", f.Object, f.Message, f.Why, f.Cure)}, []location{l}})
 	}
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
@@ -88,4 +92,20 @@ func WriteSARIF(w io.Writer, findings []Finding, version string) error {
 			"results": results,
 		}},
 	})
+}
+
+// fileURI is a file's name as SARIF wants it (RFC 3986): relative where it is, and everything escaped that has to be.
+func fileURI(file string) string {
+	u := url.URL{Path: filepath.ToSlash(file)}
+	if filepath.IsAbs(file) {
+		u.Scheme = "file"
+	} else if strings.Contains(firstSegment(u.Path), ":") {
+		u.Path = "./" + u.Path // or else it would begin with a scheme
+	}
+	return u.String()
+}
+
+func firstSegment(path string) string {
+	first, _, _ := strings.Cut(path, "/")
+	return first
 }
