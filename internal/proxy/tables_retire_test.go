@@ -64,6 +64,8 @@ func TestBackendGoesWithItsRoute(t *testing.T) {
 			t.Fatal(err)
 		}
 		last, policy = key, "p"+key
+		before := sent.Load()
+		until(t, "requests go on", func() bool { return sent.Load() > before || failed.Load() > 0 })
 	}
 	close(stop)
 	wg.Wait()
