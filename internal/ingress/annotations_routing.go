@@ -268,7 +268,7 @@ var sessionAnnotations = []Annotation{
 	},
 	{
 		Name: "affinity-canary-behavior", Group: "Session affinity", Verdict: Honoured, Values: "sticky (default), legacy", ofCanaries: true,
-		Note: "sticky: who was served by the canary goes on to be; legacy: the canary's requests have no session",
+		Note: "sticky: who was served by the canary goes on to be; legacy: each request is shared out by weight anew",
 		set:  choice(func(s *settings) *string { return &s.affinityCanary }, "sticky", "legacy"),
 	},
 	{

@@ -253,6 +253,11 @@ func (v *server) canaryRules(l *location, rule route.Rule, main route.WeightedBa
 		to("canary by cookie", other, cookie("always"))
 		to("not canary by cookie", main, cookie("never"))
 	}
+	if c.affinityCanary == "legacy" && rule.Session != nil {
+		each := *rule.Session
+		each.PerBackend = true
+		rule.Session = &each
+	}
 	total := max(c.canaryWeightTotal, 100)
 	weight := min(max(c.canaryWeight, 0), total)
 	main.Weight, other.Weight = uint32(total-weight), uint32(weight)

@@ -67,8 +67,15 @@ func (x *exchange) persisted(r *rule) (*weighted, *endpoint) {
 	if !ok {
 		return nil, nil
 	}
-	for i := range r.backends {
-		w := &r.backends[i]
+	list := r.backends
+	var chosen *weighted
+	if c.PerBackend {
+		if chosen = r.choose(); chosen != nil {
+			list = []weighted{*chosen}
+		}
+	}
+	for i := range list {
+		w := &list[i]
 		if w.cell == nil {
 			continue
 		}
@@ -78,7 +85,7 @@ func (x *exchange) persisted(r *rule) (*weighted, *endpoint) {
 			}
 		}
 	}
-	return nil, nil
+	return chosen, nil
 }
 
 // sessionField is what tells the client its session.

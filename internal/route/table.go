@@ -366,6 +366,8 @@ type Session struct {
 	Secure   bool   `json:"secure,omitempty"`
 	// ChangeOnFailure moves the session when its endpoint can't be reached; else it moves only when that is gone.
 	ChangeOnFailure bool `json:"changeOnFailure,omitempty"`
+	// PerBackend has weights choose the backend for each request anew; only its endpoint is the session's.
+	PerBackend bool `json:"perBackend,omitempty"`
 }
 
 // BackendProtocol is what a backend's endpoints speak.
