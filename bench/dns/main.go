@@ -20,7 +20,7 @@ type options struct {
 	weft, coredns    string
 	services, big    int
 	seconds, changes int
-	rate             int
+	rate, rounds     int
 	only             string
 	differ           int
 	out              string
@@ -32,7 +32,8 @@ func main() {
 	flag.StringVar(&o.coredns, "coredns", "", "CoreDNS's binary (./coredns)")
 	flag.IntVar(&o.services, "services", 10000, "Services for speed")
 	flag.IntVar(&o.big, "big", 100000, "Services for memory and changes; 0 is none")
-	flag.IntVar(&o.seconds, "seconds", 8, "seconds of full load")
+	flag.IntVar(&o.rounds, "rounds", 3, "times that each load is measured, the servers taking turns; the medians count")
+	flag.IntVar(&o.seconds, "seconds", 5, "seconds of full load")
 	flag.IntVar(&o.changes, "changes", 200, "changes to time")
 	flag.IntVar(&o.rate, "rate", 5000, "queries a second for latency")
 	flag.StringVar(&o.only, "only", "weft,coredns,knot", "servers")
@@ -64,7 +65,7 @@ func run(o options) error {
 	if o.differ > 0 {
 		return differ(o, o.differ, dir)
 	}
-	rep := &report{Services: o.services, Seconds: o.seconds}
+	rep := &report{Services: o.services, Seconds: o.seconds, Rounds: o.rounds}
 	c := newCluster(o.services)
 	api, err := c.serve()
 	if err != nil {
@@ -85,13 +86,8 @@ func run(o options) error {
 	if err := away.start(coreLoad, "host-0.example", "192.0.2.1", 10*time.Second); err != nil {
 		return err
 	}
-	for _, name := range []string{"weft", "coredns", "knot"} {
-		if !slices.Contains(strings.Split(o.only, ","), name) {
-			continue
-		}
-		if err := speed(o, rep, name, c, api, dir, inside, outside); err != nil {
-			return err
-		}
+	if err := speed(o, rep, c, api, dir, inside, outside); err != nil {
+		return err
 	}
 	if o.big > 0 {
 		if err := scale(o, rep, dir); err != nil {
@@ -111,41 +107,90 @@ func newServer(o options, name string, c *cluster, api, dir string) (*server, er
 	return knotServer(c, dir)
 }
 
-func speed(o options, rep *report, name string, c *cluster, api, dir, inside, outside string) error {
-	s, err := newServer(o, name, c, api, dir)
-	if err != nil {
-		return err
-	}
-	defer s.stop()
+// contender is a server in a load, by the name that the report has for it.
+type contender struct {
+	name string
+	*server
+}
+
+// speed measures the servers in turns, so that what else the machine does meanwhile falls on all of them. Those that
+// wait for their turn rest.
+func speed(o options, rep *report, c *cluster, api, dir, inside, outside string) error {
+	var in, out []contender
 	first := c.services[0]
-	if err := s.start(coreServer, fqdn(first), first.Spec.ClusterIP, time.Minute); err != nil {
-		return err
-	}
-	loads := []struct{ load, mode, file string }{{"cluster names, UDP", "udp", inside}, {"cluster names, TCP", "tcp", inside}}
-	if name == "knot" {
-		// Knot forwards nothing: for it the names outside are a zone of its own, which is the best that it can do.
-		loads = append(loads, struct{ load, mode, file string }{"cached names, UDP", "udp", ""})
-	} else {
-		loads = append(loads, struct{ load, mode, file string }{"cached names, UDP", "udp", outside})
-	}
-	for _, l := range loads {
-		fmt.Fprintf(os.Stderr, "%s: %s...\n", name, l.load)
-		target, file := s, l.file
-		if file == "" {
-			s.stop()
-			if target, err = outsideOnServerCore(dir); err != nil {
-				return err
-			}
-			defer target.stop()
-			file = outside
+	for _, name := range []string{"weft", "coredns", "knot"} {
+		if !slices.Contains(strings.Split(o.only, ","), name) {
+			continue
 		}
-		res, err := load(target, coreLoad, l.mode, file, o.seconds, o.rate)
+		s, err := newServer(o, name, c, api, dir)
 		if err != nil {
-			return fmt.Errorf("%s: %s: %w", name, l.load, err)
+			return err
 		}
-		rep.add(l.load, name, res)
+		defer s.stop()
+		if err := s.start(coreServer, fqdn(first), first.Spec.ClusterIP, time.Minute); err != nil {
+			return err
+		}
+		in = append(in, contender{name, s})
+		if name != "knot" {
+			out = append(out, contender{name, s})
+			continue
+		}
+		// Knot forwards nothing: for it the names outside are a zone of its own, which is the best that it can do.
+		away, err := outsideOnServerCore(dir)
+		if err != nil {
+			return err
+		}
+		defer away.stop()
+		out = append(out, contender{name, away})
+	}
+	for _, l := range []struct {
+		load, mode, file string
+		of               []contender
+	}{{"cluster names, UDP", "udp", inside, in}, {"cluster names, TCP", "tcp", inside, in}, {"cached names, UDP", "udp", outside, out}} {
+		results := make([][]result, len(l.of))
+		for round := range o.rounds {
+			for i, s := range l.of {
+				fmt.Fprintf(os.Stderr, "%s, %d of %d: %s...\n", l.load, round+1, o.rounds, s.name)
+				res, err := load(s.server, coreLoad, l.mode, l.file, o.seconds, o.rate)
+				if err != nil {
+					fmt.Fprintf(os.Stderr, "%s: %v\n", s.name, err)
+					continue
+				}
+				results[i] = append(results[i], res)
+			}
+		}
+		for i, s := range l.of {
+			if len(results[i]) == 0 {
+				return fmt.Errorf("%s: %s: nothing could be measured", s.name, l.load)
+			}
+			rep.add(l.load, s.name, median(results[i]))
+		}
 	}
 	return nil
+}
+
+// median takes each figure by itself; of queries lost the sum.
+func median(all []result) result {
+	of := func(f func(result) float64) float64 {
+		var v []float64
+		for _, r := range all {
+			v = append(v, f(r))
+		}
+		slices.Sort(v)
+		return v[len(v)/2]
+	}
+	out := result{
+		QueriesPerSecond: of(func(r result) float64 { return r.QueriesPerSecond }),
+		CPUMicros:        of(func(r result) float64 { return r.CPUMicros }),
+		KernelMicros:     of(func(r result) float64 { return r.KernelMicros }),
+		P50Micros:        of(func(r result) float64 { return r.P50Micros }),
+		P99Micros:        of(func(r result) float64 { return r.P99Micros }),
+	}
+	for _, r := range all {
+		out.Lost += r.Lost
+		out.Completed += r.Completed
+	}
+	return out
 }
 
 func outsideOnServerCore(dir string) (*server, error) {
@@ -153,7 +198,7 @@ func outsideOnServerCore(dir string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := knot("knot-outside", portKnot, "example", string(zone), dir)
+	s, err := knot("knot-outside", portKnotOutside, "example", string(zone), dir)
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 type report struct {
 	Services int       `json:"services"`
 	Seconds  int       `json:"secondsOfLoad"`
+	Rounds   int       `json:"rounds"`
 	Loads    []loadRow `json:"loads"`
 	Big      int       `json:"bigServices,omitempty"`
 	Scale    []scaled  `json:"scale,omitempty"`
@@ -68,6 +69,7 @@ func (r *report) write(dir string) error {
 func (r *report) markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# DNS, side by side\n\n%d Services; one core each for server and dnsperf; CPU per query from process accounting.\n", r.Services)
+	fmt.Fprintf(&b, "Medians of %d rounds, in which the servers took turns.\n", r.Rounds)
 	b.WriteString("Latency at a rate that no server is busy with. \"x weft\" is the figure divided by weft's in the same run.\n\n")
 	b.WriteString("| load | server | CPU a query | in kernel | x weft | queries/s | p50 | p99 | lost |\n|---|---|---:|---:|---:|---:|---:|---:|---:|\n")
 	weft := make(map[string]float64)

@@ -103,6 +103,8 @@ const (
 	portCoreDNS = 15302
 	portKnot    = 15303
 	portForward = 15304 // where the names outside the cluster are: a Knot of its own
+
+	portKnotOutside = 15305
 )
 
 func weftServer(bin, api, dir string) (*server, error) {
