@@ -132,7 +132,7 @@ func (f *nodeFlags) run(ctx context.Context) error {
 
 // How much garbage may come to what lives, in percent, before it is collected. The first picture leaves much, for the
 // API's objects are many times what is kept of them: it sets the peak. A change leaves little.
-const gcFirst, gcLater = 50, 30
+const gcFirst, gcLater = 20, 30
 
 // collect sets that, unless the operator did.
 func collect(percent int) {
