@@ -4,8 +4,12 @@
 // package route. It may import route, the standard library, golang.org/x/net/http2 and the Prometheus client, and no
 // other package that acts.
 //
-// One goroutine carries an HTTP/1.1 request from its client to its endpoint and back (h1server.go, forward.go,
-// h1client.go); requests of HTTP/2 come in through the same exchange (h2server.go). Tables are swapped atomically, for
-// each host (tables.go): a change touches no connection. Parsers are strict (RFC 9112): what two servers could read
-// in two ways is refused.
+// One goroutine carries a request from its client to its endpoint and back (exchange.go, send.go), over HTTP/1.1
+// (h1server.go, h1client.go) or a stream of HTTP/2 (h2server.go, h2client.go) on either side; trailers, informational
+// answers and flow control go through. A connection of HTTP/2 (h2mux.go, h2control.go, h2out.go, h2stream.go) has one
+// more goroutine, which reads its frames where they lie; exchanges write theirs into a common output, which the last of
+// them puts on the wire. What peers may ask for nothing is counted (h2limits.go).
+//
+// Tables are swapped atomically, for each host (tables.go): a change touches no connection. Parsers are strict (RFC
+// 9112, RFC 9113): what two servers could read in two ways is refused.
 package proxy

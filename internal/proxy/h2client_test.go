@@ -562,3 +562,58 @@ func traceEarly(ctx context.Context, n *int) context.Context {
 		return nil
 	}})
 }
+
+// Answers without a body say how long it would be, where they say so, and end with their head.
+func TestBodylessHTTP2(t *testing.T) {
+	h := func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/204":
+			w.WriteHeader(204)
+		case "/304":
+			w.Header().Set("Etag", `"x"`)
+			w.WriteHeader(304)
+		default:
+			w.Header().Set("Content-Length", "5")
+			if r.Method != "HEAD" {
+				_, _ = io.WriteString(w, "12345")
+			}
+		}
+	}
+	one, two := serve(t, h), serve2(t, h)
+	for name, u := range map[string]route.Update{"to 1": simple(one), "to 2": over2(two.Listener.Addr().String())} {
+		r := start(t, u)
+		f := newFramer(t, r.tcp())
+		c := r.dial()
+		for i, want := range []struct{ method, path, status, length string }{
+			{"HEAD", "/", "200", "5"}, {"GET", "/204", "204", ""}, {"GET", "/304", "304", ""}, {"GET", "/", "200", "5"},
+		} {
+			id := uint32(2*i + 1)
+			f.headers(whole, id, head(":method", want.method, ":path", want.path))
+			for {
+				fr, err := f.ReadFrame()
+				if err != nil {
+					t.Fatal(err)
+				}
+				h, ok := fr.(*http2.MetaHeadersFrame)
+				if !ok || h.StreamID != id {
+					continue
+				}
+				length := ""
+				for _, f := range h.RegularFields() {
+					if f.Name == "content-length" {
+						length += f.Value
+					}
+				}
+				if h.PseudoValue("status") != want.status || length != want.length || h.StreamEnded() != (want.method == "HEAD" || want.status != "200") {
+					t.Errorf("%s %s %s: %s, length %q, ended %v", name, want.method, want.path, h.PseudoValue("status"), length, h.StreamEnded())
+				}
+				break
+			}
+			c.send(want.method + " " + want.path + " HTTP/1.1\r\nHost: a\r\n\r\n")
+			resp, b := c.answer(want.method)
+			if fmt.Sprint(resp.StatusCode) != want.status || resp.Header.Get("Content-Length") != want.length || (b != "") != (want.method == "GET" && want.status == "200") {
+				t.Errorf("%s %s %s in HTTP/1.1: %d, length %q, %q", name, want.method, want.path, resp.StatusCode, resp.Header.Get("Content-Length"), b)
+			}
+		}
+	}
+}

@@ -84,7 +84,7 @@ const (
 
 	streamWindow    = 64 << 10  // what a peer may send ahead on a stream, at first
 	maxStreamWindow = 1 << 20   // and when the exchange keeps up
-	connWindow      = 256 << 10 // and on all of the connection's streams
+	connWindow      = 1 << 20   // and on all of the connection's streams: a few that stand still hold up no other
 	maxConnWindow   = 4 << 20
 )
 
@@ -383,7 +383,10 @@ func (m *h2mux) data(f h2frame) error {
 	m.mu.Unlock()
 	for left > 0 {
 		if m.w.r == m.w.w {
-			if err := m.more(min(left, smallBuffer)); err != nil {
+			if left > smallBuffer {
+				m.w.grow()
+			}
+			if err := m.more(1); err != nil {
 				return err
 			}
 		}
