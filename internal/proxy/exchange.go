@@ -49,6 +49,7 @@ type exchange struct {
 	asked    asked    // as the request came
 	more     *details // nil: nothing that policies ask for
 	backend  string
+	cell     *backendCell // the backend's place
 	endpoint *endpoint
 	status   int
 	reason   string // why the proxy itself answered or gave up
@@ -238,7 +239,7 @@ func (x *exchange) forward(r *rule, w *weighted, sticky *endpoint, prefix int) {
 		return
 	}
 	b := w.cell.Load()
-	x.backend = w.key
+	x.backend, x.cell = w.key, w.cell
 	switch {
 	case b == nil:
 		x.reply(http.StatusInternalServerError, "backend "+w.key+" does not exist")

@@ -534,6 +534,7 @@ func TestMetrics(t *testing.T) {
 	for name, want := range map[string]float64{
 		"weft_gateway_requests_total 2xx r main": 20, "weft_gateway_request_duration_seconds r main": 20,
 		"weft_gateway_refused_total malformed": 1, "weft_gateway_revision": 1, "weft_gateway_endpoints_ejected b": 0,
+		"weft_gateway_backend_requests_total b 2xx": 20, "weft_gateway_backend_request_duration_seconds b": 20,
 	} {
 		if v, ok := got[name]; !ok || v != want {
 			t.Errorf("%s is %v, want %v", name, v, want)

@@ -23,7 +23,7 @@ type serverStats struct {
 // bounds of the histogram of durations in seconds.
 var bounds = [...]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
 
-// ruleStats are counted for each rule: their number is that of the configuration, never that of what clients send.
+// ruleStats are counted for each rule and each backend: their number is that of the configuration, never that of what clients send.
 type ruleStats struct {
 	classes [6]atomic.Uint64 // by hundreds of the status; 0: cut off
 	buckets [len(bounds) + 1]atomic.Uint64
@@ -74,6 +74,9 @@ func (s *Server) done(x *exchange) {
 	if x.rule != nil {
 		x.rule.stats.observe(x, took)
 	}
+	if x.cell != nil {
+		x.cell.stats.observe(x, took)
+	}
 	if logs {
 		s.conf.AccessLog.log(x, took)
 	}
@@ -94,12 +97,14 @@ var (
 	descRefused  = prometheus.NewDesc("weft_gateway_refused_total", "What never came to a route, by reason.", []string{"reason"}, nil)
 	descRevision = prometheus.NewDesc("weft_gateway_revision", "Revision of the configuration that is served.", nil, nil)
 	descEjected  = prometheus.NewDesc("weft_gateway_endpoints_ejected", "Endpoints that get no requests for a while because they failed, by backend.", []string{"backend"}, nil)
+	descBackend  = prometheus.NewDesc("weft_gateway_backend_requests_total", "Requests by backend and class of the status; code 0xx is those cut off.", []string{"backend", "code"}, nil)
+	descBackendS = prometheus.NewDesc("weft_gateway_backend_request_duration_seconds", "Time from a request's head to its response's end, by backend.", []string{"backend"}, nil)
 	descInflight = prometheus.NewDesc("weft_gateway_backend_active_requests", "Requests and streams under way, by backend.", []string{"backend"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (s *Server) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descRequests, descSeconds, descRetries, descStreams, descBytes, descConns, descActive, descRefused, descRevision, descEjected, descInflight} {
+	for _, d := range []*prometheus.Desc{descRequests, descSeconds, descRetries, descStreams, descBytes, descConns, descActive, descRefused, descRevision, descEjected, descInflight, descBackend, descBackendS} {
 		ch <- d
 	}
 }
@@ -138,6 +143,8 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 		}
 		gauge(descEjected, ejected, key)
 		gauge(descInflight, inflight, key)
+		cell.stats.classesOf(func(class string, v uint64) { counter(descBackend, v, key, class) })
+		cell.stats.seconds(ch, descBackendS, key)
 	}
 	for _, c := range s.tables.routes {
 		seen := -1
@@ -153,16 +160,26 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (s *ruleStats) collect(ch chan<- prometheus.Metric, counter func(*prometheus.Desc, uint64, ...string), route, rule string) {
-	for class := range s.classes {
-		if v := s.classes[class].Load(); v > 0 {
-			counter(descRequests, v, route, rule, strconv.Itoa(class)+"xx")
-		}
-	}
+	s.classesOf(func(class string, v uint64) { counter(descRequests, v, route, rule, class) })
 	if v := s.streams.Load(); v > 0 {
 		counter(descStreams, v, route, rule)
 	}
 	counter(descBytes, s.bytes.Load(), route, rule)
 	counter(descRetries, s.retries.Load(), route, rule)
+	s.seconds(ch, descSeconds, route, rule)
+}
+
+// classesOf calls f with the number of requests of each class that there were.
+func (s *ruleStats) classesOf(f func(class string, v uint64)) {
+	for class := range s.classes {
+		if v := s.classes[class].Load(); v > 0 {
+			f(strconv.Itoa(class)+"xx", v)
+		}
+	}
+}
+
+// seconds gives the histogram of durations, if there were any.
+func (s *ruleStats) seconds(ch chan<- prometheus.Metric, desc *prometheus.Desc, labels ...string) {
 	var total uint64
 	cumulative := make(map[float64]uint64, len(bounds))
 	for i, b := range bounds {
@@ -171,6 +188,6 @@ func (s *ruleStats) collect(ch chan<- prometheus.Metric, counter func(*prometheu
 	}
 	total += s.buckets[len(bounds)].Load()
 	if total > 0 {
-		ch <- prometheus.MustNewConstHistogram(descSeconds, total, float64(s.nanos.Load())/1e9, cumulative, route, rule)
+		ch <- prometheus.MustNewConstHistogram(desc, total, float64(s.nanos.Load())/1e9, cumulative, labels...)
 	}
 }

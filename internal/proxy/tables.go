@@ -37,6 +37,7 @@ type tables struct {
 // backendCell is the place of a backend, so that rules need no change when the backend does. nil: there is none.
 type backendCell struct {
 	atomic.Pointer[backend]
+	stats ruleStats
 }
 
 // listener is a route.Listener with the hosts that its routes have.
