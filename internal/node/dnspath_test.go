@@ -18,6 +18,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/conntrack"
@@ -37,6 +38,7 @@ const (
 type dnsCluster struct {
 	*cluster
 	path     *DNSPath
+	metrics  *prometheus.Registry
 	stopPath func()
 }
 
@@ -51,7 +53,8 @@ func newDNSCluster(t *testing.T) *dnsCluster {
 	}
 	c.start(t)
 	var err error
-	c.node[0].in(func() { c.path, err = NewDNSPath("node1", nil, slog.New(slog.NewTextHandler(c.log, nil))) })
+	c.metrics = prometheus.NewRegistry()
+	c.node[0].in(func() { c.path, err = NewDNSPath("node1", c.metrics, slog.New(slog.NewTextHandler(c.log, nil))) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,6 +138,22 @@ func (c *dnsCluster) flows(t *testing.T) (out []string) {
 		}
 	})
 	return out
+}
+
+// metric is the value of one of the part's metrics.
+func (c *dnsCluster) metric(t *testing.T, name string) float64 {
+	t.Helper()
+	families, err := c.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue() + f.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	t.Fatalf("there is no metric %s", name)
+	return 0
 }
 
 func (c *dnsCluster) want(t *testing.T, from *space, network, addr, server string) (client string) {
@@ -290,6 +309,13 @@ func TestDNSFallsBackToTheServiceAndReturns(t *testing.T) {
 		c.dns(t, "a1", "c2")
 	}
 	more("at the end", &by[0])
+	if n := c.metric(t, "weft_dns_path_frontends"); n != 2 {
+		t.Errorf("weft_dns_path_frontends is %v, want one of each family", n)
+	}
+	c.dns(t, "a1!", "c2")
+	if n := c.metric(t, "weft_dns_path_frontends"); n != 0 {
+		t.Errorf("weft_dns_path_frontends is %v while the server is not ready", n)
+	}
 	close(stop)
 	<-done
 	t.Logf("%d questions: %d answered by the node's own server, %d by another's, %d otherwise, %d lost", asked.Load(), by[0].Load(), by[1].Load(), by[2].Load(), lost.Load())
@@ -417,6 +443,9 @@ func TestDNSPathSurvives(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("the tables were not repaired:\n%s", c.ruleset())
 		}
+	}
+	if n := c.metric(t, "weft_dns_path_repairs_total"); n < 1 {
+		t.Errorf("weft_dns_path_repairs_total is %v", n)
 	}
 }
 
