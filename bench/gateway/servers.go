@@ -32,7 +32,6 @@ const routes = 1000
 // Ports of the endpoints.
 const (
 	portHTTP = 18080 // nginx: small and large bodies
-	portTLS  = 18090 // nginx: TLS, for passthrough
 	portGRPC = 18091 // ours: HTTP/2 with prior knowledge
 	portWS   = 18092 // ours: WebSocket
 	portTCP  = 18093 // ours: echo
@@ -104,7 +103,7 @@ func (b *bench) start(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, port := range []int{portHTTP, portTLS, portGRPC, portWS, portTCP} {
+	for _, port := range []int{portHTTP, portGRPC, portWS, portTCP} {
 		if err := b.listening(ctx, port); err != nil {
 			return err
 		}
@@ -272,9 +271,9 @@ func exists(file string) bool {
 func (b *bench) nginxEndpoint() string {
 	main, http := b.nginxCommon("e")
 	return main + fmt.Sprintf(`http { %s
-server { listen 127.0.0.1:%d backlog=8192; listen 127.0.0.1:%d ssl backlog=8192; ssl_certificate %s/crt; ssl_certificate_key %s/key; root %s;
+server { listen 127.0.0.1:%d backlog=8192; root %s;
 location / { return 200 "a small body, as those of most APIs are\n"; } location /64k { try_files /64k =404; sendfile on; } } }
-`, http, portHTTP, portTLS, b.dir, b.dir, b.dir)
+`, http, portHTTP, b.dir)
 }
 
 func (b *bench) nginx() string {
@@ -296,7 +295,7 @@ location /grpc/ { grpc_pass grpc://g; grpc_set_header X-Request-Id $request_id; 
 location /ws { proxy_pass http://127.0.0.1:%d; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; }
 %s } }
 stream { server { listen 127.0.0.1:%d; proxy_pass 127.0.0.1:%d; } server { listen 127.0.0.1:%d; ssl_preread on; proxy_pass 127.0.0.1:%d; } }
-`, http, portHTTP, portGRPC, p.plain, p.secure, b.dir, b.dir, portWS, list.String(), p.tcp, portTCP, p.pass, portTLS)
+`, http, portHTTP, portGRPC, p.plain, p.secure, b.dir, b.dir, portWS, list.String(), p.tcp, portTCP, p.pass, portTCP)
 }
 
 func (b *bench) haproxy() string {
@@ -341,7 +340,7 @@ frontend p
 backend p
   mode tcp
   server p 127.0.0.1:%d
-`, p.plain, p.secure, b.dir, b.dir, portHTTP, portGRPC, portWS, p.tcp, portTCP, p.pass, portTLS)
+`, p.plain, p.secure, b.dir, b.dir, portHTTP, portGRPC, portWS, p.tcp, portTCP, p.pass, portTCP)
 }
 
 // weftTables is weft's configuration with n routes beside that for everything else.
@@ -375,7 +374,7 @@ func weftTables(n int, chain, key string) *route.Update {
 		key      string
 		protocol route.BackendProtocol
 		port     int
-	}{{"e", route.HTTP1, portHTTP}, {"g", route.HTTP2, portGRPC}, {"w", route.HTTP1, portWS}, {"t", route.Raw, portTCP}, {"p", route.Raw, portTLS}} {
+	}{{"e", route.HTTP1, portHTTP}, {"g", route.HTTP2, portGRPC}, {"w", route.HTTP1, portWS}, {"t", route.Raw, portTCP}, {"p", route.Raw, portTCP}} {
 		u.Backends = append(u.Backends, route.Backend{Key: b.key, Endpoints: b.key, Protocol: b.protocol})
 		u.Endpoints = append(u.Endpoints, route.EndpointSet{Key: b.key, Endpoints: []route.Endpoint{{Address: "127.0.0.1:" + strconv.Itoa(b.port)}}})
 	}
