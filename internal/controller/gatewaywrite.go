@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -132,7 +133,7 @@ func (p *Gateways) writeClass(ctx context.Context, key model.ObjectKey) error {
 			Spec: gatewayv1.GatewayClassSpec{ControllerName: gatewayapi.ControllerName,
 				Description: new("Gateways of weft: each has pods and a Service of its own.")},
 		}
-		resource := p.client.Resource(gatewayv1.SchemeGroupVersion.WithResource("gatewayclasses"))
+		resource := p.client.Resource(schema.GroupVersionResource{Group: kube.GatewayGroup, Version: "v1", Resource: kube.GatewayResource("GatewayClass")})
 		_, err := resource.Create(ctx, asUnstructured(class), metav1.CreateOptions{FieldManager: fieldManager})
 		if apierrors.IsAlreadyExists(err) {
 			err = nil
