@@ -7,6 +7,7 @@ package dns
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -452,6 +453,7 @@ spec:
 			})
 		}
 	}
+	routeNames(t, ns, func(name string) []string { return ask(server[0], name) })
 	lab.Kubectl(t, "delete", "ingress/front", "-n", ns)
 	labtest.Eventually(t, 30*time.Second, func() error {
 		if got := ask(server[0], "front.apps.test."); len(got) > 0 {
@@ -459,4 +461,58 @@ spec:
 		}
 		return nil
 	})
+}
+
+// routeNames has names declared by a route, of a kind that the API server has not served until now.
+func routeNames(t *testing.T, ns string, ask func(name string) []string) {
+	t.Helper()
+	for _, kind := range []string{"gatewayclasses", "gateways", "httproutes"} {
+		crd, err := os.ReadFile("../../../deploy/chart/upstream/gateway-api/standard/gateway.networking.k8s.io_" + kind + ".yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := lab.RunWith(t.Context(), string(crd), "kubectl", "apply", "--server-side", "-f", "-"); err != nil {
+			t.Fatal(err)
+		}
+		lab.Kubectl(t, "wait", "--for=condition=Established", "--timeout=60s", "crd/"+kind+".gateway.networking.k8s.io")
+	}
+	lab.Apply(t, ns, `
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: gw}
+spec:
+  gatewayClassName: nobody
+  listeners: [{name: http, protocol: HTTP, port: 80, hostname: "*.routes.apps.test"}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: cart}
+spec:
+  parentRefs: [{name: gw}]
+  hostnames: [cart.routes.apps.test, elsewhere.apps.test]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
+`)
+	status := func(object, text string) {
+		t.Helper()
+		lab.Kubectl(t, "patch", object, "-n", ns, "--subresource=status", "--type=merge", "-p", `{"status":`+text+`}`)
+	}
+	status("gateway/gw", `{"addresses":[{"type":"IPAddress","value":"192.0.2.90"}]}`)
+	accepted := func(is string) string {
+		return `{"parents":[{"parentRef":{"name":"gw"},"controllerName":"example.com/nobody","conditions":[{"type":"Accepted","status":"` + is +
+			`","reason":"Test","message":"","lastTransitionTime":"2026-01-01T00:00:00Z"}]}]}`
+	}
+	status("httproute/cart", accepted("True"))
+	is := func(name string, want ...string) {
+		t.Helper()
+		labtest.Eventually(t, 60*time.Second, func() error {
+			if got := ask(name); !slices.Equal(got, want) {
+				return fmt.Errorf("%s is %v, want %v", name, got, want)
+			}
+			return nil
+		})
+	}
+	is("cart.routes.apps.test.", "192.0.2.90")
+	is("elsewhere.apps.test.")
+	status("httproute/cart", accepted("False"))
+	is("cart.routes.apps.test.")
 }
