@@ -188,14 +188,20 @@ func (s *pacedSink) data(p []byte) error {
 			return err
 		}
 		due := s.began.Add(time.Duration(float64(s.sent-s.rate.After) / float64(s.rate.BytesPerSecond) * float64(time.Second)))
-		if !s.x.pause(time.Until(due), time.Time{}) {
-			return errClientLeft
+		if wait := time.Until(due); wait > 0 {
+			t := time.NewTimer(wait) // no longer than a piece takes: the next one finds out whether the client is still there
+			select {
+			case <-t.C:
+			case <-s.x.srv.stop:
+				t.Stop()
+				return errServerEnds
+			}
 		}
 	}
 	return nil
 }
 
-var errClientLeft = errors.New("client left")
+var errServerEnds = errors.New("the gateway ends")
 
 // Bounds in bytes of what is held for clients that are slower than backends: of one answer, and of all.
 const (

@@ -178,3 +178,33 @@ func TestReadTimeout(t *testing.T) {
 		t.Errorf("%q", body)
 	}
 }
+
+// A client of HTTP/2 that leaves while its answer is slowed down ends the endpoint's work, too.
+func TestResponseRateOverHTTP2(t *testing.T) {
+	gone := make(chan struct{})
+	e := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		for {
+			if _, err := w.Write(make([]byte, 64<<10)); err != nil || r.Context().Err() != nil {
+				close(gone)
+				return
+			}
+		}
+	})
+	r := start(t, guarded(route.Policy{ResponseRate: &route.ResponseRate{BytesPerSecond: 100_000}}, e))
+	tr := h2cClient()
+	resp, err := (&http.Client{Transport: tr}).Get("http://" + r.tcp())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.ReadFull(resp.Body, make([]byte, 50_000)); err != nil {
+		t.Fatal(n, err)
+	}
+	resp.Body.Close()
+	tr.CloseIdleConnections()
+	select {
+	case <-gone:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the endpoint is still kept busy")
+	}
+	until(t, "the exchange is over", func() bool { return r.srv.active.Load() == 0 })
+}
