@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/dnspath"
 	"github.com/weft-net/weft/internal/model"
@@ -25,10 +26,19 @@ type DNSPath struct {
 
 	mu       sync.Mutex
 	table    *dnspath.Table
-	kernel   *dnstable.Table
+	kernel   dnsKernel
+	off      bool // this kernel can't do it
 	complete bool
 	inForce  dnspath.Paths
 	failed   bool // what should be in the kernel may not be there
+}
+
+// dnsKernel is a dnstable.Table.
+type dnsKernel interface {
+	Apply(dnspath.Paths) error
+	Forget()
+	Wait(context.Context) (bool, error)
+	Close() error
 }
 
 // NewDNSPath connects to the kernel in the network namespace of the calling thread. It changes nothing there before
@@ -38,10 +48,11 @@ func NewDNSPath(node string, reg prometheus.Registerer, log *slog.Logger) (*DNSP
 		Name: "weft_dns_path_repairs_total",
 		Help: "Times that the nftables tables for DNS queries were made anew because somebody else had changed them.",
 	})}
-	var err error
-	if d.kernel, err = dnstable.Open(); err != nil {
+	kernel, err := dnstable.Open()
+	if err != nil {
 		return nil, fmt.Errorf("dns: %w", err)
 	}
+	d.kernel = kernel
 	if reg != nil {
 		ready := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "weft_dns_path_frontends",
@@ -81,16 +92,33 @@ func (d *DNSPath) Update(_ context.Context, delta *model.Delta) error {
 // enforce brings the kernel to the table. Callers hold mu.
 func (d *DNSPath) enforce() error {
 	want := d.table.Paths()
-	if !d.failed && want.Equal(d.inForce) {
+	if d.off || !d.failed && want.Equal(d.inForce) {
 		return nil
 	}
 	d.failed = true
-	if err := d.kernel.Apply(want); err != nil {
-		return err
+	err := d.kernel.Apply(want)
+	if unsupported(err) {
+		// So says a kernel, too, whose tables somebody has just deleted: making them shows which it is.
+		d.kernel.Forget()
+		err = d.kernel.Apply(want)
 	}
-	d.inForce, d.failed = want, false
-	d.log.Info("DNS paths in force", "untracked", len(want.Queries), "servers", len(want.Servers))
+	switch {
+	case unsupported(err): // a node without is a good node still
+		d.log.Warn("DNS queries are tracked: the kernel lacks a part of nf_tables that it takes (notrack, fib, payload)", "err", err)
+		d.off, d.inForce = true, dnspath.Paths{}
+	case err != nil:
+		return err
+	default:
+		d.inForce = want
+		d.log.Info("DNS paths in force", "untracked", len(want.Queries), "servers", len(want.Servers))
+	}
+	d.failed = false
 	return nil
+}
+
+// unsupported tells the error of a kernel that was built without an expression or a family of nf_tables.
+func unsupported(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EPROTONOSUPPORT)
 }
 
 // Run implements Part: it repairs the tables when somebody else has changed them.

@@ -489,3 +489,47 @@ func TestDNSPathLeavesNoTrace(t *testing.T) {
 	}
 	c.want(t, c.pod["b1"], "udp", dns4+":53", "a1/53")
 }
+
+// stubKernel refuses as often as it is told to.
+type stubKernel struct {
+	dnsKernel
+	refuse          []error
+	applied, forgot int
+}
+
+func (k *stubKernel) Forget() { k.forgot++ }
+func (k *stubKernel) Apply(dnspath.Paths) error {
+	k.applied++
+	if len(k.refuse) == 0 {
+		return nil
+	}
+	err := k.refuse[0]
+	k.refuse = k.refuse[1:]
+	return err
+}
+
+func TestDNSPathOnKernelsThatRefuse(t *testing.T) {
+	missing := fmt.Errorf("DNS tables: %w", unix.ENOENT)
+	busy := fmt.Errorf("DNS tables: %w", unix.EBUSY)
+	for _, c := range []struct {
+		why                   string
+		refuse                []error
+		fails, off            bool
+		applied, forgot, then int // then: what a second Update adds
+	}{
+		{"all is well", nil, false, false, 1, 0, 0},
+		{"somebody deleted the tables", []error{missing}, false, false, 2, 1, 0},
+		{"it can't be done on this kernel", []error{missing, missing}, false, true, 2, 1, 0},
+		{"not now", []error{busy}, true, false, 1, 0, 1},
+	} {
+		k := &stubKernel{refuse: c.refuse}
+		d := &DNSPath{log: slog.New(slog.DiscardHandler), table: dnspath.NewTable("node1"), kernel: k, failed: true}
+		err := d.Update(t.Context(), &model.Delta{Complete: true})
+		if (err != nil) != c.fails || d.off != c.off || k.applied != c.applied || k.forgot != c.forgot {
+			t.Errorf("%s: %v, off %v, applied %d times, forgot %d", c.why, err, d.off, k.applied, k.forgot)
+		}
+		if err := d.Update(t.Context(), &model.Delta{}); err != nil || k.applied != c.applied+c.then {
+			t.Errorf("%s, then: %v, applied %d times", c.why, err, k.applied)
+		}
+	}
+}
