@@ -30,7 +30,7 @@ func fields(spec *v1alpha1.TrafficPolicySpec) map[string]json.RawMessage {
 }
 
 // guards belong to those that asked for them, however many they are: they are never the Gateway's default.
-var guards = []string{"sources", "basicAuth", "externalAuth", "satisfy", "rateLimits", "connectionLimit", "firewall", "errorPages", "sessionCookie"}
+var guards = []string{"sources", "basicAuth", "externalAuth", "satisfy", "rateLimits", "connectionLimit", "firewall", "errorPages", "sessionCookie", "rewrite", "redirect"}
 
 // findDefaults finds what the policies of Ingresses mostly say, ingress-nginx's defaults usually: the Gateway's own
 // policy says it once, and those of routes what differs. A field that some Ingress lacks is no default, since there is
@@ -329,6 +329,18 @@ func (c *ingressConverter) ruleSpec(rule *route.Rule, name model.Name) *v1alpha1
 	// Two more attempts where a connection fails is ingress-nginx's default, and near enough to weft's.
 	if t := rule.Retry; t != nil && (len(t.Codes) > 0 || t.Attempts > 2 || t.Never || !t.Idempotent) {
 		out.Retry = backendRetry(t)
+	}
+	for i := range rule.Filters {
+		switch f := &rule.Filters[i]; {
+		case f.Redirect != nil:
+			if _, ok := redirect(f.Redirect); !ok {
+				out.Redirect = &v1alpha1.TemplateRedirect{Location: string(f.Redirect.Location), Status: int64(f.Redirect.Status)}
+			}
+		case f.Rewrite != nil:
+			if _, ok := rewrite(f.Rewrite); !ok {
+				out.Rewrite = &v1alpha1.TemplateRewrite{Hostname: f.Rewrite.Hostname, Path: string(*f.Rewrite.Path.Template)}
+			}
+		}
 	}
 	if len(fields(out)) == 0 {
 		return nil

@@ -28,6 +28,10 @@ func (c *ingressConverter) rules(r *route.Route, name model.Name) (out []any, na
 			c.note(name, true, "", "rule %s answers %d at once: Gateway API has no counterpart, and the rule was left out", rule.Name, rule.Respond)
 			continue
 		}
+		if plain, stripped := strip(rule); stripped {
+			c.note(name, false, "", "rule %s takes a prefix off with a regular expression: it became a PathPrefix with ReplacePrefixMatch, which looks at the path's case", rule.Name)
+			rule = plain
+		}
 		t, ok := c.rule(r, rule, name)
 		if !ok {
 			continue
@@ -44,10 +48,6 @@ func (c *ingressConverter) rules(r *route.Route, name model.Name) (out []any, na
 
 func (c *ingressConverter) rule(r *route.Route, rule *route.Rule, name model.Name) (out tree, ok bool) {
 	out = tree{}
-	if plain, stripped := strip(rule); stripped {
-		c.note(name, false, "", "rule %s takes a prefix off with a regular expression: it became a PathPrefix with ReplacePrefixMatch, which looks at the path's case", rule.Name)
-		rule = plain
-	}
 	var matches []any
 	for i := range rule.Matches {
 		m, ok := c.match(&rule.Matches[i], name)
@@ -104,6 +104,14 @@ var stripping = []struct {
 	{regexp.MustCompile(`^\(\?:((?:[\w/~-]|\\.)*)\(\?:/\|\$\)\(\.\*\)\$?\)\(\?s:\.\*\)$`), "/$1"}, // /app(?:/|$)(.*)
 }
 
+// withoutRank takes off the empty groups by which the compiler ranks expressions.
+func withoutRank(expr string) string {
+	for strings.HasSuffix(expr, "(?:)") {
+		expr = strings.TrimSuffix(expr, "(?:)")
+	}
+	return expr
+}
+
 // strip writes a rule whose regular expressions and rewrite only take a prefix off with prefixes.
 func strip(rule *route.Rule) (*route.Rule, bool) {
 	rewrites := -1
@@ -115,11 +123,7 @@ func strip(rule *route.Rule) (*route.Rule, bool) {
 	if rewrites < 0 || len(rule.Matches) != 1 || rule.Matches[0].Path == nil || rule.Matches[0].Path.Kind != route.PathRegex {
 		return rule, false
 	}
-	// The compiler may add empty groups, which tell nothing but the rule's rank.
-	value := rule.Matches[0].Path.Value
-	for strings.HasSuffix(value, "(?:)") {
-		value = strings.TrimSuffix(value, "(?:)")
-	}
+	value := withoutRank(rule.Matches[0].Path.Value)
 	for _, form := range stripping {
 		m := form.expr.FindStringSubmatch(value)
 		if m == nil || string(*rule.Filters[rewrites].Rewrite.Path.Template) != form.group {
@@ -178,7 +182,7 @@ func (c *ingressConverter) match(m *route.Match, name model.Name) (out tree, ok 
 				c.note(name, true, "", "path %s of type ImplementationSpecific matches what merely begins like it, as in ingress-nginx, so it became a regular expression; make it a PathPrefix if %s/... is all that is meant", p.Value, p.Value)
 			}
 		case route.PathRegex:
-			value := p.Value
+			value := withoutRank(p.Value)
 			if p.CaseInsensitive {
 				value = "(?i)" + value
 			}
@@ -234,21 +238,16 @@ func (c *ingressConverter) filters(rule *route.Rule, name model.Name) (out []any
 			out = append(out, tree{"type": "ResponseHeaderModifier", "responseHeaderModifier": headerEdit(f.ResponseHeaders)})
 		case f.Redirect != nil:
 			t, ok := redirect(f.Redirect)
-			if ok && f.Redirect.Location != "" && t["path"] != nil && !strings.HasSuffix(string(f.Redirect.Location), "$is_args$args") {
+			if ok && t["path"] != nil && !strings.HasSuffix(string(f.Redirect.Location), "$is_args$args") {
 				c.note(name, false, "", "rule %s redirects to %s without the request's query: RequestRedirect keeps the query", rule.Name, f.Redirect.Location)
 			}
 			if !ok {
-				c.note(name, true, "", "rule %s redirects to %q: RequestRedirect has no variables, and the rule was left out", rule.Name, f.Redirect.Location)
-				return nil, false
+				continue // RequestRedirect has no variables: see ruleSpec
 			}
 			out = append(out, tree{"type": "RequestRedirect", "requestRedirect": t})
 		case f.Rewrite != nil:
-			t, ok := rewrite(f.Rewrite)
-			if !ok {
-				c.note(name, true, "", "rule %s rewrites the path to %q: URLRewrite knows no groups of regular expressions; the path is passed on as it is. "+
-					"If the groups only take a prefix off, match that prefix and use ReplacePrefixMatch", rule.Name, *f.Rewrite.Path.Template)
-			}
-			if len(t) > 0 {
+			// What URLRewrite can't say is the TrafficPolicy's: see ruleSpec.
+			if t, ok := rewrite(f.Rewrite); ok && len(t) > 0 {
 				out = append(out, tree{"type": "URLRewrite", "urlRewrite": t})
 			}
 		case f.Mirror != nil:

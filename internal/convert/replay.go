@@ -230,8 +230,8 @@ func (t *replay) filtered(out outcome, q *request, l *route.Listener, e *route.E
 			}
 		}
 	}
-	for i := range rule.Filters {
-		switch f := &rule.Filters[i]; {
+	for _, f := range t.filters(l, e.Route, rule) {
+		switch {
 		case f.RequestHeaders != nil:
 			edit("request headers", f.RequestHeaders)
 		case f.ResponseHeaders != nil:
@@ -258,6 +258,34 @@ func (t *replay) filtered(out outcome, q *request, l *route.Listener, e *route.E
 		slices.Sort(list)
 		out[side] = strings.Join(list, ", ")
 	}
+}
+
+// filters are a rule's, with the rewrite and redirect of its policies where it has none of its own.
+func (t *replay) filters(l *route.Listener, r *route.Route, rule *route.Rule) []route.Filter {
+	var more route.Filter
+	for _, keys := range [][]string{l.Policies, r.Policies, rule.Policies} {
+		for _, key := range keys {
+			if p := t.policies[key]; p != nil {
+				more.Rewrite, more.Redirect = cmp.Or(p.Rewrite, more.Rewrite), cmp.Or(p.Redirect, more.Redirect)
+			}
+		}
+	}
+	out := slices.Clone(rule.Filters)
+	for _, f := range rule.Filters {
+		if f.Rewrite != nil {
+			more.Rewrite = nil
+		}
+		if f.Redirect != nil {
+			more.Redirect = nil
+		}
+	}
+	if more.Rewrite != nil {
+		out = append(out, route.Filter{Rewrite: more.Rewrite})
+	}
+	if more.Redirect != nil {
+		out = append(out, route.Filter{Redirect: more.Redirect})
+	}
+	return out
 }
 
 func rewritten(p *route.PathRewrite, e *route.Entry, path string, v *values) string {

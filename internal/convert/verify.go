@@ -188,6 +188,8 @@ func (t *replay) policyOf(l *route.Listener, r *route.Route, rule *route.Rule) m
 			maps.Copy(all, some)
 		}
 	}
+	delete(all, "rewrite") // replayed, as filters are
+	delete(all, "redirect")
 	put := func(field string, set bool, v any) {
 		if set {
 			all[field] = json.RawMessage(mustJSON(v))
