@@ -5,6 +5,7 @@
 package policy
 
 import (
+	"compress/gzip"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -51,6 +52,7 @@ type result struct {
 	LocalChange latency       `json:"localChangeNs"` // a local pod's label
 	Edit        latency       `json:"editNs"`        // a policy's port
 	Heap        uint64        `json:"heapBytes"`     // of the compiler, beside the objects themselves
+	Resident    uint64        `json:"residentBytes"` // of a process with the objects and the policy part of the agent
 
 	PerSecond map[string][]float64 `json:"connectionsPerProcessorSecond"`
 }
@@ -208,6 +210,9 @@ func measure(t *testing.T, policies int, shape string) result {
 		return update(&model.Delta{NetworkPolicies: map[model.Name]*model.NetworkPolicy{np.Name: np}})
 	})
 	r.traffic(t, node, table, k, c)
+	if shape == spread {
+		r.Resident = resident(t, policies)
+	}
 	return r
 }
 
@@ -356,19 +361,51 @@ func write(t *testing.T, all []result) {
 		doc["when"], runtime.NumCPU(), kernel, *pods, local)
 	for _, shape := range []string{spread, stack} {
 		title := map[string]string{spread: "Policies spread over 100 namespaces", stack: "All policies select the pod that is talked to"}[shape]
-		fmt.Fprintf(&md, "\n## %s\n\n| policies | new connections | bulk | pod change p50 / p99 | local pod change p50 / p99 | policy edit p50 / p99 | full sync | compiler's heap |\n|---|---|---|---|---|---|---|---|\n", title)
+		fmt.Fprintf(&md, "\n## %s\n\n| policies | new connections | bulk | pod change p50 / p99 | local pod change p50 / p99 | policy edit p50 / p99 | full sync | compiler's heap | whole process |\n|---|---|---|---|---|---|---|---|---|\n", title)
 		for _, r := range all {
 			if r.Shape == shape {
-				fmt.Fprintf(&md, "| %d | %.2f | %.2f | %s | %s | %s | %s | %d MiB |\n", r.Policies, r.Connections, r.Bulk,
-					r.PodChange, r.LocalChange, r.Edit, r.FullSync.Round(time.Millisecond), r.Heap>>20)
+				fmt.Fprintf(&md, "| %d | %.2f | %.2f | %s | %s | %s | %s | %d MiB | %s |\n", r.Policies, r.Connections, r.Bulk,
+					r.PodChange, r.LocalChange, r.Edit, r.FullSync.Round(time.Millisecond), r.Heap>>20, mebibytes(r.Resident))
 			}
 		}
 	}
+	md.WriteString("\nThe whole process holds all pods' objects, the compiler, and the connection to the kernel.\n\n## Peers\n\n" + peers())
 	for name, data := range map[string][]byte{"policy.json": append(b, '\n'), "policy.md": []byte(md.String())} {
 		if err := os.WriteFile(filepath.Join(*results, name), data, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+func mebibytes(n uint64) string {
+	if n == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%d MiB", n>>20)
+}
+
+// peers says why others are not beside us.
+func peers() string {
+	queue := "kube-network-policies takes each connection's first packet to user space by nftables' queue."
+	if config, err := kernelConfig(); err == nil && !strings.Contains(config, "CONFIG_NFT_QUEUE=y") && !strings.Contains(config, "CONFIG_NFT_QUEUE=m") {
+		queue += " This kernel has none (CONFIG_NFT_QUEUE is not set): it can't run here."
+	}
+	return queue + "\n\nkube-router runs the iptables and ipset programs, and security flaws are known of v2.1.0, its newest release for Go modules: it is\nnot made part of this repository's builds.\n"
+}
+
+// kernelConfig is how the running kernel was configured, where it tells.
+func kernelConfig() (string, error) {
+	f, err := os.Open("/proc/config.gz")
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		return "", err
+	}
+	b, err := io.ReadAll(z)
+	return string(b), err
 }
 
 // String is "1.2 / 3.4 ms".
