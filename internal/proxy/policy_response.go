@@ -201,7 +201,10 @@ func (s *pacedSink) data(p []byte) error {
 	return nil
 }
 
-var errServerEnds = errors.New("the gateway ends")
+var (
+	errServerEnds = errors.New("the gateway ends")
+	errClientLeft = errors.New("client left")
+)
 
 // Bounds in bytes of what is held for clients that are slower than backends: of one answer, and of all.
 const (
