@@ -164,7 +164,11 @@ func apply(t *testing.T, s spec) {
 	}
 	sort.Strings(names)
 	for _, n := range names {
-		fmt.Fprintf(&b, "    nginx.ingress.kubernetes.io/%s: %q\n", n, s.annotations[n])
+		value, err := json.Marshal(s.annotations[n]) // which is YAML as well
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&b, "    nginx.ingress.kubernetes.io/%s: %s\n", n, value)
 	}
 	fmt.Fprintf(&b, "spec:\n  ingressClassName: %s\n", class)
 	if s.fallback != "" {
