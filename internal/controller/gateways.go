@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -77,6 +78,7 @@ type gatewayState struct {
 	infra     *gatewayapi.Infrastructure
 	serials   []serial // published and not confirmed, ascending
 	confirmed uint64   // the newest serial that is served
+	errors    []string // what pods could not serve, as last told
 	feedback  *gatewayapi.Feedback
 	applied   map[partID]appliedPart // the writer's
 }
@@ -336,9 +338,7 @@ func (p *Gateways) feedback(names []model.Name) {
 		if f.Problem == nil {
 			f.Problem = podProblem(deployment)
 		}
-		if f.Problem == nil && len(state.Errors) > 0 {
-			p.log.Warn("pods can't serve all of a Gateway", "gateway", name, "errors", state.Errors)
-		}
+		p.complain(name, g, state.Errors)
 		if g.feedback != nil && reflect.DeepEqual(g.feedback, f) {
 			continue
 		}
@@ -351,6 +351,21 @@ func (p *Gateways) feedback(names []model.Name) {
 	if c.Feedback != nil {
 		p.apply(c, time.Now())
 	}
+}
+
+// complain tells, once, what pods can't serve of a Gateway.
+func (p *Gateways) complain(name model.Name, g *gatewayState, errs []string) {
+	if slices.Equal(g.errors, errs) {
+		return
+	}
+	g.errors = errs
+	gw, ok := p.objects[model.ObjectKey{Kind: "Gateway", Namespace: name.Namespace, Name: name.Name}].(*gatewayv1.Gateway)
+	if len(errs) == 0 || !ok {
+		return
+	}
+	p.log.Warn("pods can't serve all of a Gateway", "gateway", name, "errors", errs)
+	p.record(model.Event{APIVersion: gatewayv1.GroupVersion.String(), Kind: "Gateway", UID: string(gw.UID), Warning: true, Name: name,
+		Reason: "NotServedInFull", Message: fmt.Sprintf("The gateway's pods can't serve: %.900s", strings.Join(errs, "; "))})
 }
 
 // podProblem is why no pod serves a Gateway, where the cluster says so.
