@@ -5,6 +5,9 @@ package proxy
 import (
 	"errors"
 	"net/http"
+	"net/netip"
+
+	"github.com/weft-net/weft/internal/route"
 )
 
 // admit makes the checks that policies ask for, in the order of nginx's phases: how much a client may, who may, what may
@@ -41,15 +44,19 @@ func (x *exchange) authorized(g *guards) bool {
 	return true
 }
 
+func allowed(s *route.Sources, a netip.Addr) bool {
+	return (len(s.Allow) == 0 || within(s.Allow, a)) && !within(s.Deny, a)
+}
+
 func (x *exchange) identified(g *guards) bool {
 	if g.sources != nil {
 		a := x.source()
-		allowed := (len(g.sources.Allow) == 0 || within(g.sources.Allow, a)) && !within(g.sources.Deny, a)
+		let := allowed(g.sources, a)
 		others := g.any && (g.basic != nil || g.external != nil)
 		switch {
-		case allowed && g.any:
+		case let && g.any:
 			return true
-		case !allowed && !others:
+		case !let && !others:
 			x.reply(http.StatusForbidden, "source "+a.String()+" may not")
 			return false
 		}

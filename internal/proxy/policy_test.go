@@ -584,3 +584,28 @@ func TestPolicyRewritesAndRedirects(t *testing.T) {
 		t.Errorf("%v", resp.Header)
 	}
 }
+
+// Connections and sessions that are no requests have sources as well, and fail closed like requests.
+func TestSourcesOfStreams(t *testing.T) {
+	e := talk(t, func(c net.Conn) { _, _ = io.WriteString(c, "hello"); c.Close() })
+	u := guarded(route.Policy{Sources: &route.Sources{Allow: prefixes("127.0.0.0/8")}}, e)
+	u.Listeners[0].Protocol, u.Routes[0].Kind, u.Backends[0].Protocol = route.TCP, route.TCPRoute, route.Raw
+	r := start(t, u)
+	says := func(want string) {
+		t.Helper()
+		c := r.dial()
+		if b, _ := io.ReadAll(c.r); string(b) != want { // a refusal may reset the connection
+			t.Errorf("%q, want %q", b, want)
+		}
+	}
+	says("hello")
+	r.update.Policies = []route.Policy{{Key: "p", Sources: &route.Sources{Deny: prefixes("127.0.0.0/8")}}}
+	r.apply()
+	says("")
+	r.update.Policies = nil
+	r.apply()
+	says("")
+	r.update.Policies = []route.Policy{{Key: "p"}}
+	r.apply()
+	says("hello")
+}

@@ -5,6 +5,7 @@ package proxy
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/weft-net/weft/internal/route"
@@ -44,18 +45,27 @@ type streamUpstream struct {
 }
 
 var (
+	errSource      = errors.New("a policy keeps the source out")
 	errNoRoute     = errors.New("no route is attached")
 	errNoBackend   = errors.New("the route has no usable backend")
 	errNoEndpoints = errors.New("the backend has no endpoints")
 )
 
-// target gives the rule and backend for a connection or session.
-func (l *listener) target(name string) (*rule, *backend, error) {
+// target gives the rule and backend for a connection or session of a client.
+// Of policies, sources count.
+func (l *listener) target(name string, client netip.Addr) (*rule, *backend, error) {
 	e := l.route(name, &route.Request{Path: "/"})
 	if e == nil {
 		return nil, nil, errNoRoute
 	}
 	r := e.Target.(*rule)
+	plan := r.planFor(l)
+	if plan.invalid != "" {
+		return nil, nil, errors.New(plan.invalid)
+	}
+	if g := plan.guards; g != nil && g.sources != nil && !allowed(g.sources, client) {
+		return nil, nil, errSource
+	}
 	w := r.choose()
 	if w == nil || w.cell == nil || r.invalid != "" {
 		return nil, nil, errNoBackend
@@ -69,7 +79,7 @@ func (l *listener) target(name string) (*rule, *backend, error) {
 
 // connect finds an endpoint that takes the connection. Its inflight is counted up.
 func (s *Server) connect(pe *peer, l *listener, name string) (streamUpstream, *rule, error) {
-	r, b, err := l.target(name)
+	r, b, err := l.target(name, pe.remote.Addr())
 	if err != nil {
 		return streamUpstream{}, nil, err
 	}

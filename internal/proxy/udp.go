@@ -84,7 +84,7 @@ func (p *port) serveUDP() {
 
 func (p *port) session(client netip.AddrPort) *udpSession {
 	l := p.table.Load().only
-	r, b, err := l.target("")
+	r, b, err := l.target("", client.Addr().Unmap())
 	if err != nil {
 		return nil
 	}
