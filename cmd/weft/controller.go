@@ -4,6 +4,7 @@ package main
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 
@@ -41,9 +42,10 @@ func newControllerCommand() *cobra.Command {
 				return err
 			}
 			if cleanup {
-				n, err := controller.Cleanup(ctx, cfg, opts)
-				fmt.Fprintf(cmd.OutOrStdout(), "weft has let go of %d Services\n", n)
-				return err
+				services, err := controller.Cleanup(ctx, cfg, opts)
+				classes, gatewayErr := controller.CleanupGateways(ctx, cfg)
+				fmt.Fprintf(cmd.OutOrStdout(), "weft has let go of %d Services and %d GatewayClasses\n", services, classes)
+				return errors.Join(err, gatewayErr)
 			}
 			if leaseNamespace == "" {
 				leaseNamespace = access.Namespace()
@@ -85,7 +87,7 @@ func newControllerCommand() *cobra.Command {
 	access.AddFlags(fs)
 	logging.add(fs)
 	fs.StringVar(&leaseNamespace, "leader-election-namespace", "", "namespace of the Lease by which the replicas choose their leader (default: the pod's own)")
-	fs.BoolVar(&cleanup, "cleanup", false, "take addresses, annotations and finalizers off all Services that have them from weft, and leave; for when weft is uninstalled")
+	fs.BoolVar(&cleanup, "cleanup", false, "take addresses, annotations and finalizers off all Services and GatewayClasses that have them from weft, and leave; for when weft is uninstalled")
 	fs.StringVar(&listen, "metrics-bind-address", ":9641", "`address` for /metrics, /livez, /healthz and /readyz")
 	addLoadBalancerFlags(fs, &opts)
 	gateways.add(fs)

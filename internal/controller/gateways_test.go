@@ -244,6 +244,25 @@ func TestGatewayLife(t *testing.T) {
 	}
 }
 
+// Where no controller will run any more nothing of weft keeps a GatewayClass.
+func TestCleanupGateways(t *testing.T) {
+	f := newFakeAPI(t)
+	if n, err := CleanupGateways(t.Context(), f.config()); n != 0 || err != nil {
+		t.Errorf("with no class: %d, %v", n, err)
+	}
+	const ours, theirs = gatewayv1.GatewayClassFinalizerGatewaysExist, "example.com/theirs"
+	f.put(classPath+"a", `{"kind":"GatewayClass","apiVersion":"gateway.networking.k8s.io/v1","metadata":{"finalizers":["`+ours+`","`+theirs+`"]},"spec":{"controllerName":"weft.dev/gateway"}}`)
+	f.put(classPath+"b", `{"kind":"GatewayClass","apiVersion":"gateway.networking.k8s.io/v1","metadata":{"finalizers":["`+ours+`"]},"spec":{"controllerName":"example.com/other"}}`)
+	for want := 1; want >= 0; want-- {
+		if n, err := CleanupGateways(t.Context(), f.config()); n != want || err != nil {
+			t.Errorf("%d classes, want %d: %v", n, want, err)
+		}
+	}
+	if got := fmt.Sprint(metaOf(f.get(classPath + "a"))["finalizers"], metaOf(f.get(classPath + "b"))["finalizers"]); got != "["+theirs+"] ["+ours+"]" {
+		t.Errorf("left: %s", got)
+	}
+}
+
 func TestStatusMerge(t *testing.T) {
 	then, now := metav1.NewTime(time.Unix(1000, 0)), metav1.NewTime(time.Unix(2000, 0))
 	cond := func(typ, status, reason string, at metav1.Time) metav1.Condition {
