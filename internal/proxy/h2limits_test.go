@@ -316,3 +316,19 @@ func (m *memory) Write(p []byte) (int, error)      { return len(p), nil }
 func (m *memory) Close() error                     { return nil }
 func (m *memory) SetReadDeadline(time.Time) error  { return nil }
 func (m *memory) SetWriteDeadline(time.Time) error { return nil }
+
+// A body that its reader is told to give up never looks complete.
+func TestGivenUpBodies(t *testing.T) {
+	m := newMux(newWire(&memory{r: bytes.NewReader(nil)}), &h2conn{}, time.Minute, time.Minute, time.Minute)
+	var s h2stream
+	m.mu.Lock()
+	s.prepare(m, 1)
+	s.patience = time.Minute
+	s.received([]byte("the beginning"))
+	s.endOfInput()
+	m.mu.Unlock()
+	s.giveUp()
+	if p, err := s.next(); !timedOut(err) {
+		t.Errorf("%q, %v", p, err)
+	}
+}

@@ -294,6 +294,8 @@ func (s *h2stream) next() ([]byte, error) {
 			return c.buf[c.r:c.w], nil
 		}
 		switch {
+		case s.cancelled && len(s.chunks) > 0: // what is left must not be taken for all there was
+			return nil, os.ErrDeadlineExceeded
 		case s.recvEnd:
 			return nil, io.EOF
 		case s.gone != nil:
