@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/weft-net/weft/internal/route"
 )
@@ -443,6 +444,9 @@ var harmlessRules = regexp.MustCompile(`(?i)^\s*(SecDebugLog|SecAuditLog|SecDebu
 
 // readRules takes out what has no place in a shared gateway.
 func readRules(value string) (rules string, core bool, err error) {
+	if strings.ContainsFunc(value, func(r rune) bool { return unicode.IsControl(r) && !unicode.IsSpace(r) }) {
+		return "", false, errors.New("it holds control characters")
+	}
 	var out []string
 	for line := range strings.Lines(value) {
 		trimmed := strings.TrimSpace(line)

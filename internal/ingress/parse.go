@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/weft-net/weft/internal/route"
 )
@@ -82,8 +83,8 @@ func choice(field func(*settings) *string, options ...string) func(*settings, st
 func text(field func(*settings) *string, check func(string) error) func(*settings, string) error {
 	return func(s *settings, value string) error {
 		value = strings.TrimSpace(value)
-		if strings.ContainsAny(value, "\r\n\x00") {
-			return errors.New("it should be one line")
+		if strings.ContainsFunc(value, unicode.IsControl) {
+			return errors.New("it should be one line, without control characters")
 		}
 		if check != nil {
 			if err := check(value); err != nil {
