@@ -575,3 +575,57 @@ func TestKeepMissedOne(t *testing.T) {
 		t.Errorf("kept: %v, %v; want revision 1", u, err)
 	}
 }
+
+// How long one change takes until a pod has confirmed it, beside 5,000 other resources.
+func BenchmarkChangeToConfirmation(b *testing.B) {
+	ca, _, _, err := LoadAuthority(nil, time.Now())
+	if err != nil {
+		b.Fatal(err)
+	}
+	srv := NewServer(slog.New(slog.DiscardHandler))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	conf, err := ca.ServerConfig(time.Now())
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	running.Go(func() { _ = srv.Serve(ctx, l, conf) })
+	dir := b.TempDir()
+	data, _, err := ca.Client("g", nil, time.Now())
+	if err != nil {
+		b.Fatal(err)
+	}
+	for k, v := range data {
+		if err := os.WriteFile(filepath.Join(dir, k), v, 0o600); err != nil {
+			b.Fatal(err)
+		}
+	}
+	confirmed := make(chan struct{}, 1)
+	defer srv.Subscribe(func(string) {
+		select {
+		case confirmed <- struct{}{}:
+		default:
+		}
+	})()
+	client := &Client{Server: l.Addr().String(), Identity: dir, Keep: filepath.Join(dir, "tables"), Log: slog.New(slog.DiscardHandler)}
+	running.Go(func() { _ = client.Run(ctx, func(*route.Update) error { return nil }) })
+	u := &route.Update{}
+	for i := range 5000 {
+		u.Endpoints = append(u.Endpoints, endpoints(fmt.Sprint("k", i), "192.0.2.1:80"))
+	}
+	change := func(u *route.Update) {
+		for revision := srv.Publish("g", u); srv.Served("g").Revision < revision; {
+			<-confirmed
+		}
+	}
+	change(u)
+	for i := 0; b.Loop(); i++ {
+		change(&route.Update{Endpoints: []route.EndpointSet{endpoints("x", fmt.Sprintf("192.0.2.1:%d", i))}})
+	}
+}
