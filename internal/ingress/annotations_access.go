@@ -306,7 +306,7 @@ var limitAnnotations = []Annotation{
 		set: number(func(s *settings) *int64 { return &s.limitRateAfter }, 0),
 	},
 	{
-		Name: "proxy-body-size", Group: "Rate limits", Verdict: Honoured, Values: "size (1m; 0: no limit)", closed: true, Note: "larger request bodies are 413",
+		Name: "proxy-body-size", Group: "Rate limits", Verdict: Honoured, Values: "size (1m; 0: no limit)", Note: "larger request bodies are 413",
 		set: size(func(s *settings) *int64 { return &s.bodySize }),
 	},
 }

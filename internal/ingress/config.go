@@ -298,7 +298,7 @@ var configKeyByName = func() map[string]*ConfigKey {
 // guarding are the keys whose mistakes must not open anything.
 var guarding = []string{
 	"whitelist-source-range", "denylist-source-range", "block-cidrs", "block-user-agents", "block-referers", "global-auth-url", "global-auth-method",
-	"global-auth-cache-key", "global-auth-cache-duration", "enable-modsecurity", "modsecurity-snippet", "enable-owasp-modsecurity-crs", "proxy-body-size",
+	"global-auth-cache-key", "global-auth-cache-duration", "enable-modsecurity", "modsecurity-snippet", "enable-owasp-modsecurity-crs",
 }
 
 // readConfig judges a ConfigMap; nil is one that is not there, and says nothing.
