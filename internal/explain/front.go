@@ -91,7 +91,7 @@ func (q *question) request(r *Request) error {
 		if a, err := netip.ParseAddr(r.URL.Hostname()); err == nil && !f.at(a) {
 			continue
 		}
-		if l := f.listener(r, port); l != nil {
+		if l := f.listener(r, f.portOf(port)); l != nil {
 			served = append(served, f.find(l, r))
 		}
 	}
@@ -109,7 +109,7 @@ func (q *question) request(r *Request) error {
 			q.note("gateway", fmt.Sprintf("%s serves %s too; which of them clients reach is up to DNS", other.front.Object, r.host()))
 		}
 	}
-	q.client(best.front, port)
+	q.client(best.front, best.front.portOf(port))
 	q.gateway(best, r)
 	return nil
 }
@@ -138,6 +138,18 @@ func (f *Front) at(a netip.Addr) bool {
 	s := f.Service
 	return s != nil && (slices.Contains(s.ClusterIPs, a) || slices.Contains(s.ExternalIPs, a) ||
 		slices.ContainsFunc(s.Ingress, func(i model.LoadBalancerIngress) bool { return i.IP == a }))
+}
+
+// portOf is the port of the gateway's Service that a node's port stands for; any other port is itself.
+func (f *Front) portOf(port uint16) uint16 {
+	if f.Service != nil {
+		for _, p := range f.Service.Ports {
+			if p.NodePort == port && p.Protocol == model.TCP {
+				return p.Port
+			}
+		}
+	}
+	return port
 }
 
 // listener finds who takes a connection: of the listeners of a port the one with the most specific hostname.
@@ -307,7 +319,7 @@ func (q *question) gateway(f *found, r *Request) {
 		for _, p := range q.unserved(r.host()) {
 			details = append(details, "not served: "+p)
 		}
-		q.add(Step{Station: "match", Mark: Blocked, Object: f.front.Object, Details: details,
+		q.refuse(Step{Station: "match", Object: f.front.Object, Details: details,
 			Text: fmt.Sprintf("no rule matches %s %s for %s: the answer is 404", r.Method, r.URL.RequestURI(), r.host())})
 		return
 	}
@@ -327,8 +339,8 @@ func (q *question) gateway(f *found, r *Request) {
 		step.Details = losers(f)
 	}
 	if len(rt.Rules) == 0 {
-		step.Mark, step.Text = Blocked, "has no rules"
-		q.add(step)
+		step.Text = "has no rules"
+		q.refuse(step)
 		return
 	}
 	q.add(step)
@@ -374,7 +386,7 @@ func (q *question) certificates(f *Front, l *route.Listener) string {
 // rule says what a rule does, and walks to its backends.
 func (q *question) rule(f *found, rt *route.Route, object string, r *route.Rule) {
 	if r.Invalid != "" {
-		q.add(Step{Station: "match", Mark: Blocked, Object: object, Text: "can't be served, the answer is 500: " + r.Invalid})
+		q.refuse(Step{Station: "match", Object: object, Text: "can't be served, the answer is 500: " + r.Invalid})
 		return
 	}
 	for _, key := range slices.Concat(f.listener.Policies, rt.Policies, r.Policies) {
@@ -405,7 +417,7 @@ func (q *question) backendsOf(front *Front, object string, r *route.Rule) {
 		total += b.Weight
 	}
 	if total == 0 {
-		q.add(Step{Station: "backend", Mark: Blocked, Object: object, Text: "has no backend with a weight: the answer is 500"})
+		q.refuse(Step{Station: "backend", Object: object, Text: "has no backend with a weight: the answer is 500"})
 		return
 	}
 	for _, b := range r.Backends {
@@ -490,16 +502,16 @@ func (q *question) serviceByKey(key string) *model.Service {
 func (q *question) policy(front *Front, key string) {
 	i := slices.IndexFunc(front.Tables.Policies, func(p route.Policy) bool { return p.Key == key })
 	if i < 0 {
-		q.add(Step{Station: "filter", Mark: Blocked, Object: "policy " + key, Text: "is not there (yet): the answer is 503"})
+		q.refuse(Step{Station: "filter", Object: "policy " + key, Text: "is not there (yet): the answer is 503"})
 		return
 	}
 	p := &front.Tables.Policies[i]
 	if p.Invalid != "" {
-		q.add(Step{Station: "filter", Mark: Blocked, Object: "policy " + key, Text: "can't be enforced, the answer is 503: " + p.Invalid})
+		q.refuse(Step{Station: "filter", Object: "policy " + key, Text: "can't be enforced, the answer is 503: " + p.Invalid})
 		return
 	}
 	if a := q.from.Addr; a.IsValid() && p.Sources != nil && !admitted(p.Sources, a) {
-		q.add(Step{Station: "filter", Mark: Blocked, Object: "policy " + key, Text: fmt.Sprintf("admits no client at %s: the answer is 403", a)})
+		q.refuse(Step{Station: "filter", Object: "policy " + key, Text: fmt.Sprintf("admits no client at %s: the answer is 403", a)})
 		return
 	}
 	for _, text := range policyTexts(p) {

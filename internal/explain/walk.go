@@ -203,7 +203,7 @@ func (q *question) conclude() {
 	head := fmt.Sprintf("%s to %s, %s", a.From, a.To, what)
 	dead := slices.IndexFunc(a.Steps, func(s Step) bool { return s.Mark == Blocked })
 	switch {
-	case dead >= 0 && passed == 0:
+	case dead >= 0 && (passed == 0 || q.refused):
 		a.Summary = fmt.Sprintf("BLOCKED: %s: %s", head, sentence(&a.Steps[dead]))
 		if d := a.Steps[dead].Details; len(d) > 0 && a.Steps[dead].Station == "dns" {
 			a.Remedy = d[len(d)-1]

@@ -99,11 +99,18 @@ type question struct {
 	dead     bool     // a common step ended the way
 	names    []string // beyond the cluster, that the source looks the destination up by
 	answered string   // how a gateway answers by itself
+	refused  bool     // a gateway answers with an error, whatever the network lets through
 }
 
 func (q *question) add(s Step) {
 	q.a.Steps = append(q.a.Steps, s)
 	q.dead = q.dead || s.Mark == Blocked
+}
+
+// refuse ends the way at a gateway.
+func (q *question) refuse(s Step) {
+	s.Mark, q.refused = Blocked, true
+	q.add(s)
 }
 
 func (q *question) note(station, text string) { q.add(Step{Station: station, Mark: Note, Text: text}) }

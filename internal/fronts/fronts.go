@@ -412,9 +412,26 @@ func (r *routing) ingressFront() []explain.Front {
 		for _, rule := range r.ingresses.Ingresses[n].Rules {
 			hosts = append(hosts, rule.Host)
 		}
+		if text := r.foreignClass(r.ingresses.Ingresses[n], opts.Controllers); text != "" {
+			f.Problems = append(f.Problems, explain.RouteProblem{Object: "Ingress " + n.String(), Hosts: hosts, Text: text})
+		}
 		for _, p := range s.Problems(n) {
 			f.Problems = append(f.Problems, explain.RouteProblem{Object: "Ingress " + n.String(), Hosts: hosts, Text: p.Message()})
 		}
 	}
 	return []explain.Front{f}
+}
+
+// foreignClass says why an Ingress is not weft's; "" if it is, or if that depends on the cluster's default class.
+func (r *routing) foreignClass(i *model.Ingress, ours []string) string {
+	if i.Class == "" {
+		return ""
+	}
+	switch c := r.ingresses.Classes[i.Class]; {
+	case c == nil:
+		return fmt.Sprintf("spec.ingressClassName: there is no IngressClass %s", i.Class)
+	case !slices.Contains(ours, c.Controller):
+		return fmt.Sprintf("spec.ingressClassName: IngressClass %s is of controller %s", i.Class, c.Controller)
+	}
+	return ""
 }

@@ -102,8 +102,71 @@ func TestWhyURL(t *testing.T) {
 func TestNothingIsAssumedOfAWholeCluster(t *testing.T) {
 	w := load(t, true)
 	for _, url := range []string{"http://shop.example.com/cart", "http://old.example.org/a"} {
-		if a := why(t, w, "outside", url, nil); a.Allowed || !strings.Contains(a.Summary, "404") {
+		a := why(t, w, "outside", url, nil)
+		if a.Allowed || a.Partly || !strings.Contains(a.Summary, "404") {
 			t.Errorf("%s: %s", url, a.Summary)
+		}
+		if said := fmt.Sprint(a.Steps); strings.Contains(url, "old") && !strings.Contains(said, "there is no IngressClass nginx") {
+			t.Errorf("%s: %s", url, said)
+		}
+	}
+}
+
+// A gateway's Service leads to it: by its address, by its name, and by a node's port. What the gateway refuses is
+// blocked, though packets get there.
+func TestTheWayToTheGateway(t *testing.T) {
+	base, err := os.ReadFile("testdata/shop.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "all.yaml")
+	err = os.WriteFile(file, append(base, []byte(`
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: edge-1, namespace: shop, labels: {gateway.networking.k8s.io/gateway-name: edge}}
+spec: {containers: [{name: c, image: x}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: edge-weft, namespace: shop, labels: {gateway.networking.k8s.io/gateway-name: edge}}
+spec: {type: LoadBalancer, clusterIP: 10.96.9.9, clusterIPs: [10.96.9.9], selector: {gateway.networking.k8s.io/gateway-name: edge}, ports: [{name: http, port: 80, targetPort: 61080, nodePort: 30123}]}
+`)...), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := offline.Load(offline.Options{}, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := explain.NewWorld(c.Delta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.Fronts, err = Of(c, false); err != nil {
+		t.Fatal(err)
+	}
+	host := map[string]string{"host": "shop.example.com"}
+	for _, tc := range []struct {
+		from, url string
+		allowed   bool
+		flows     string
+	}{
+		{"outside", "http://shop.example.com:30123/db", true, "pod shop/edge-1 > pod shop/db"},
+		{"db", "http://10.96.9.9/cart", false, "pod shop/edge-1 > pod shop/cart"},
+		{"db", "http://edge-weft.shop/db", true, "pod shop/edge-1 > pod shop/db"},
+		{"db", "http://shop.example.com/nowhere", false, "pod shop/edge-1"},
+	} {
+		a := why(t, w, tc.from, tc.url, host)
+		var got []string
+		for _, f := range a.Flows {
+			got = append(got, f.Destination)
+		}
+		if a.Allowed != tc.allowed || !strings.HasPrefix(strings.Join(got, " > "), tc.flows) {
+			t.Errorf("%s to %s: allowed %v, want %v; by %v, want %s", tc.from, tc.url, a.Allowed, tc.allowed, got, tc.flows)
+		}
+		if strings.Contains(tc.url, "nowhere") && (a.Partly || !strings.HasPrefix(a.Summary, "BLOCKED")) {
+			t.Errorf("%s", a.Summary)
 		}
 	}
 }

@@ -35,7 +35,8 @@ func (c *checker) problems(f *explain.Front) {
 			continue
 		}
 		if o.kind == "Ingress" {
-			if c.saidOf(o, p.Text) || !c.Whole && strings.Contains(p.Text, "there is no ") {
+			// Of another controller's class it is that one's; of none at all rule ingress-class tells.
+			if strings.HasPrefix(p.Text, "spec.ingressClassName:") || c.saidOf(o, p.Text) || !c.Whole && strings.Contains(p.Text, "there is no ") {
 				continue
 			}
 			c.report("ingress-problem", o, "change the annotation or field that the message names", "%s", p.Text)

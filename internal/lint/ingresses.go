@@ -35,6 +35,9 @@ func (c *checker) ingresses() {
 		if ing.Spec.IngressClassName == nil && ing.Annotations["kubernetes.io/ingress.class"] == "" {
 			c.report("ingress-class", o, "set spec.ingressClassName", "spec.ingressClassName is not set")
 		}
+		if class := className(ing); c.Whole && class != "" && c.find("IngressClass", model.Name{Name: class}) == nil {
+			c.report("ingress-class", o, "name an IngressClass that exists (kubectl get ingressclass)", "there is no IngressClass %s", class)
+		}
 		c.ingressAnnotations(o, ing)
 		withTLS := map[string]bool{}
 		for j, t := range ing.Spec.TLS {

@@ -158,7 +158,7 @@ spec:
 		t.Errorf("in files: %+v", f)
 	}
 	got := ids(run(t, true, ingress))
-	if want := []string{"ingress-backend", "tls-secret-missing"}; !slices.Equal(got, want) {
+	if want := []string{"ingress-backend", "ingress-class", "tls-secret-missing"}; !slices.Equal(got, want) {
 		t.Errorf("in a cluster: %v, want %v", got, want)
 	}
 }
