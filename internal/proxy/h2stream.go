@@ -379,6 +379,9 @@ func (s *h2stream) sendHead(end bool, encode func(b []byte) []byte) {
 	m.out = b
 }
 
+// sendPiece is the largest payload of DATA frames, in bytes: with its header it fits a TLS record.
+const sendPiece = maxFrame - frameHeader
+
 // sendData sends a piece of a body as the windows allow. It is not on the wire when it returns: flush sees to that.
 func (s *h2stream) sendData(p []byte) error {
 	m, by := s.m, int64(0)
@@ -389,7 +392,7 @@ func (s *h2stream) sendData(p []byte) error {
 			m.mu.Unlock()
 			return err
 		}
-		n := int(min(int64(len(p)), s.sendWindow, m.sendWindow, int64(m.sendFrame)))
+		n := int(min(int64(len(p)), s.sendWindow, m.sendWindow, sendPiece))
 		m.reserve(frameHeader + n)
 		s.frameAt, s.frameGen = len(m.out), m.gen
 		m.out = append(appendFrame(m.out, n, http2.FrameData, 0, s.id), p[:n]...)
