@@ -61,6 +61,23 @@ func TestExitStatusesOfFileCommands(t *testing.T) {
 	}
 	before := file("before.yaml", twoTiers)
 	after := file("after.yaml", strings.Replace(twoTiers, "5432}]}]\n", "5433}]}]\n", 2))
+	routes := file("routes.yaml", twoTiers+`
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {selector: {app: web}, ports: [{port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec: {gatewayClassName: weft, listeners: [{name: http, port: 80, protocol: HTTP, hostname: "*.example.com"}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec: {parentRefs: [{name: edge}], hostnames: [shop.example.com], rules: [{matches: [{method: POST}], backendRefs: [{name: web, port: 80}]}]}
+`)
 	for _, tc := range []struct {
 		args string
 		code int
@@ -71,6 +88,16 @@ func TestExitStatusesOfFileCommands(t *testing.T) {
 		{"why -n shop -f " + before + " nobody pod/db:80", 2, "there is no pod, workload or Service shop/nobody"},
 		{"why -n shop -f " + dir + "/gone web db", 2, "no such file"},
 		{"why -n shop -f " + before + " web pod/db:53 --protocol icmp", 2, "want TCP, UDP or SCTP"},
+		{"why -n shop -f " + before + " web pod/db:5432 --probe", 2, "there is none behind -f"},
+		{"why -n shop -f " + routes + " outside http://shop.example.com/ -X POST", 0, "HTTPRoute shop/web rules[0].matches[0] wins"},
+		{"why -n shop -f " + routes + " outside http://shop.example.com/ -H x", 2, "want \"Name: value\""},
+		{"why -n shop -f " + routes + " outside http://other.example.com/", 1, "the answer is 404"},
+		{"why -n shop -f " + routes + " outside ftp://shop.example.com/", 2, "neither http nor https"},
+		{"why -n shop -f " + routes + " http://shop.example.com/ web", 2, "is a URL: connections come from"},
+		{"probe TCP/nowhere", 1, "want PROTOCOL/ADDRESS:PORT"},
+		{"flows --verdict lost", 1, "want dropped or admitted"},
+		{"flows --direction up", 1, "want ingress or egress"},
+		{"flows --address x", 1, "want an address or a CIDR"},
 		{"matrix -f " + before, 0, "TCP 5432"},
 		{"diff -f " + before + " -f " + before, 0, "no connection is opened or closed"},
 		{"diff -f " + before + " -f " + after, 1, "+ shop/web → shop/db: TCP 5433"},
