@@ -244,6 +244,24 @@ func TestGatewayLife(t *testing.T) {
 	}
 }
 
+// An object of somebody else that has a part's name stays as it is, and the Gateway says so.
+func TestPartsTakeNothingFromOthers(t *testing.T) {
+	f := newFakeAPI(t)
+	f.put("/api/v1/namespaces/default", `{"apiVersion":"v1","kind":"Namespace"}`)
+	f.put(svcPath+"web-weft", `{"apiVersion":"v1","kind":"Service","spec":{"selector":{"mine":"yes"}}}`)
+	f.put(gatewayPath+"web", `{"apiVersion":"gateway.networking.k8s.io/v1","kind":"Gateway","metadata":{"generation":1},
+		"spec":{"gatewayClassName":"weft","listeners":[{"name":"http","port":80,"protocol":"HTTP"}]}}`)
+	r, _ := startGateways(t, f, "one")
+	eventually(t, "an event names the Service", func() bool {
+		return strings.Contains(r.events(), "Gateway default/web NameTaken: Service default/web-weft is there and not this Gateway's")
+	})
+	if got := string(encode(f.get(svcPath + "web-weft")["spec"])); got != `{"selector":{"mine":"yes"}}` {
+		t.Errorf("the Service is %s", got)
+	}
+	f.delete(svcPath + "web-weft")
+	eventually(t, "the name is free, and the Service made", func() bool { return f.get(svcPath+"web-weft") != nil })
+}
+
 // Where no controller will run any more nothing of weft keeps a GatewayClass.
 func TestCleanupGateways(t *testing.T) {
 	f := newFakeAPI(t)

@@ -4,6 +4,7 @@ package controller
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -210,6 +211,11 @@ func (p *Gateways) writeParts(ctx context.Context, key model.ObjectKey) error {
 			if has := there[id]; has != nil && last.desired == desired && last.result == fingerprint(has) {
 				continue
 			}
+			if there[id] == nil {
+				if err := p.free(ctx, k.kind, k.resource, gw); err != nil {
+					return err
+				}
+			}
 			result, err := p.client.Resource(k.resource).Namespace(name.Namespace).Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
 			if err != nil {
 				if k.kind == "Service" {
@@ -241,6 +247,24 @@ func (p *Gateways) writeParts(ctx context.Context, key model.ObjectKey) error {
 		}
 	}
 	return nil
+}
+
+// free makes sure that no object of somebody else has the name of a part, which is then not touched.
+func (p *Gateways) free(ctx context.Context, kind string, resource schema.GroupVersionResource, gw *gatewayv1.Gateway) error {
+	o, err := p.client.Resource(resource).Namespace(gw.Namespace).Get(ctx, partName(gw), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if owner := metav1.GetControllerOf(o); owner != nil && owner.UID == gw.UID {
+		return nil
+	}
+	err = fmt.Errorf("%s %s/%s is there and not this Gateway's: delete or rename it, or name the Gateway otherwise", kind, gw.Namespace, partName(gw))
+	p.record(model.Event{APIVersion: gatewayv1.GroupVersion.String(), Kind: "Gateway", UID: string(gw.UID), Warning: true,
+		Name: model.Name{Namespace: gw.Namespace, Name: gw.Name}, Reason: "NameTaken", Message: err.Error()})
+	return err
 }
 
 // typed makes the answer of the API server comparable with what the watch shows.
