@@ -30,9 +30,11 @@ type h2up struct {
 const (
 	// streamsUntold is how many streams an endpoint gets before it says how many it takes.
 	streamsUntold = 100
-	// h2Idle is how long an unused connection is kept, and how long one in use may be silent before it is asked for a
-	// sign of life.
+	// h2Idle is how long an unused connection is kept.
 	h2Idle = 30 * time.Second
+	// h2Silence is how long one in use may be silent before it is asked for a sign of life. Servers of gRPC take more
+	// frequent questions for abuse.
+	h2Silence = 5*time.Minute + 10*time.Second
 	// goneTries is how often a request is sent again to an endpoint that turned it down unread.
 	goneTries = 3
 )
@@ -236,14 +238,17 @@ func (p *h2pool) retire() {
 	}
 }
 
-func (u *h2up) quiet() time.Duration {
+func (u *h2up) quiet(since time.Duration) (wait time.Duration, ping bool) {
 	u.mux.mu.Lock()
 	defer u.mux.mu.Unlock()
-	if len(u.mux.streams) == 0 {
+	switch {
+	case len(u.mux.streams) == 0:
 		u.closing = true
-		return 0
+		return 0, false
+	case since < h2Silence:
+		return h2Silence - since, false
 	}
-	return pongTimeout
+	return pongTimeout, true
 }
 
 func (u *h2up) fromServer() bool { return true }

@@ -24,6 +24,7 @@ type h2mux struct {
 	block   *h2block
 	settled bool      // the peer's first SETTINGS have come
 	late    time.Time // when what has begun to come must be complete; zero: nothing has
+	waits   time.Time // since when nothing has come
 	probed  bool      // a PING is out because the peer is quiet
 	calm    h2budget
 
@@ -70,9 +71,9 @@ type h2role interface {
 	goAway(last uint32, code http2.ErrCode)
 	// isIdle tells whether a stream was never opened.
 	isIdle(stream uint32) bool
-	// quiet is told when nothing has come for the patience that it gave: how long to wait for a PING's answer, 0 not
-	// at all.
-	quiet() time.Duration
+	// quiet is asked when nothing has come for a while: how much longer to wait, 0 not at all, and whether to ask for a
+	// sign of life.
+	quiet(since time.Duration) (wait time.Duration, ping bool)
 	fromServer() bool
 }
 
@@ -82,9 +83,9 @@ const (
 	// maxUnsent is how much output of ours, in bytes, a peer may leave unread before it is not listened to either.
 	maxUnsent = 256 << 10
 
-	streamWindow    = 64 << 10  // what a peer may send ahead on a stream, at first
-	maxStreamWindow = 1 << 20   // and when the exchange keeps up
-	connWindow      = 1 << 20   // and on all of the connection's streams: a few that stand still hold up no other
+	streamWindow    = 64 << 10 // what a peer may send ahead on a stream, at first
+	maxStreamWindow = 1 << 20  // and when the exchange keeps up
+	connWindow      = 1 << 20  // and on all of the connection's streams: a few that stand still hold up no other
 	maxConnWindow   = 4 << 20
 )
 
@@ -204,15 +205,21 @@ func (m *h2mux) more(want int) error {
 		if !m.late.IsZero() || m.probed {
 			return err
 		}
-		patience := m.role.quiet()
-		if patience == 0 {
-			return err
-		}
-		m.probed = true
-		w.setRead(time.Now().Add(patience))
+		now := time.Now()
+		wait, ping := m.role.quiet(now.Sub(m.waits))
 		m.mu.Lock()
-		m.out = appendPing(m.room(), 0, make([]byte, 8))
+		over := wait == 0 || m.ending && len(m.streams) == 0
+		if w.setRead(now.Add(wait)); ping && !over {
+			m.probed = true
+			m.out = appendPing(m.room(), 0, make([]byte, 8))
+		}
 		m.mu.Unlock()
+		switch {
+		case over:
+			return err
+		case !ping:
+			continue
+		}
 		if err := m.beforeRead(); err != nil {
 			return err
 		}
@@ -246,7 +253,8 @@ func (m *h2mux) beforeRead() error {
 	case !m.late.IsZero():
 		m.w.setRead(m.late)
 	case !m.probed:
-		m.w.expectBy(time.Now(), m.idlePatience)
+		m.waits = time.Now()
+		m.w.expectBy(m.waits, m.idlePatience)
 	}
 	return nil
 }

@@ -72,13 +72,13 @@ func (c *h2conn) setting(setting)           {}
 func (c *h2conn) goAway(uint32, http2.ErrCode) {}
 
 // quiet asks the client for a sign of life while it has requests; without any it is sent away.
-func (c *h2conn) quiet() time.Duration {
+func (c *h2conn) quiet(time.Duration) (wait time.Duration, ping bool) {
 	c.mux.mu.Lock()
 	defer c.mux.mu.Unlock()
 	if len(c.mux.streams) == 0 {
-		return 0
+		return 0, false
 	}
-	return pongTimeout
+	return pongTimeout, true
 }
 
 // pongTimeout is how long a peer may take to answer a PING.
