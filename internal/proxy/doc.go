@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package proxy is a gateway's data plane: HTTP/1.1, HTTP/2, gRPC, TLS, TCP and UDP on the wire, over the tables of
-// package route. It may import route, the standard library, golang.org/x/net/http2 and the Prometheus client, and no
-// other package that acts.
+// package route. It may import route, the standard library, golang.org/x/net/http2, the Prometheus client and go-htpasswd,
+// and no other package that acts.
 //
 // One goroutine carries a request from its client to its endpoint and back (exchange.go, send.go), over HTTP/1.1
 // (h1server.go, h1client.go) or a stream of HTTP/2 (h2server.go, h2client.go) on either side; trailers, informational
 // answers and flow control go through. A connection of HTTP/2 (h2mux.go, h2control.go, h2out.go, h2stream.go) has one
 // more goroutine, which reads its frames where they lie; exchanges write theirs into a common output, which the last of
 // them puts on the wire. What peers may ask for nothing is counted (h2limits.go).
+//
+// What policies come to for a rule at a listener is merged once and remembered (policy.go): a plan, of which guards are
+// passed before a backend is asked (policy_admit.go, limit.go, auth_basic.go, auth_external.go, firewall.go), and a shape
+// is given to answers (policy_response.go, errorpages.go). A rule without policies pays for none of it.
 //
 // Tables are swapped atomically, for each host (tables.go): a change touches no connection. Parsers are strict (RFC
 // 9112, RFC 9113): what two servers could read in two ways is refused.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weft-net/weft/internal/route"
 )
 
 // What the parser accepts, net/http reads in the same way: two readings of one message are what smuggling lives on.
@@ -149,4 +151,35 @@ func FuzzProxyHeader(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Whatever endpoints and clients send, what is made of it is one field's value.
+func FuzzEditedFields(f *testing.F) {
+	f.Add("a=1; Path=/app; Domain=.b; HttpOnly", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "$1", "(.*)")
+	f.Fuzz(func(t *testing.T, cookie, parent, to, from string) {
+		x := &exchange{peer: &peer{}, asked: asked{path: to, query: cookie}}
+		r := []route.Replacement{{From: from, Regex: true, To: route.Template(to)}, {From: "/", To: "$request_uri"}}
+		e := &cookieEdit{domains: replacers(r), paths: replacers(r)}
+		in := clean([]byte(cookie))
+		for _, c := range e.edit(in, x) {
+			if !isValue[c] {
+				t.Errorf("%q becomes %q", cookie, e.edit(in, x))
+			}
+		}
+		s := &span{}
+		if _, ok := s.read(parent); ok && (s.trace == [16]byte{} || s.parent == [8]byte{}) {
+			t.Errorf("%q is taken for a trace", parent)
+		}
+		if path, _ := (&exchange{peer: &peer{}, asked: asked{path: cookie}}).template(mustText(t, "/x/$uri")); path == "" || path[0] != '/' || strings.Contains(path, "/../") {
+			t.Errorf("%q leads to %q", cookie, path)
+		}
+	})
+}
+
+func mustText(t *testing.T, s route.Template) *route.Text {
+	out, err := route.ParseTemplate(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
