@@ -208,8 +208,10 @@ func partsOf(gw *gatewayv1.Gateway, in *gatewayapi.Infrastructure, conf v1alpha1
 					Containers: []corev1.Container{{
 						Name: "gateway", Image: opts.Image, ImagePullPolicy: corev1.PullPolicy(opts.PullPolicy),
 						Args: args,
-						Env: []corev1.EnvVar{{Name: "POD_NAME", ValueFrom: &corev1.EnvVarSource{
-							FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.name"}}}},
+						Env: []corev1.EnvVar{
+							{Name: "POD_NAME", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.name"}}},
+							{Name: "TMPDIR", Value: keepDir}, // the one place that can be written to
+						},
 						Ports:          []corev1.ContainerPort{{Name: "metrics", ContainerPort: GatewayMetricsPort, Protocol: corev1.ProtocolTCP}},
 						ReadinessProbe: probe("/readyz", 1, 2),
 						LivenessProbe:  probe("/livez", 10, 6),

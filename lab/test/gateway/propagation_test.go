@@ -151,6 +151,19 @@ func TestProbe(t *testing.T) {
 			return nil
 		})
 	}
+	labtest.Eventually(t, 5*time.Minute, func() error { // until then the API server is busy with them
+		list, err := routes.List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for i := range list.Items {
+			if parents, _, _ := unstructured.NestedSlice(list.Items[i].Object, "status", "parents"); len(parents) == 0 {
+				time.Sleep(time.Second)
+				return fmt.Errorf("%s has no status", list.Items[i].GetName())
+			}
+		}
+		return nil
+	})
 	measure := func(name string) measured {
 		var out measured
 		ctx, stop := context.WithCancel(t.Context())
