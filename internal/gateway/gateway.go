@@ -72,11 +72,14 @@ func Run(ctx context.Context, c Config) error {
 		defer stopHealth()
 		err := c.Source.Run(gctx, func(u *route.Update) error {
 			err := server.Apply(u)
-			served.Store(true)
-			if err != nil {
+			first := !served.Swap(true)
+			switch {
+			case err != nil:
 				c.Log.Warn("part of the configuration can't be served", "revision", u.Revision, "error", err)
-			} else {
+			case first || u.Complete:
 				c.Log.Info("configuration served", "revision", u.Revision)
+			default: // there may be hundreds a second
+				c.Log.Debug("change served", "revision", u.Revision)
 			}
 			return err
 		})
