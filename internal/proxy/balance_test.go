@@ -3,8 +3,11 @@
 package proxy
 
 import (
+	"bufio"
 	"fmt"
+	"io"
 	"math"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -277,4 +280,34 @@ func TestRetryRules(t *testing.T) {
 			t.Errorf("%+v %s: %d after %d attempts, want %d", c.retry, c.method, resp.StatusCode, n.Load(), c.want)
 		}
 	}
+}
+
+// A connection that is upgraded tells its session as well, and ends when nothing moves for as long as the policy says.
+func TestUpgradesHaveSessions(t *testing.T) {
+	e := talk(t, func(c net.Conn) {
+		defer c.Close()
+		r := bufio.NewReader(c)
+		if _, err := http.ReadRequest(r); err != nil {
+			return
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Secret: s\r\n\r\n")
+		_, _ = io.Copy(c, r)
+	})
+	u := guarded(route.Policy{Session: &route.Session{Kind: route.SessionCookie, Name: "s"}, HideHeaders: []string{"X-Secret"}, ReadTimeout: route.Duration(300 * time.Millisecond)}, e)
+	r := start(t, u)
+	c := r.dial()
+	c.send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	resp, err := http.ReadResponse(c.r, nil)
+	if err != nil || resp.StatusCode != 101 || len(resp.Cookies()) != 1 || resp.Header.Get("X-Secret") != "" || resp.Header.Get("Upgrade") != "websocket" {
+		t.Fatalf("%v %v", resp, err)
+	}
+	c.send("ping")
+	b := make([]byte, 4)
+	if _, err := io.ReadFull(c.r, b); err != nil || string(b) != "ping" {
+		t.Fatalf("%q %v", b, err)
+	}
+	if _, err := c.r.ReadByte(); err == nil {
+		t.Error("the silent tunnel goes on")
+	}
+	until(t, "the tunnel is over", func() bool { return r.srv.active.Load() == 0 })
 }

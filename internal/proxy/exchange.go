@@ -481,6 +481,24 @@ func (x *exchange) fail(reason string) {
 	x.reason, x.abort = reason, true
 }
 
+// forClient makes the fields of an endpoint's answer what the client gets.
+func (x *exchange) forClient(e *endpoint, status int, fields []field) []field {
+	if x.plan != nil { // a mirror's exchange, and a policy's question, have none
+		fields = x.shaped(fields)
+	}
+	fields = x.edited(fields, x.edits)
+	if x.cors != nil {
+		fields = replaceCORS(fields, x.cors)
+	}
+	if x.plan == nil {
+		return fields
+	}
+	if s := x.plan.session; s != nil && x.persists(s, e) {
+		fields = append(fields, sessionField(s, e, x.scheme() == "https", x.began))
+	}
+	return x.outgoing(status, fields)
+}
+
 // relay passes an endpoint's response on.
 func (x *exchange) relay(e *endpoint, status int, reason string, fields []field, b body, length int64) (complete bool) {
 	if x.plan != nil {
@@ -488,18 +506,10 @@ func (x *exchange) relay(e *endpoint, status int, reason string, fields []field,
 			return false
 		}
 		x.answered(e)
-		fields = x.shaped(fields)
 	}
-	fields = x.edited(fields, x.edits)
-	if x.cors != nil {
-		fields = replaceCORS(fields, x.cors)
-	}
+	fields = x.forClient(e, status, fields)
 	out, finish := x.sink, (func() error)(nil)
-	if x.plan != nil { // a mirror's exchange, and a policy's question, have none
-		if s := x.plan.session; s != nil && x.persists(s, e) {
-			fields = append(fields, sessionField(s, e, x.scheme() == "https", x.began))
-		}
-		fields = x.outgoing(status, fields)
+	if x.plan != nil {
 		out, finish = x.outlet()
 	}
 	x.status, x.started = status, true

@@ -27,7 +27,7 @@ func (x *exchange) switchProtocols(u *upstream) outcome {
 	x.endpoint.succeeded()
 	x.status, x.started, h.hijack = http.StatusSwitchingProtocols, true, true
 	b := append(h.w.out, statusLine(http.StatusSwitchingProtocols)...)
-	b = appendFields(b, x.edited(u.head.fields, x.edits))
+	b = appendFields(b, x.forClient(u.endpoint, http.StatusSwitchingProtocols, u.head.fields))
 	h.w.out = append(b, "\r\n"...)
 	h.w.out = append(h.w.out, u.w.buffered()...)
 	u.w.out = append(u.w.out[:0], h.w.buffered()...)
@@ -53,7 +53,7 @@ func (x *exchange) switchStream(r *h2request, u *upstream) outcome {
 			fields[i].id = fDropped
 		}
 	}
-	if err := r.start(x, http.StatusOK, "", x.edited(fields, x.edits), -1); err != nil {
+	if err := r.start(x, http.StatusOK, "", x.forClient(u.endpoint, http.StatusOK, fields), -1); err != nil {
 		x.fail("client: " + err.Error())
 		return outcome{done: true}
 	}
