@@ -68,7 +68,7 @@ func (s *State) configOf(class string) *config {
 	}
 	cfg := s.configs[name]
 	if cfg == nil {
-		cfg = readConfig(name, s.configMaps[name])
+		cfg = readConfig(name, s.opts.Config, s.configMaps[name])
 		s.configs[name] = cfg
 	}
 	if wrong != nil {

@@ -301,8 +301,14 @@ var guarding = []string{
 	"global-auth-cache-key", "global-auth-cache-duration", "enable-modsecurity", "modsecurity-snippet", "enable-owasp-modsecurity-crs",
 }
 
-// readConfig judges a ConfigMap; nil is one that is not there, and says nothing.
-func readConfig(name model.Name, cm *model.ConfigMap) *config {
+// ofGateway are the keys that concern the gateway as a whole: they count in the controller's own ConfigMap alone.
+var ofGateway = []string{
+	"default-ssl-certificate", "use-forwarded-headers", "enable-real-ip", "proxy-real-ip-cidr", "use-proxy-protocol", "ssl-protocols", "ssl-ciphers",
+	"use-http2", "ssl-reject-handshake",
+}
+
+// readConfig judges a ConfigMap; nil is one that is not there, and says nothing. own is the name of the controller's.
+func readConfig(name, own model.Name, cm *model.ConfigMap) *config {
 	c := &config{name: name, set: defaults(), http2: true, trusted: everywhere}
 	if cm == nil {
 		return c
@@ -317,6 +323,8 @@ func readConfig(name model.Name, cm *model.ConfigMap) *config {
 		case key == nil:
 			say("UnknownConfiguration", "this is not a key of ingress-nginx's ConfigMap; it has no effect")
 		case strings.TrimSpace(value) == "":
+		case name != own && slices.Contains(ofGateway, k):
+			say("InvalidConfiguration", "this concerns the gateway as a whole: it has an effect in the controller's own ConfigMap %s alone", own)
 		case key.Verdict == Refused:
 			if value != "false" {
 				say("ConfigurationRefused", "refused: %s", key.Note)

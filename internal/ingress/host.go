@@ -207,7 +207,8 @@ func (v *server) gather() {
 			}
 		}
 	}
-	if d := v.defaultLocation(); d != nil && taken[key{"/", model.IngressPrefix}] == nil {
+	all := slices.ContainsFunc(v.locations, func(l *location) bool { return l.path == "/" && l.kind != model.IngressExact })
+	if d := v.defaultLocation(); d != nil && !all {
 		taken[key{"/", model.IngressPrefix}] = d
 		v.locations = append(v.locations, d)
 	}

@@ -26,7 +26,7 @@ type output struct {
 type resources[T any] struct {
 	all     map[string]T
 	owner   map[string]string // the unit that made it
-	given   map[string]bool   // the gateway has it
+	given   map[string]T      // as the gateway has it
 	changed map[string]bool
 	removed map[string]bool
 }
@@ -34,7 +34,7 @@ type resources[T any] struct {
 // set has a unit make a resource, or take over another's: a name goes from one host to another.
 func (r *resources[T]) set(unit, key string, v T) {
 	if r.all == nil {
-		r.all, r.owner, r.given = map[string]T{}, map[string]string{}, map[string]bool{}
+		r.all, r.owner, r.given = map[string]T{}, map[string]string{}, map[string]T{}
 		r.changed, r.removed = map[string]bool{}, map[string]bool{}
 	}
 	r.owner[key] = unit
@@ -54,7 +54,7 @@ func (r *resources[T]) remove(unit, key string) {
 	delete(r.all, key)
 	delete(r.owner, key)
 	delete(r.changed, key)
-	if r.given[key] {
+	if _, ok := r.given[key]; ok {
 		r.removed[key] = true
 	}
 }
@@ -62,8 +62,12 @@ func (r *resources[T]) remove(unit, key string) {
 // take hands out what has changed, in the order of keys.
 func (r *resources[T]) take(kind route.Kind, u *route.Update) (out []T) {
 	for _, k := range slices.Sorted(maps.Keys(r.changed)) {
-		out = append(out, r.all[k])
-		r.given[k] = true
+		v := r.all[k]
+		if old, ok := r.given[k]; ok && reflect.DeepEqual(old, v) {
+			continue // dropped and made again
+		}
+		out = append(out, v)
+		r.given[k] = v
 	}
 	for _, k := range slices.Sorted(maps.Keys(r.removed)) {
 		u.Removed = append(u.Removed, route.Ref{Kind: kind, Key: k})

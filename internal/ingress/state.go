@@ -332,7 +332,7 @@ func (s *State) appeared(name string) {
 func (s *State) globalConfig() *config {
 	cfg := s.configs[s.opts.Config]
 	if cfg == nil {
-		cfg = readConfig(s.opts.Config, s.configMaps[s.opts.Config])
+		cfg = readConfig(s.opts.Config, s.opts.Config, s.configMaps[s.opts.Config])
 		s.configs[s.opts.Config] = cfg
 	}
 	return cfg

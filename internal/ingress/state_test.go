@@ -175,3 +175,60 @@ func TestCertificatesOfHosts(t *testing.T) {
 	s.Apply(&ingress.Changes{Secrets: map[model.Name]*model.Secret{def.Name: nil, late.Name: nil}})
 	expect(map[string]string{"plain.test": "weft/fallback", "b.test": "weft/fallback"})
 }
+
+// A younger Ingress's "/" of whatever type goes before the 404 of the host's oldest.
+func TestTheDefaultIsNoRule(t *testing.T) {
+	for _, kind := range []model.IngressPathType{model.IngressPrefix, model.IngressImplementationSpecific} {
+		s := ingress.New(both)
+		c := changes(t, "base", []byte(base))
+		old := simple("old", "weft", "x.test")
+		old.Created, old.Rules[0].Paths[0].Path = 1, "/only"
+		young := simple("young", "weft", "x.test")
+		young.Created, young.Rules[0].Paths[0].Type = 2, kind
+		c.Ingresses[old.Name], c.Ingresses[young.Name] = old, young
+		s.Apply(c)
+		for _, r := range s.Complete().Routes {
+			for _, rule := range r.Rules {
+				if rule.Respond == 404 && r.Key != "Ingress/-/_" {
+					t.Errorf("%s: %s answers 404 beside %s's path /", kind, r.Key, young.Name)
+				}
+			}
+		}
+	}
+}
+
+// What concerns the gateway as a whole has no effect in a class's ConfigMap, and that is said.
+func TestConfigOfAClass(t *testing.T) {
+	opts := both
+	opts.Config = model.Name{Namespace: "weft", Name: "ingress"}
+	s := ingress.New(opts)
+	c := changes(t, "base", []byte(base))
+	own := model.Name{Namespace: "shop", Name: "tuned"}
+	c.Classes["tuned"] = &model.IngressClass{Meta: model.Meta{Name: model.Name{Name: "tuned"}}, Controller: ingress.Controller,
+		Parameters: &model.IngressParameters{Kind: "ConfigMap", Namespace: "shop", Name: "tuned"}}
+	c.Classes["odd"] = &model.IngressClass{Meta: model.Meta{Name: model.Name{Name: "odd"}}, Controller: ingress.Controller,
+		Parameters: &model.IngressParameters{Group: "example.com", Kind: "Parameters", Name: "tuned"}}
+	c.ConfigMaps[own] = &model.ConfigMap{Meta: model.Meta{Name: own}, Data: map[string]string{"proxy-body-size": "2m", "use-http2": "false"}}
+	c.Ingresses[name("a")], c.Ingresses[name("b")], c.Ingresses[name("c")] = simple("a", "tuned", "a.test"), simple("b", "weft", "b.test"), simple("c", "odd", "c.test")
+	s.Apply(c)
+	sizes := map[string]int64{}
+	for _, p := range s.Complete().Policies {
+		if p.MaxRequestBody != nil {
+			sizes[p.Key] = *p.MaxRequestBody
+		}
+	}
+	if sizes["Ingress/shop/a"] != 2<<20 || sizes["Ingress/shop/b"] != 1<<20 {
+		t.Errorf("body sizes: %v", sizes)
+	}
+	if p := fmt.Sprint(s.Problems(name("a"))); !strings.Contains(p, "use-http2: this concerns the gateway as a whole") {
+		t.Errorf("problems: %s", p)
+	}
+	if p := fmt.Sprint(s.Problems(name("c"))); !strings.Contains(p, "UnknownParameters") {
+		t.Errorf("problems: %s", p)
+	}
+	changed := &model.ConfigMap{Meta: model.Meta{Name: own}, Data: map[string]string{"proxy-body-size": "3m"}}
+	u := s.Apply(&ingress.Changes{ConfigMaps: map[model.Name]*model.ConfigMap{own: changed}}).Update
+	if u == nil || len(u.Policies) != 1 || *u.Policies[0].MaxRequestBody != 3<<20 {
+		t.Errorf("a changed ConfigMap: %+v", u)
+	}
+}
