@@ -16,7 +16,7 @@ import (
 // policiesOf makes an Ingress's policies: one for all its rules, and one, nil when nothing asks for it, for those that
 // need authentication.
 func (s *State) policiesOf(i *ingress, used map[string]backend) (main route.Policy, auth *route.Policy) {
-	set := &i.set
+	set := i.set // a copy: what is given out must not change with the Ingress
 	main = route.Policy{
 		Key: "Ingress/" + i.obj.Name.String(), MaxRequestBody: &set.bodySize,
 		ConnectTimeout: route.Duration(set.connectTimeout), ReadTimeout: route.Duration(set.readTimeout), SendTimeout: route.Duration(set.sendTimeout),
