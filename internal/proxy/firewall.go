@@ -12,6 +12,8 @@ import (
 
 // Firewall looks at requests before a backend gets them. It is called by many goroutines at a time.
 type Firewall interface {
+	// Limit is how many bytes of a body of that type are to be inspected; 0 leaves it alone.
+	Limit(contentType string) int
 	// Inspect gives the status to refuse the request with, and why; 0 lets it pass.
 	Inspect(r *Inspected) (status int, reason string)
 }
@@ -24,21 +26,34 @@ type Inspected struct {
 	ClientPort            uint16
 	Server                netip.AddrPort
 	Headers               iter.Seq2[string, string]
-	// Body is the first part of the body: all of it, or inspectMost bytes.
-	Body []byte
+	// Body is all of the body, or when it is Truncated its first bytes, up to the Limit.
+	Body      []byte
+	Truncated bool
 }
-
-// inspectMost is how many bytes of a body are inspected. What is beyond is passed on.
-const inspectMost = 128 << 10
 
 // NewFirewall makes the Firewall of a policy.
 type NewFirewall func(*route.WAF) (Firewall, error)
 
 // inspect asks the policy's firewall; false when it has refused the request.
 func (x *exchange) inspect(g *guards) bool {
-	first, ok := x.peek(inspectMost)
-	if !ok {
-		return false
+	kind, _ := x.Lookup("content-type")
+	limit := g.firewall.Limit(kind)
+	if x.body != nil && !x.isWhole && limit > 0 {
+		n := limit
+		if x.length >= 0 {
+			n = int(min(x.length, int64(limit)))
+		}
+		if !x.hold(n) {
+			x.reply(http.StatusServiceUnavailable, "web application firewall: too many bodies to be inspected")
+			return false
+		}
+	}
+	var first []byte
+	if limit > 0 {
+		var ok bool
+		if first, ok = x.peek(limit); !ok {
+			return false
+		}
 	}
 	protocol := "HTTP/1.1"
 	if x.major == 2 {
@@ -46,7 +61,7 @@ func (x *exchange) inspect(g *guards) bool {
 	}
 	status, reason := g.firewall.Inspect(&Inspected{
 		Method: x.method, URI: x.uri(), Protocol: protocol, Host: x.host, Client: x.source(), ClientPort: x.peer.remote.Port(), Server: x.peer.local,
-		Body: first, Headers: func(yield func(string, string) bool) {
+		Body: first, Truncated: limit > 0 && x.body != nil && !x.isWhole, Headers: func(yield func(string, string) bool) {
 			if !yield("Host", x.asked.authority) {
 				return
 			}

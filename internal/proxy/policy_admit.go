@@ -109,12 +109,17 @@ func (x *exchange) holdBody(limit int64) bool {
 	if x.length >= 0 {
 		n = int(min(x.length, limit))
 	}
+	return !x.hold(n) || x.takeBody(limit)
+}
+
+// hold counts bytes that the gateway holds for the request until it is over; false when it holds too many already.
+func (x *exchange) hold(n int) bool {
 	if !x.srv.held.room(n) {
-		return true
+		return false
 	}
 	x.srv.held.add(n)
 	x.detail().held += n
-	return x.takeBody(limit)
+	return true
 }
 
 func bufferLimit(g *guards) int64 {

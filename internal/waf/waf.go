@@ -28,8 +28,8 @@ import (
 const base = `
 SecRuleEngine On
 SecRequestBodyAccess On
-SecRequestBodyLimit 1048576
-SecRequestBodyInMemoryLimit 1048576
+SecRequestBodyLimit 13107200
+SecRequestBodyInMemoryLimit 13107200
 SecRequestBodyLimitAction ProcessPartial
 SecRequestBodyJsonDepthLimit 512
 SecResponseBodyAccess Off
@@ -58,7 +58,7 @@ func New(log Log) proxy.NewFirewall {
 		if err != nil {
 			return nil, err
 		}
-		return engines.get(text, log)
+		return engines.get(text, c.DetectOnly, log)
 	}
 }
 
@@ -70,14 +70,36 @@ type sharedEngines struct {
 }
 
 type sharedEngine struct {
-	waf coraza.WAF
-	log Log
+	waf     coraza.WAF
+	log     Log
+	enforce bool
 }
+
+// Limits in bytes of bodies. What is larger and would be looked into is refused where rules are enforced: attacks could
+// hide behind the limit. Bodies that no rule understands, such as images and gRPC's, are passed on as they come.
+const (
+	limitForms = 13107200 // uploads: ModSecurity's own limit
+	limitOther = 1 << 20
+)
+
+// Limit implements proxy.Firewall.
+func (e *sharedEngine) Limit(contentType string) int {
+	switch {
+	case contentType != "" && !understood.MatchString(contentType):
+		return 0
+	case strings.HasPrefix(strings.ToLower(contentType), "multipart/"):
+		return limitForms
+	}
+	return limitOther
+}
+
+// understood tells of types of bodies that rules look into.
+var understood = regexp.MustCompile(`(?i)json|xml|x-www-form-urlencoded|^multipart/|^text/`)
 
 // enginesAtMost bounds how many engines are kept for the next policy with the same text.
 const enginesAtMost = 8
 
-func (s *sharedEngines) get(text string, log Log) (proxy.Firewall, error) {
+func (s *sharedEngines) get(text string, detectOnly bool, log Log) (proxy.Firewall, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.byText[text]; e != nil {
@@ -87,7 +109,7 @@ func (s *sharedEngines) get(text string, log Log) (proxy.Firewall, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rules: %w", err)
 	}
-	e := &sharedEngine{waf: waf, log: log}
+	e := &sharedEngine{waf: waf, log: log, enforce: !detectOnly}
 	if s.order = append(s.order, text); len(s.order) > enginesAtMost {
 		delete(s.byText, s.order[0])
 		s.order = s.order[1:]
@@ -145,6 +167,9 @@ func split(rules string) (before, after string) {
 
 // Inspect implements proxy.Firewall.
 func (e *sharedEngine) Inspect(r *proxy.Inspected) (status int, reason string) {
+	if r.Truncated && e.enforce {
+		return http.StatusRequestEntityTooLarge, "the body is too large to be inspected"
+	}
 	tx := e.waf.NewTransaction()
 	defer func() {
 		tx.ProcessLogging()

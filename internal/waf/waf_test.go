@@ -70,6 +70,27 @@ func TestCoreRules(t *testing.T) {
 	}
 }
 
+// What is too large to be looked into is refused, unless nothing is refused at all; what no rule understands is not
+// looked into.
+func TestBodiesBeyondTheLimit(t *testing.T) {
+	f, _ := firewall(t, route.WAF{CoreRules: true})
+	detect, _ := firewall(t, route.WAF{CoreRules: true, DetectOnly: true})
+	for kind, want := range map[string]int{"application/json": limitOther, "application/vnd.x+json; charset=utf-8": limitOther, "multipart/form-data; boundary=x": limitForms,
+		"text/xml": limitOther, "": limitOther, "application/octet-stream": 0, "image/png": 0, "application/grpc": 0} {
+		if got := f.Limit(kind); got != want {
+			t.Errorf("%s: %d, want %d", kind, got, want)
+		}
+	}
+	r := request{method: "PUT", uri: "/upload", body: "{", headers: []string{"Content-Type", "application/json"}}.inspected()
+	r.Truncated = true
+	if got, why := f.Inspect(r); got != 413 {
+		t.Errorf("%d %s", got, why)
+	}
+	if got, _ := detect.Inspect(r); got != 0 {
+		t.Errorf("%d though nothing is enforced", got)
+	}
+}
+
 func TestDetectOnly(t *testing.T) {
 	f, log := firewall(t, route.WAF{CoreRules: true, DetectOnly: true, Rules: "SecRuleEngine On"})
 	if got, why := f.Inspect(request{uri: "/search?q=%3Cscript%3Ealert(1)%3C/script%3E"}.inspected()); got != 0 {
