@@ -303,7 +303,7 @@ func (k *kubeProxy) wait(n uint64, before time.Duration) (time.Duration, error) 
 }
 
 // patience is how long one sync may take.
-const patience = 3 * time.Minute
+const patience = 90 * time.Second
 
 func (k *kubeProxy) change(old, next *discoveryv1.EndpointSlice) (clock, work time.Duration, err error) {
 	n, before := syncs()

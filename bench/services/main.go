@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -194,10 +195,29 @@ func isolated(into any, what, contender string, numbers ...int) error {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	if err := cmd.Run(); err != nil {
+	err := raised(what == "programming", cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", strings.Join(args, " "), err)
 	}
 	return json.Unmarshal(out.Bytes(), into)
+}
+
+// raised starts a process with a higher priority, for whoever is measured to have the processor to himself. It is a
+// thread's in Linux, and a process has that of the thread which made it.
+func raised(yes bool, start func() error) error {
+	const high = -15
+	if !yes {
+		return start()
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := syscall.Setpriority(syscall.PRIO_PROCESS, 0, high); err != nil {
+		return fmt.Errorf("raise the priority: %w", err)
+	}
+	return errors.Join(start(), syscall.Setpriority(syscall.PRIO_PROCESS, 0, 0))
 }
 
 func kernel() string {

@@ -51,7 +51,8 @@ func (r *results) markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Services: weft and kube-proxy side by side\n\nOne run of `make bench-services` on %s, %d processors, Linux %s. Times depend on the machine; the\n"+
 		"ratios in parentheses, to weft's time in the same run, much less. kube-proxy is v1.37.2 with its defaults. A full sync\n"+
-		"of weft's is the median of %d, for one is so short that anything disturbs it; kube-proxy's are single.\n", r.When, r.CPUs, r.Kernel, weftSyncs)
+		"of weft's is the median of %d, for one is so short that anything disturbs it; kube-proxy's are single. All that is about\n"+
+		"programming the kernel ran at a raised priority.\n", r.When, r.CPUs, r.Kernel, weftSyncs)
 	if r.Listeners > 0 {
 		fmt.Fprintf(&b, "\nOther programs on the machine listened to changes of nftables meanwhile (%d sockets). Then the kernel puts every element\n"+
 			"that anybody adds into words, which takes about a fifth of a full sync here.\n", r.Listeners)
