@@ -371,9 +371,7 @@ func (b *Batch) elements(s *Set, add bool) *elements {
 // assemble writes the whole transaction to buf: sequence numbers count the messages from 0, and only the last one
 // before the end asks to be acknowledged.
 func (b *Batch) assemble(buf []byte) (msg []byte, last uint32) {
-	const batchFlags = 0
-	msg = endMessage(appendHeader(buf[:0], unix.NFNL_MSG_BATCH_BEGIN, batchFlags, 0, unix.NFNL_SUBSYS_NFTABLES), 0)
-	msg = append(msg, b.create...)
+	msg = append(beginBatch(buf), b.create...)
 	for _, add := range []bool{false, true} {
 		for i := range b.elems {
 			if b.elems[i].add == add {
@@ -381,7 +379,19 @@ func (b *Batch) assemble(buf []byte) (msg []byte, last uint32) {
 			}
 		}
 	}
-	msg = append(msg, b.finish...)
+	return endBatch(append(msg, b.finish...))
+}
+
+// batchFlags are none.
+const batchFlags = 0
+
+// beginBatch starts a transaction.
+func beginBatch(buf []byte) []byte {
+	return endMessage(appendHeader(buf[:0], unix.NFNL_MSG_BATCH_BEGIN, batchFlags, 0, unix.NFNL_SUBSYS_NFTABLES), 0)
+}
+
+// endBatch numbers a transaction's messages, asks for the acknowledgement of the last one, and ends it.
+func endBatch(msg []byte) (whole []byte, last uint32) {
 	at, prev := 0, 0
 	for ; at < len(msg); last++ {
 		binary.NativeEndian.PutUint32(msg[at+8:], last)

@@ -114,6 +114,12 @@ func (c *Conn) Commit(b *Batch) error {
 	defer c.mu.Unlock()
 	var last uint32
 	c.out, last = b.assemble(c.out)
+	return c.exchange(last, func(seq uint32) string { return describe(c.out, seq) })
+}
+
+// exchange sends the transaction in c.out and reads what the kernel says of it; what names the object of a sequence
+// number. The caller holds mu.
+func (c *Conn) exchange(last uint32, what func(seq uint32) string) error {
 	if len(c.out) > c.limit {
 		return fmt.Errorf("nftables: a transaction of %d bytes exceeds the socket's %d: raise net.core.wmem_max", len(c.out), c.limit)
 	}
@@ -136,7 +142,7 @@ func (c *Conn) Commit(b *Batch) error {
 		switch {
 		case !ok:
 		case errno != 0 && refused == nil:
-			refused = fmt.Errorf("nftables: %s: %w", describe(c.out, m.seq), errno)
+			refused = fmt.Errorf("nftables: %s: %w", what(m.seq), errno)
 		case m.seq == last && errno == 0:
 			confirmed = true
 		}

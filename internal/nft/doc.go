@@ -11,6 +11,8 @@
 // allocation an element, and no acknowledgement a message, of which a big transaction would lose some. A Batch must
 // fit the socket's send buffer (Conn.Limit); who needs more cuts at points where both halves are right by themselves.
 //
+// Who has objects whose order matters beyond that encodes them as Messages, with the same Attrs.
+//
 // What a table means is for the packages that own one: servicetable and policytable. This package imports neither
 // them nor any compile package, only the netlink encodings.
 package nft

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/nft"
 	"github.com/weft-net/weft/internal/policy"
 )
 
@@ -158,24 +159,24 @@ func (t *Table) stayAwake(d time.Duration) error {
 	if !t.names {
 		return nil
 	}
-	var list, a attrs
-	a.str(unix.NFTA_SET_ELEM_LIST_TABLE, t.name)
-	a.str(unix.NFTA_SET_ELEM_LIST_SET, setAwake)
-	msgs := []message{{typ: unix.NFT_MSG_DELSETELEM, body: a, about: "elements of " + setAwake}} // all of them
+	var list, a nft.Attrs
+	a.String(unix.NFTA_SET_ELEM_LIST_TABLE, t.name)
+	a.String(unix.NFTA_SET_ELEM_LIST_SET, setAwake)
+	msgs := []nft.Message{{Type: unix.NFT_MSG_DELSETELEM, Body: a, About: "elements of " + setAwake}} // all of them
 	if d > 0 {
 		for _, proto := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-			list.nest(unix.NFTA_LIST_ELEM, nested(func(a *attrs) {
-				a.nest(unix.NFTA_SET_ELEM_KEY, nested(func(a *attrs) { a.put(unix.NFTA_DATA_VALUE, []byte{proto}) }))
-				a.put(unix.NFTA_SET_ELEM_TIMEOUT, binary.BigEndian.AppendUint64(nil, uint64(d.Milliseconds())))
-			}))
+			list.Nest(unix.NFTA_LIST_ELEM, func(a *nft.Attrs) {
+				a.Nest(unix.NFTA_SET_ELEM_KEY, func(a *nft.Attrs) { a.Put(unix.NFTA_DATA_VALUE, []byte{proto}) })
+				a.Put(unix.NFTA_SET_ELEM_TIMEOUT, binary.BigEndian.AppendUint64(nil, uint64(d.Milliseconds())))
+			})
 		}
-		var add attrs
-		add.str(unix.NFTA_SET_ELEM_LIST_TABLE, t.name)
-		add.str(unix.NFTA_SET_ELEM_LIST_SET, setAwake)
-		add.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, list)
-		msgs = append(msgs, message{typ: unix.NFT_MSG_NEWSETELEM, flags: unix.NLM_F_CREATE, body: add, about: "elements of " + setAwake})
+		var add nft.Attrs
+		add.String(unix.NFTA_SET_ELEM_LIST_TABLE, t.name)
+		add.String(unix.NFTA_SET_ELEM_LIST_SET, setAwake)
+		add.Put(unix.NLA_F_NESTED|unix.NFTA_SET_ELEM_LIST_ELEMENTS, list)
+		msgs = append(msgs, nft.Message{Type: unix.NFT_MSG_NEWSETELEM, Flags: unix.NLM_F_CREATE, Body: add, About: "elements of " + setAwake})
 	}
-	if err := t.sock.transact(msgs); err != nil && !errors.Is(err, unix.ENOENT) { // somebody removed the table: Sync will tell
+	if err := t.transact(msgs); err != nil && !errors.Is(err, unix.ENOENT) { // somebody removed the table: Sync will tell
 		return fmt.Errorf("keep answers of resolvers held: %w", err)
 	}
 	return nil

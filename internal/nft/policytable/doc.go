@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package policytable keeps a policy.Program in the kernel: it owns the nftables table "inet weft-policy" and nothing
-// else. It imports policy, model, and what it needs to speak netlink.
+// else. It imports policy, model, nft, and what it needs to hear of packets and to end connections.
 //
 // # Hooks
 //
@@ -14,7 +14,9 @@
 //
 // # A packet's way
 //
-//  1. Replies, and what relates to an admitted connection (ICMP errors), are accepted at once.
+//  1. Replies, and what relates to an admitted connection (ICMP errors), are accepted at once; so is what the node's
+//     own DNS server answers without connection tracking, which has a mark. Where policies go by domain name, a
+//     resolver's answer to a pod that they guard is held instead, and sent on when its addresses are in the sets.
 //  2. A pod that talks to itself through a Service is accepted (set self4, self6).
 //  3. A TCP packet that belongs to no known connection and does not open one is dropped if it comes from or goes to
 //     a guarded pod: a connection that a stricter policy cut can't come back by the server's next packet.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/nft"
 )
 
 // Packet is a packet that the table logged.
@@ -55,12 +56,12 @@ func (t *Table) Listen(ctx context.Context, f func(Packet)) error {
 func askedFor(ct []byte) netip.AddrPort {
 	var addr netip.Addr
 	var port uint16
-	eachAttr(ct, func(typ uint16, tuple []byte) {
+	nft.EachAttr(ct, func(typ uint16, tuple []byte) {
 		if typ != ctaTupleOrig {
 			return
 		}
-		eachAttr(tuple, func(part uint16, fields []byte) {
-			eachAttr(fields, func(field uint16, v []byte) {
+		nft.EachAttr(tuple, func(part uint16, fields []byte) {
+			nft.EachAttr(fields, func(field uint16, v []byte) {
 				switch {
 				case part == ctaTupleIP && (field == ctaIPv4Dst || field == ctaIPv6Dst):
 					addr, _ = netip.AddrFromSlice(v)
@@ -184,17 +185,17 @@ func isExtension(p model.Protocol) bool {
 func (t *Table) DropCounts() (map[string]uint64, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var ofTable attrs
-	ofTable.str(unix.NFTA_RULE_TABLE, t.name)
+	var ofTable nft.Attrs
+	ofTable.String(unix.NFTA_RULE_TABLE, t.name)
 	out := map[string]uint64{}
-	err := t.sock.dump(unix.NFT_MSG_GETRULE, ofTable, func(b []byte) {
+	err := t.conn.Dump(unix.NFT_MSG_GETRULE, nft.Inet, ofTable, func(b []byte) {
 		var chain string
-		eachAttr(b, func(typ uint16, data []byte) {
+		nft.EachAttr(b, func(typ uint16, data []byte) {
 			switch typ {
 			case unix.NFTA_RULE_CHAIN:
-				chain = cstring(data)
+				chain = nft.CString(data)
 			case unix.NFTA_RULE_EXPRESSIONS:
-				eachAttr(data, func(_ uint16, expr []byte) {
+				nft.EachAttr(data, func(_ uint16, expr []byte) {
 					if n, ok := counterOf(expr); ok {
 						out[chain] += n
 					}
@@ -210,12 +211,12 @@ func (t *Table) DropCounts() (map[string]uint64, error) {
 
 // counterOf is the packets that a counter expression has counted.
 func counterOf(expr []byte) (packets uint64, ok bool) {
-	eachAttr(expr, func(typ uint16, data []byte) {
+	nft.EachAttr(expr, func(typ uint16, data []byte) {
 		switch typ {
 		case unix.NFTA_EXPR_NAME:
-			ok = cstring(data) == "counter"
+			ok = nft.CString(data) == "counter"
 		case unix.NFTA_EXPR_DATA:
-			eachAttr(data, func(typ uint16, v []byte) {
+			nft.EachAttr(data, func(typ uint16, v []byte) {
 				if ok && typ == unix.NFTA_COUNTER_PACKETS && len(v) == 8 {
 					packets = binary.BigEndian.Uint64(v)
 				}

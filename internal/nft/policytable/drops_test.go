@@ -8,34 +8,35 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+
+	"github.com/weft-net/weft/internal/nft"
 )
 
 // A tracked connection of which the destination was replaced, as the kernel describes it.
 func TestAskedFor(t *testing.T) {
-	tuple := func(typ uint16, src, dst string, sport, dport uint16) attrs {
-		return nested(func(a *attrs) {
-			a.nest(typ, nested(func(a *attrs) {
-				a.nest(ctaTupleIP, nested(func(a *attrs) {
-					s, d := netip.MustParseAddr(src), netip.MustParseAddr(dst)
-					if d.Is6() {
-						a.put(3, s.AsSlice())
-						a.put(ctaIPv6Dst, d.AsSlice())
-					} else {
-						a.put(1, s.AsSlice())
-						a.put(ctaIPv4Dst, d.AsSlice())
-					}
-				}))
-				a.nest(ctaTupleProto, nested(func(a *attrs) {
-					a.put(1, []byte{6})
-					a.put(2, binary.BigEndian.AppendUint16(nil, sport))
-					a.put(ctaProtoDstPort, binary.BigEndian.AppendUint16(nil, dport))
-				}))
-			}))
+	tuple := func(typ uint16, src, dst string, sport, dport uint16) (out nft.Attrs) {
+		out.Nest(typ, func(a *nft.Attrs) {
+			a.Nest(ctaTupleIP, func(a *nft.Attrs) {
+				s, d := netip.MustParseAddr(src), netip.MustParseAddr(dst)
+				if d.Is6() {
+					a.Put(3, s.AsSlice())
+					a.Put(ctaIPv6Dst, d.AsSlice())
+				} else {
+					a.Put(1, s.AsSlice())
+					a.Put(ctaIPv4Dst, d.AsSlice())
+				}
+			})
+			a.Nest(ctaTupleProto, func(a *nft.Attrs) {
+				a.Put(1, []byte{6})
+				a.Put(2, binary.BigEndian.AppendUint16(nil, sport))
+				a.Put(ctaProtoDstPort, binary.BigEndian.AppendUint16(nil, dport))
+			})
 		})
+		return out
 	}
 	four := append(tuple(1, "10.0.0.1", "10.96.0.1", 40000, 80), tuple(2, "10.0.0.2", "10.0.0.1", 8080, 40000)...)
 	six := append(tuple(1, "fd00::1", "fd96::1", 40000, 80), tuple(2, "fd00::2", "fd00::1", 8080, 40000)...)
-	for want, ct := range map[string]attrs{"10.96.0.1:80": four, "[fd96::1]:80": six} {
+	for want, ct := range map[string]nft.Attrs{"10.96.0.1:80": four, "[fd96::1]:80": six} {
 		if got := askedFor(ct); got != netip.MustParseAddrPort(want) {
 			t.Errorf("asked for %s, want %s", got, want)
 		}

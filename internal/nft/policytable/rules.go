@@ -10,6 +10,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/weft-net/weft/internal/nft"
 	"github.com/weft-net/weft/internal/policy"
 )
 
@@ -36,58 +37,58 @@ const (
 	verdictAccept = 1 // linux/netfilter.h NF_ACCEPT
 )
 
-func (t *Table) newChain(c *chain) message {
-	var a attrs
-	a.str(unix.NFTA_CHAIN_TABLE, t.name)
-	a.str(unix.NFTA_CHAIN_NAME, c.name)
+func (t *Table) newChain(c *chain) nft.Message {
+	var a nft.Attrs
+	a.String(unix.NFTA_CHAIN_TABLE, t.name)
+	a.String(unix.NFTA_CHAIN_NAME, c.name)
 	if c.hook != noHook {
-		a.nest(unix.NFTA_CHAIN_HOOK, nested(func(a *attrs) {
-			a.u32(unix.NFTA_HOOK_HOOKNUM, uint32(c.hook))
-			a.u32(unix.NFTA_HOOK_PRIORITY, 0)
-		}))
-		a.u32(unix.NFTA_CHAIN_POLICY, verdictAccept)
-		a.str(unix.NFTA_CHAIN_TYPE, "filter")
+		a.Nest(unix.NFTA_CHAIN_HOOK, func(a *nft.Attrs) {
+			a.Uint32(unix.NFTA_HOOK_HOOKNUM, uint32(c.hook))
+			a.Uint32(unix.NFTA_HOOK_PRIORITY, 0)
+		})
+		a.Uint32(unix.NFTA_CHAIN_POLICY, verdictAccept)
+		a.String(unix.NFTA_CHAIN_TYPE, "filter")
 	}
-	return message{typ: unix.NFT_MSG_NEWCHAIN, flags: unix.NLM_F_CREATE, body: a, about: "chain " + c.name}
+	return nft.Message{Type: unix.NFT_MSG_NEWCHAIN, Flags: unix.NLM_F_CREATE, Body: a, About: "chain " + c.name}
 }
 
-func (t *Table) delChain(name string) message {
-	var a attrs
-	a.str(unix.NFTA_CHAIN_TABLE, t.name)
-	a.str(unix.NFTA_CHAIN_NAME, name)
-	return message{typ: unix.NFT_MSG_DELCHAIN, body: a, about: "removal of chain " + name}
+func (t *Table) delChain(name string) nft.Message {
+	var a nft.Attrs
+	a.String(unix.NFTA_CHAIN_TABLE, t.name)
+	a.String(unix.NFTA_CHAIN_NAME, name)
+	return nft.Message{Type: unix.NFT_MSG_DELCHAIN, Body: a, About: "removal of chain " + name}
 }
 
 // flushChain removes a chain's rules.
-func (t *Table) flushChain(name string) message {
-	var a attrs
-	a.str(unix.NFTA_RULE_TABLE, t.name)
-	a.str(unix.NFTA_RULE_CHAIN, name)
-	return message{typ: unix.NFT_MSG_DELRULE, body: a, about: "rules of chain " + name}
+func (t *Table) flushChain(name string) nft.Message {
+	var a nft.Attrs
+	a.String(unix.NFTA_RULE_TABLE, t.name)
+	a.String(unix.NFTA_RULE_CHAIN, name)
+	return nft.Message{Type: unix.NFT_MSG_DELRULE, Body: a, About: "rules of chain " + name}
 }
 
 // newRules makes a chain's rules. Each carries a seal of what it says as user data, because what the kernel lists of
 // a rule is not what it was given: Sync compares seals.
-func (t *Table) newRules(c *chain) (msgs []message, seals []string, err error) {
+func (t *Table) newRules(c *chain) (msgs []nft.Message, seals []string, err error) {
 	for _, r := range c.rules {
-		var list attrs
+		var list nft.Attrs
 		for _, e := range r {
-			b, err := expr.Marshal(familyINET, e)
+			b, err := expr.Marshal(byte(nft.Inet), e)
 			if err != nil {
 				return nil, nil, fmt.Errorf("encode a rule of chain %s: %w", c.name, err)
 			}
-			list.nest(unix.NFTA_LIST_ELEM, b)
+			list.Put(unix.NLA_F_NESTED|unix.NFTA_LIST_ELEM, b)
 		}
-		var a attrs
-		a.str(unix.NFTA_RULE_TABLE, t.name)
-		a.str(unix.NFTA_RULE_CHAIN, c.name)
-		a.nest(unix.NFTA_RULE_EXPRESSIONS, list)
+		var a nft.Attrs
+		a.String(unix.NFTA_RULE_TABLE, t.name)
+		a.String(unix.NFTA_RULE_CHAIN, c.name)
+		a.Put(unix.NLA_F_NESTED|unix.NFTA_RULE_EXPRESSIONS, list)
 		sum := sha256.Sum256(list)
 		seal := append([]byte{udataRuleSeal, sealLength}, sum[:sealLength]...)
-		a.put(unix.NFTA_RULE_USERDATA, seal)
+		a.Put(unix.NFTA_RULE_USERDATA, seal)
 		seals = append(seals, string(seal))
-		msgs = append(msgs, message{typ: unix.NFT_MSG_NEWRULE, flags: unix.NLM_F_CREATE | unix.NLM_F_APPEND, body: a,
-			about: "a rule of chain " + c.name})
+		msgs = append(msgs, nft.Message{Type: unix.NFT_MSG_NEWRULE, Flags: unix.NLM_F_CREATE | unix.NLM_F_APPEND, Body: a,
+			About: "a rule of chain " + c.name})
 	}
 	return msgs, seals, nil
 }

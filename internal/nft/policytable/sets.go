@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/nft"
 	"github.com/weft-net/weft/internal/policy"
 )
 
@@ -80,46 +81,46 @@ const (
 	bigEndian         = 2
 )
 
-func (t *Table) newSet(s *set) message {
+func (t *Table) newSet(s *set) nft.Message {
 	magic := uint32(0)
 	for _, f := range s.fields {
 		magic = magic<<6 | f.magic
 	}
 	t.nextSetID++
-	var a attrs
-	a.str(unix.NFTA_SET_TABLE, t.name)
-	a.str(unix.NFTA_SET_NAME, s.name)
-	a.u32(unix.NFTA_SET_FLAGS, s.flags())
-	a.u32(unix.NFTA_SET_KEY_TYPE, magic)
-	a.u32(unix.NFTA_SET_KEY_LEN, s.keyLen())
-	a.u32(unix.NFTA_SET_ID, t.nextSetID)
+	var a nft.Attrs
+	a.String(unix.NFTA_SET_TABLE, t.name)
+	a.String(unix.NFTA_SET_NAME, s.name)
+	a.Uint32(unix.NFTA_SET_FLAGS, s.flags())
+	a.Uint32(unix.NFTA_SET_KEY_TYPE, magic)
+	a.Uint32(unix.NFTA_SET_KEY_LEN, s.keyLen())
+	a.Uint32(unix.NFTA_SET_ID, t.nextSetID)
 	if s.verdicts {
-		a.u32(unix.NFTA_SET_DATA_TYPE, dataVerdict)
-		a.u32(unix.NFTA_SET_DATA_LEN, 0)
+		a.Uint32(unix.NFTA_SET_DATA_TYPE, dataVerdict)
+		a.Uint32(unix.NFTA_SET_DATA_LEN, 0)
 	}
 	if len(s.fields) > 1 {
-		a.nest(unix.NFTA_SET_DESC, nested(func(a *attrs) {
-			a.nest(setDescConcat, nested(func(a *attrs) {
+		a.Nest(unix.NFTA_SET_DESC, func(a *nft.Attrs) {
+			a.Nest(setDescConcat, func(a *nft.Attrs) {
 				for _, f := range s.fields {
-					a.nest(unix.NFTA_LIST_ELEM, nested(func(a *attrs) { a.u32(setFieldLen, f.size) }))
+					a.Nest(unix.NFTA_LIST_ELEM, func(a *nft.Attrs) { a.Uint32(setFieldLen, f.size) })
 				}
-			}))
-		}))
+			})
+		})
 	}
 	user := binary.NativeEndian.AppendUint32([]byte{udataKeyByteOrder, 4}, bigEndian)
 	if s.comment != "" {
 		user = append(user, udataSetComment, byte(len(s.comment)+1))
 		user = append(append(user, s.comment...), 0)
 	}
-	a.put(unix.NFTA_SET_USERDATA, user)
-	return message{typ: unix.NFT_MSG_NEWSET, flags: unix.NLM_F_CREATE, body: a, about: "set " + s.name}
+	a.Put(unix.NFTA_SET_USERDATA, user)
+	return nft.Message{Type: unix.NFT_MSG_NEWSET, Flags: unix.NLM_F_CREATE, Body: a, About: "set " + s.name}
 }
 
-func (t *Table) delSet(name string) message {
-	var a attrs
-	a.str(unix.NFTA_SET_TABLE, t.name)
-	a.str(unix.NFTA_SET_NAME, name)
-	return message{typ: unix.NFT_MSG_DELSET, body: a, about: "removal of set " + name}
+func (t *Table) delSet(name string) nft.Message {
+	var a nft.Attrs
+	a.String(unix.NFTA_SET_TABLE, t.name)
+	a.String(unix.NFTA_SET_NAME, name)
+	return nft.Message{Type: unix.NFT_MSG_DELSET, Body: a, About: "removal of set " + name}
 }
 
 // elementKey identifies an element within its set: its key, and whether it is the end of an interval.
@@ -143,25 +144,24 @@ const (
 	codeGoto = -4
 )
 
-func (v elementValue) appendTo(out attrs, k elementKey) attrs {
-	body := nested(func(a *attrs) {
+func (v elementValue) appendTo(out nft.Attrs, k elementKey) nft.Attrs {
+	out.Nest(unix.NFTA_LIST_ELEM, func(a *nft.Attrs) {
 		if k.end {
-			a.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+			a.Uint32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
 		}
-		a.nest(unix.NFTA_SET_ELEM_KEY, nested(func(a *attrs) { a.put(unix.NFTA_DATA_VALUE, []byte(k.key)) }))
+		a.Nest(unix.NFTA_SET_ELEM_KEY, func(a *nft.Attrs) { a.Put(unix.NFTA_DATA_VALUE, []byte(k.key)) })
 		if v.keyEnd != "" {
-			a.nest(setElemKeyEnd, nested(func(a *attrs) { a.put(unix.NFTA_DATA_VALUE, []byte(v.keyEnd)) }))
+			a.Nest(setElemKeyEnd, func(a *nft.Attrs) { a.Put(unix.NFTA_DATA_VALUE, []byte(v.keyEnd)) })
 		}
 		if v.chain != "" {
-			a.nest(unix.NFTA_SET_ELEM_DATA, nested(func(a *attrs) {
-				a.nest(unix.NFTA_DATA_VERDICT, nested(func(a *attrs) {
-					a.u32(unix.NFTA_VERDICT_CODE, uint32(v.code))
-					a.str(unix.NFTA_VERDICT_CHAIN, v.chain)
-				}))
-			}))
+			a.Nest(unix.NFTA_SET_ELEM_DATA, func(a *nft.Attrs) {
+				a.Nest(unix.NFTA_DATA_VERDICT, func(a *nft.Attrs) {
+					a.Uint32(unix.NFTA_VERDICT_CODE, uint32(v.code))
+					a.String(unix.NFTA_VERDICT_CHAIN, v.chain)
+				})
+			})
 		}
 	})
-	out.nest(unix.NFTA_LIST_ELEM, body)
 	return out
 }
 
@@ -170,20 +170,20 @@ const maxElementList = 60000
 
 // change makes messages that add or remove (typ is NFT_MSG_NEWSETELEM or NFT_MSG_DELSETELEM) elements. They go in
 // order: a set of intervals takes each start before its end, or else finds that they overlap.
-func (t *Table) change(typ uint16, setName string, es elements) []message {
-	var out []message
-	var list attrs
+func (t *Table) change(typ uint16, setName string, es elements) []nft.Message {
+	var out []nft.Message
+	var list nft.Attrs
 	flush := func() {
 		if len(list) == 0 {
 			return
 		}
-		var a attrs
-		a.str(unix.NFTA_SET_ELEM_LIST_TABLE, t.name)
-		a.str(unix.NFTA_SET_ELEM_LIST_SET, setName)
-		a.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, list)
-		m := message{typ: typ, body: a, about: "elements of " + setName}
+		var a nft.Attrs
+		a.String(unix.NFTA_SET_ELEM_LIST_TABLE, t.name)
+		a.String(unix.NFTA_SET_ELEM_LIST_SET, setName)
+		a.Put(unix.NLA_F_NESTED|unix.NFTA_SET_ELEM_LIST_ELEMENTS, list)
+		m := nft.Message{Type: typ, Body: a, About: "elements of " + setName}
 		if typ == unix.NFT_MSG_NEWSETELEM {
-			m.flags = unix.NLM_F_CREATE
+			m.Flags = unix.NLM_F_CREATE
 		}
 		out = append(out, m)
 		list = nil
@@ -201,14 +201,14 @@ func (t *Table) change(typ uint16, setName string, es elements) []message {
 
 // listElements reads what a set holds.
 func (t *Table) listElements(name string) (elements, error) {
-	var a attrs
-	a.str(unix.NFTA_SET_ELEM_LIST_TABLE, t.name)
-	a.str(unix.NFTA_SET_ELEM_LIST_SET, name)
+	var a nft.Attrs
+	a.String(unix.NFTA_SET_ELEM_LIST_TABLE, t.name)
+	a.String(unix.NFTA_SET_ELEM_LIST_SET, name)
 	out := elements{}
-	err := t.sock.dump(unix.NFT_MSG_GETSETELEM, a, func(b []byte) {
-		eachAttr(b, func(typ uint16, data []byte) {
+	err := t.conn.Dump(unix.NFT_MSG_GETSETELEM, nft.Inet, a, func(b []byte) {
+		nft.EachAttr(b, func(typ uint16, data []byte) {
 			if typ == unix.NFTA_SET_ELEM_LIST_ELEMENTS {
-				eachAttr(data, func(_ uint16, e []byte) {
+				nft.EachAttr(data, func(_ uint16, e []byte) {
 					k, v := readElement(e)
 					out[k] = v
 				})
@@ -220,14 +220,14 @@ func (t *Table) listElements(name string) (elements, error) {
 
 func readElement(b []byte) (k elementKey, v elementValue) {
 	value := func(b []byte) (s string) {
-		eachAttr(b, func(typ uint16, data []byte) {
+		nft.EachAttr(b, func(typ uint16, data []byte) {
 			if typ == unix.NFTA_DATA_VALUE {
 				s = string(data)
 			}
 		})
 		return s
 	}
-	eachAttr(b, func(typ uint16, data []byte) {
+	nft.EachAttr(b, func(typ uint16, data []byte) {
 		switch typ {
 		case unix.NFTA_SET_ELEM_KEY:
 			k.key = value(data)
@@ -236,16 +236,16 @@ func readElement(b []byte) (k elementKey, v elementValue) {
 		case unix.NFTA_SET_ELEM_FLAGS:
 			k.end = len(data) == 4 && binary.BigEndian.Uint32(data)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 		case unix.NFTA_SET_ELEM_DATA:
-			eachAttr(data, func(typ uint16, data []byte) {
+			nft.EachAttr(data, func(typ uint16, data []byte) {
 				if typ != unix.NFTA_DATA_VERDICT {
 					return
 				}
-				eachAttr(data, func(typ uint16, data []byte) {
+				nft.EachAttr(data, func(typ uint16, data []byte) {
 					switch typ {
 					case unix.NFTA_VERDICT_CODE:
 						v.code = int32(binary.BigEndian.Uint32(data))
 					case unix.NFTA_VERDICT_CHAIN:
-						v.chain = cstring(data)
+						v.chain = nft.CString(data)
 					}
 				})
 			})

@@ -50,29 +50,32 @@ type Table struct {
 	monitor *nft.Monitor
 
 	mu        sync.Mutex
-	sock      *socket
+	conn      *nft.Conn
+	limit     int  // bytes of a transaction
+	sent      int  // transactions
 	names     bool // the table has what policies that go by name need
 	nextSetID uint32
 }
 
 // Open connects to the kernel. It changes nothing there.
 func Open(o Options) (*Table, error) {
-	s, err := dial(o.Netns)
-	if err != nil {
-		return nil, err
-	}
 	if o.Group == 0 {
 		o.Group = DefaultGroup
 	}
-	t := &Table{name: Name, netns: o.Netns, group: o.Group, logAdmitted: o.LogAdmitted, sock: s}
-	err = inNetns(o.Netns, func() (err error) {
-		t.monitor, err = nft.NewMonitor(s)
+	t := &Table{name: Name, netns: o.Netns, group: o.Group, logAdmitted: o.LogAdmitted}
+	err := inNetns(o.Netns, func() (err error) {
+		if t.conn, err = nft.Dial(); err != nil {
+			return err
+		}
+		if t.monitor, err = nft.NewMonitor(t.conn); err != nil {
+			_ = t.conn.Close()
+		}
 		return err
 	})
 	if err != nil {
-		s.close()
 		return nil, err
 	}
+	t.limit = t.conn.Limit()
 	return t, nil
 }
 
@@ -80,30 +83,30 @@ func Open(o Options) (*Table, error) {
 func (t *Table) Close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.sock.close()
+	_ = t.conn.Close()
 	_ = t.monitor.Close()
 }
 
 // plan is the messages of a change by the order that keeps every part of it safe.
 type plan struct {
-	tables   []message   // the table itself
-	sets     []message   // new sets
-	chains   []message   // new chains, empty
-	contents []message   // elements of new sets that lead nowhere
-	rules    [][]message // of one chain each, to be sent together
-	portmaps []message   // elements of new sets that lead to chains
-	members  []message   // of sets in use
-	pods     [][]message // of one root set each, to be sent together
-	hooks    [][]message // the base chains' rules
-	flush    []message   // rules of chains that go
-	delSets  []message
-	delChain []message
+	tables   []nft.Message   // the table itself
+	sets     []nft.Message   // new sets
+	chains   []nft.Message   // new chains, empty
+	contents []nft.Message   // elements of new sets that lead nowhere
+	rules    [][]nft.Message // of one chain each, to be sent together
+	portmaps []nft.Message   // elements of new sets that lead to chains
+	members  []nft.Message   // of sets in use
+	pods     [][]nft.Message // of one root set each, to be sent together
+	hooks    [][]nft.Message // the base chains' rules
+	flush    []nft.Message   // rules of chains that go
+	delSets  []nft.Message
+	delChain []nft.Message
 }
 
 // groups are the plan's messages in order; those of one group must be in one transaction.
-func (p *plan) groups() [][]message {
-	var out [][]message
-	single := func(list []message) {
+func (p *plan) groups() [][]nft.Message {
+	var out [][]nft.Message
+	single := func(list []nft.Message) {
 		for i := range list {
 			out = append(out, list[i:i+1])
 		}
@@ -125,23 +128,32 @@ func (p *plan) groups() [][]message {
 
 // send carries a plan out: as one transaction, or as few as the socket allows.
 func (t *Table) send(p *plan) error {
-	var batch []message
-	size := batchMargin
+	var batch []nft.Message
+	size := nft.BatchSize
 	for _, g := range p.groups() {
 		n := 0
 		for _, m := range g {
-			n += len(m.body) + 32
+			n += m.Size()
 		}
-		if len(batch) > 0 && size+n > t.sock.room {
-			if err := t.sock.transact(batch); err != nil {
+		if len(batch) > 0 && size+n > t.limit {
+			if err := t.transact(batch); err != nil {
 				return err
 			}
-			batch, size = nil, batchMargin
+			batch, size = nil, nft.BatchSize
 		}
 		batch = append(batch, g...)
 		size += n
 	}
-	return t.sock.transact(batch)
+	return t.transact(batch)
+}
+
+// transact sends messages as one transaction. If any is refused, all are.
+func (t *Table) transact(msgs []nft.Message) error {
+	if len(msgs) == 0 {
+		return nil
+	}
+	t.sent++
+	return t.conn.CommitMessages(nft.Inet, msgs)
 }
 
 // Apply changes what a Change says. The table must be as the last Apply or Sync left it; after an error, or when
@@ -193,7 +205,7 @@ func (t *Table) Apply(c *policy.Change) error {
 }
 
 // podChanges replaces the pods' elements in the root sets, each old one by the new in one go.
-func (t *Table) podChanges(pods map[netip.Addr]policy.EntryChange) [][]message {
+func (t *Table) podChanges(pods map[netip.Addr]policy.EntryChange) [][]nft.Message {
 	gone, come := map[string]elements{}, map[string]elements{}
 	for a, c := range pods {
 		was, is := rootElements(a, c.Old), rootElements(a, c.New)
@@ -203,7 +215,7 @@ func (t *Table) podChanges(pods map[netip.Addr]policy.EntryChange) [][]message {
 			collect(come, name, add)
 		}
 	}
-	var out [][]message
+	var out [][]nft.Message
 	for _, s := range rootSets() {
 		msgs := append(t.change(unix.NFT_MSG_DELSETELEM, s.name, gone[s.name]), t.change(unix.NFT_MSG_NEWSETELEM, s.name, come[s.name])...)
 		if len(msgs) > 0 {
@@ -244,7 +256,7 @@ func (t *Table) planChain(p *plan, c *chain, have *chainShape) error {
 	case slices.Equal(have.seals, seals):
 		return nil
 	default:
-		rules = append([]message{t.flushChain(c.name)}, rules...)
+		rules = append([]nft.Message{t.flushChain(c.name)}, rules...)
 	}
 	if c.hook != noHook {
 		p.hooks = append(p.hooks, rules)
@@ -413,14 +425,14 @@ func (s *state) fits(sets map[string]*set, chains []*chain) bool {
 func (t *Table) read() (*state, error) {
 	s := &state{sets: map[string]setShape{}, chains: map[string]*chainShape{}}
 	there := false
-	err := t.sock.dump(unix.NFT_MSG_GETTABLE, nil, func(b []byte) {
+	err := t.conn.Dump(unix.NFT_MSG_GETTABLE, nft.Inet, nil, func(b []byte) {
 		var name, user string
-		eachAttr(b, func(typ uint16, data []byte) {
+		nft.EachAttr(b, func(typ uint16, data []byte) {
 			switch typ {
 			case unix.NFTA_TABLE_NAME:
-				name = cstring(data)
+				name = nft.CString(data)
 			case tableUserdata:
-				user = cstring(data[min(2, len(data)):])
+				user = nft.CString(data[min(2, len(data)):])
 			}
 		})
 		if name == t.name {
@@ -434,15 +446,15 @@ func (t *Table) read() (*state, error) {
 	if err := t.monitor.Join(); err != nil {
 		return nil, err
 	}
-	var ofTable attrs
-	ofTable.str(unix.NFTA_SET_TABLE, t.name)
-	err = t.sock.dump(unix.NFT_MSG_GETSET, ofTable, func(b []byte) {
+	var ofTable nft.Attrs
+	ofTable.String(unix.NFTA_SET_TABLE, t.name)
+	err = t.conn.Dump(unix.NFT_MSG_GETSET, nft.Inet, ofTable, func(b []byte) {
 		var name string
 		var shape setShape
-		eachAttr(b, func(typ uint16, data []byte) {
+		nft.EachAttr(b, func(typ uint16, data []byte) {
 			switch typ {
 			case unix.NFTA_SET_NAME:
-				name = cstring(data)
+				name = nft.CString(data)
 			case unix.NFTA_SET_FLAGS:
 				shape.flags = binary.BigEndian.Uint32(data)
 			case unix.NFTA_SET_KEY_LEN:
@@ -454,17 +466,17 @@ func (t *Table) read() (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = t.sock.dump(unix.NFT_MSG_GETCHAIN, nil, func(b []byte) {
+	err = t.conn.Dump(unix.NFT_MSG_GETCHAIN, nft.Inet, nil, func(b []byte) {
 		var table, name string
 		hook := noHook
-		eachAttr(b, func(typ uint16, data []byte) {
+		nft.EachAttr(b, func(typ uint16, data []byte) {
 			switch typ {
 			case unix.NFTA_CHAIN_TABLE:
-				table = cstring(data)
+				table = nft.CString(data)
 			case unix.NFTA_CHAIN_NAME:
-				name = cstring(data)
+				name = nft.CString(data)
 			case unix.NFTA_CHAIN_HOOK:
-				eachAttr(data, func(typ uint16, data []byte) {
+				nft.EachAttr(data, func(typ uint16, data []byte) {
 					if typ == unix.NFTA_HOOK_HOOKNUM {
 						hook = int(binary.BigEndian.Uint32(data))
 					}
@@ -478,12 +490,12 @@ func (t *Table) read() (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = t.sock.dump(unix.NFT_MSG_GETRULE, ofTable, func(b []byte) {
+	err = t.conn.Dump(unix.NFT_MSG_GETRULE, nft.Inet, ofTable, func(b []byte) {
 		var chain, seal string
-		eachAttr(b, func(typ uint16, data []byte) {
+		nft.EachAttr(b, func(typ uint16, data []byte) {
 			switch typ {
 			case unix.NFTA_RULE_CHAIN:
-				chain = cstring(data)
+				chain = nft.CString(data)
 			case unix.NFTA_RULE_USERDATA:
 				seal = string(data)
 			}
@@ -495,18 +507,18 @@ func (t *Table) read() (*state, error) {
 	return s, err
 }
 
-func (t *Table) newTable() message {
-	var a attrs
-	a.str(unix.NFTA_TABLE_NAME, t.name)
+func (t *Table) newTable() nft.Message {
+	var a nft.Attrs
+	a.String(unix.NFTA_TABLE_NAME, t.name)
 	// The user data is a comment as nft writes it: type 0, length, text.
-	a.put(tableUserdata, append(append([]byte{0, byte(len(layout) + 1)}, layout...), 0))
-	return message{typ: unix.NFT_MSG_NEWTABLE, flags: unix.NLM_F_CREATE, body: a, about: "table " + t.name}
+	a.Put(tableUserdata, append(append([]byte{0, byte(len(layout) + 1)}, layout...), 0))
+	return nft.Message{Type: unix.NFT_MSG_NEWTABLE, Flags: unix.NLM_F_CREATE, Body: a, About: "table " + t.name}
 }
 
-func (t *Table) delTable() message {
-	var a attrs
-	a.str(unix.NFTA_TABLE_NAME, t.name)
-	return message{typ: unix.NFT_MSG_DELTABLE, body: a, about: "removal of table " + t.name}
+func (t *Table) delTable() nft.Message {
+	var a nft.Attrs
+	a.String(unix.NFTA_TABLE_NAME, t.name)
+	return nft.Message{Type: unix.NFT_MSG_DELTABLE, Body: a, About: "removal of table " + t.name}
 }
 
 // Erase removes the table, if there is one: all traffic is open then.
@@ -517,5 +529,5 @@ func (t *Table) Erase() error {
 	if err != nil || have == nil {
 		return err
 	}
-	return t.sock.transact([]message{t.delTable()})
+	return t.transact([]nft.Message{t.delTable()})
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/nft"
 	"github.com/weft-net/weft/internal/policy"
 	"github.com/weft-net/weft/internal/policy/policytest"
 )
@@ -183,7 +184,7 @@ func TestSyncAdoptsAndRepairs(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	damage := map[string][]message{
+	damage := map[string][]nft.Message{
 		"nothing":         nil,
 		"the whole table": {r.table.delTable()},
 		"the rules":       {r.table.flushChain(chainGuard)},
@@ -196,7 +197,7 @@ func TestSyncAdoptsAndRepairs(t *testing.T) {
 	}
 	for what, msgs := range damage {
 		t.Run(what, func(t *testing.T) {
-			if err := r.table.sock.transact(msgs); err != nil {
+			if err := r.table.transact(msgs); err != nil {
 				t.Fatal(err)
 			}
 			again, err := Open(Options{Netns: r.node.FD})
@@ -221,8 +222,8 @@ func TestSyncAdoptsAndRepairs(t *testing.T) {
 			if err := again.Sync(fresh.Program()); err != nil {
 				t.Fatal(err)
 			}
-			if want := map[bool]int{true: 1}[len(msgs) > 0]; again.sock.sent != want {
-				t.Errorf("%d transactions were sent, want %d", again.sock.sent, want)
+			if want := map[bool]int{true: 1}[len(msgs) > 0]; again.sent != want {
+				t.Errorf("%d transactions were sent, want %d", again.sent, want)
 			}
 			sub := *r
 			sub.t = t
@@ -242,7 +243,7 @@ func TestSyncAdoptsAndRepairs(t *testing.T) {
 // A socket of the size that a user namespace gets takes several transactions, and the result is the same.
 func TestSmallBuffers(t *testing.T) {
 	r := newRig(t)
-	r.table.sock.room = 20000
+	r.table.limit = 20000
 	d := delta(namespace("a", ""))
 	for i := range 3000 {
 		p := podObject(fmt.Sprintf("a/p%d", i), fmt.Sprintf("n=%d", i%7), fmt.Sprintf("10.1.%d.%d fd00::1:%x", i/256, i%256, i))
