@@ -170,3 +170,69 @@ spec: {type: LoadBalancer, clusterIP: 10.96.9.9, clusterIPs: [10.96.9.9], select
 		}
 	}
 }
+
+// Connections that a gateway hands on as they are: by the name in their TLS handshake, or by the port alone.
+func TestWhyLayer4(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "l4.yaml")
+	err := os.WriteFile(file, []byte(`
+apiVersion: v1
+kind: Pod
+metadata: {name: db, namespace: shop, labels: {app: db}}
+spec: {containers: [{name: c, image: x}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {selector: {app: db}, ports: [{port: 443, targetPort: 8443}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec:
+  gatewayClassName: weft
+  listeners:
+  - {name: tls, port: 443, protocol: TLS, tls: {mode: Passthrough}}
+  - {name: tcp, port: 5432, protocol: TCP}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: db, namespace: shop}
+spec: {hostnames: [db.example.com], parentRefs: [{name: edge, sectionName: tls}], rules: [{backendRefs: [{name: db, port: 443}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: db, namespace: shop}
+spec: {parentRefs: [{name: edge, sectionName: tcp}], rules: [{backendRefs: [{name: db, port: 443}]}]}
+`), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := offline.Load(offline.Options{}, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := explain.NewWorld(c.Delta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.Fronts, err = Of(c, false); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		url     string
+		allowed bool
+		says    string
+	}{
+		{"https://db.example.com/", true, "TLSRoute shop/db gets all connections"},
+		{"https://other.example.com/", false, "no rule matches"},
+		{"http://anything.example.com:5432/", true, "TCPRoute shop/db gets all connections"},
+		{"http://db.example.com/", false, "has HTTP on port 80"},
+	} {
+		a := why(t, w, "outside", tc.url, nil)
+		var b bytes.Buffer
+		explain.Print(&b, a)
+		if a.Allowed != tc.allowed || !strings.Contains(b.String(), tc.says) {
+			t.Errorf("%s: allowed %v, want %v with %q:\n%s", tc.url, a.Allowed, tc.allowed, tc.says, &b)
+		}
+	}
+}
