@@ -304,6 +304,15 @@ func TestStatusMerge(t *testing.T) {
 	if data := string(mergePatch(gw, old, merged)); data != `{"metadata":{"resourceVersion":"7","uid":"u"},"status":{"addresses":null}}` {
 		t.Errorf("an address that goes: %s", data)
 	}
+	listener := func(conds ...metav1.Condition) []gatewayv1.ListenerStatus {
+		return []gatewayv1.ListenerStatus{{Name: "http", Conditions: conds}}
+	}
+	gw.Status = gatewayv1.GatewayStatus{Listeners: listener(cond("Theirs", "True", "x", then), cond("Programmed", "False", "y", then))}
+	_, merged = statusOf(gw, &gatewayv1.GatewayStatus{Listeners: listener(cond("Programmed", "True", "z", metav1.Time{}))}, now)
+	if got, want := string(encode(merged.(*gatewayv1.GatewayStatus).Listeners)), string(encode(listener(cond("Theirs", "True", "x", then), cond("Programmed", "True", "z", now)))); got != want {
+		t.Errorf("a listener's conditions: %s, want %s", got, want)
+	}
+
 	r := &gatewayv1.HTTPRoute{Status: gatewayv1.HTTPRouteStatus{RouteStatus: gatewayv1.RouteStatus{Parents: []gatewayv1.RouteParentStatus{
 		{ControllerName: gatewayapi.ControllerName, ParentRef: gatewayv1.ParentReference{Name: "gone"}},
 	}}}}

@@ -202,8 +202,8 @@ func TestFromGatewayToPods(t *testing.T) {
 	}
 }
 
-// No request fails when routes and backends change, when a gateway's pods are replaced, or when the controller dies;
-// what changes afterwards is served by the next one.
+// No request fails when routes and backends change, when a gateway's pods are replaced, when a node is drained, or when
+// the controller dies; what changes afterwards is served by the next one.
 func TestNoRequestFails(t *testing.T) {
 	gatewayAPI(t)
 	ns := lab.Namespace(t)
@@ -252,6 +252,12 @@ func TestNoRequestFails(t *testing.T) {
 			}
 			return nil
 		})
+	})
+	t.Run("node drained", func(t *testing.T) {
+		lab.Kubectl(t, "drain", "node2", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s")
+		lab.Rollout(t, ns, "deploy/web-weft")
+		lab.Kubectl(t, "uncordon", "node2")
+		lab.Rollout(t, "kube-system", "deploy/weft-controller")
 	})
 	t.Run("controller", func(t *testing.T) {
 		lab.Kubectl(t, "delete", "pods", "-n", "kube-system", "-l", "app.kubernetes.io/component=controller", "--force", "--grace-period=0")
