@@ -176,9 +176,9 @@ func remember(m map[[sha256.Size]byte]struct{}, id [sha256.Size]byte) {
 // answer tells the client what it takes.
 func (b *basicAuth) answer(x *exchange, v verdict) {
 	if v == busy {
-		x.reply(http.StatusServiceUnavailable, "too many passwords to check")
+		x.deny(deniedBasic, http.StatusServiceUnavailable, "too many passwords to check")
 		return
 	}
 	x.detail().added = append(x.detail().added, b.challenge)
-	x.reply(http.StatusUnauthorized, "basic authentication: no right name and password")
+	x.deny(deniedBasic, http.StatusUnauthorized, "basic authentication: no right name and password")
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -65,7 +66,7 @@ func (t *tables) newExternalAuth(c *route.ExternalAuth) *externalAuth {
 func (a *externalAuth) admit(x *exchange, otherwise ...field) bool {
 	got, err := a.verdict(x)
 	if err != nil {
-		x.reply(http.StatusInternalServerError, "external authentication: "+err.Error())
+		x.deny(deniedExternal, http.StatusInternalServerError, "external authentication: "+err.Error())
 		return false
 	}
 	d := x.detail()
@@ -81,18 +82,19 @@ func (a *externalAuth) admit(x *exchange, otherwise ...field) bool {
 		return true
 	case got.status == http.StatusUnauthorized && a.signin != nil && !x.isGRPC():
 		d.always = true
+		x.srv.stats.denied[deniedExternal].Add(1)
 		x.respond(http.StatusFound, "", []field{newField("Location", a.signinURL(x))}, nil)
 	case got.status == http.StatusUnauthorized:
 		d.always, d.added = true, append(d.added, otherwise...)
 		if challenge := got.lookup("www-authenticate"); challenge != "" {
 			d.added = append(d.added, newField("WWW-Authenticate", challenge))
 		}
-		x.reply(http.StatusUnauthorized, "external authentication")
+		x.deny(deniedExternal, http.StatusUnauthorized, "external authentication")
 	case got.status == http.StatusForbidden:
 		d.always = true
-		x.reply(http.StatusForbidden, "external authentication")
+		x.deny(deniedExternal, http.StatusForbidden, "external authentication")
 	default:
-		x.reply(http.StatusInternalServerError, "external authentication: answered with status "+http.StatusText(got.status))
+		x.deny(deniedExternal, http.StatusInternalServerError, "external authentication: answered with status "+strconv.Itoa(got.status))
 	}
 	return false
 }

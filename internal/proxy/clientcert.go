@@ -137,14 +137,15 @@ func (x *exchange) certified() bool {
 	valid := c.shown && c.err == nil
 	if !valid && !v.AllowInsecureFallback && !(v.Optional && !c.shown) {
 		if v.ErrorPage != "" {
+			x.srv.stats.denied[deniedCertificate].Add(1)
 			x.respond(http.StatusFound, "", []field{newField("Location", v.ErrorPage)}, nil)
 			return false
 		}
-		x.reply(http.StatusBadRequest, "client certificate: "+c.text())
+		x.deny(deniedCertificate, http.StatusBadRequest, "client certificate: "+c.text())
 		return false
 	}
 	if c.check.subject != nil && !(valid && c.check.subject.MatchString(c.subject)) {
-		x.reply(http.StatusForbidden, "client certificate: its subject is not one of those who may")
+		x.deny(deniedCertificate, http.StatusForbidden, "client certificate: its subject is not one of those who may")
 		return false
 	}
 	if v.Headers {

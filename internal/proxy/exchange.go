@@ -182,7 +182,7 @@ func (x *exchange) serve() {
 		return
 	}
 	if x.plan.invalid != "" {
-		x.reply(http.StatusServiceUnavailable, x.plan.invalid)
+		x.deny(deniedPolicy, http.StatusServiceUnavailable, x.plan.invalid)
 		return
 	}
 	if r.filters.cors != nil && x.crossOrigin(r.filters.cors) {

@@ -511,6 +511,9 @@ func TestMetrics(t *testing.T) {
 	for i := range 20 {
 		r.once("GET", fmt.Sprintf("/%d", i), map[string]string{"Host": fmt.Sprintf("h%d.example.com", i)}, "")
 	}
+	r.update.Listeners[0].Policies, r.update.Policies = []string{"p"}, []route.Policy{{Key: "p", Sources: &route.Sources{Deny: prefixes("127.0.0.0/8")}}}
+	r.apply()
+	r.want(403, "/", nil)
 	c := r.dial()
 	c.send("nonsense\r\n\r\n")
 	c.answer("GET")
@@ -532,8 +535,9 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]float64{
-		"weft_gateway_requests_total 2xx r main": 20, "weft_gateway_request_duration_seconds r main": 20,
-		"weft_gateway_refused_total malformed": 1, "weft_gateway_revision": 1, "weft_gateway_endpoints_ejected b": 0,
+		"weft_gateway_requests_total 2xx r main": 20, "weft_gateway_request_duration_seconds r main": 21,
+		"weft_gateway_refused_total malformed": 1, "weft_gateway_revision": 2, "weft_gateway_endpoints_ejected b": 0,
+		"weft_gateway_denied_total source":          1,
 		"weft_gateway_backend_requests_total b 2xx": 20, "weft_gateway_backend_request_duration_seconds b": 20,
 	} {
 		if v, ok := got[name]; !ok || v != want {

@@ -44,7 +44,7 @@ func (x *exchange) inspect(g *guards) bool {
 			n = int(min(x.length, int64(limit)))
 		}
 		if !x.hold(n) {
-			x.reply(http.StatusServiceUnavailable, "web application firewall: too many bodies to be inspected")
+			x.deny(deniedFirewall, http.StatusServiceUnavailable, "web application firewall: too many bodies to be inspected")
 			return false
 		}
 	}
@@ -78,7 +78,7 @@ func (x *exchange) inspect(g *guards) bool {
 	if status < 400 || status > 599 {
 		status = http.StatusForbidden
 	}
-	x.reply(status, "web application firewall: "+reason)
+	x.deny(deniedFirewall, status, "web application firewall: "+reason)
 	return false
 }
 

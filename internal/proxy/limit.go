@@ -204,7 +204,7 @@ func (x *exchange) limited(g *guards) bool {
 	if g.conns != nil {
 		key, ok := g.conns.enter(x.source())
 		if !ok {
-			x.refuse(statusOf(g.conns.conf.Status), "too many requests under way", 0)
+			x.deny(deniedConnections, statusOf(g.conns.conf.Status), "too many requests under way")
 			return true
 		}
 		d := x.detail()
@@ -212,18 +212,19 @@ func (x *exchange) limited(g *guards) bool {
 	}
 	for _, l := range g.limits {
 		if !l.allows(x) {
-			x.refuse(statusOf(l.conf.Status), "rate limit "+l.conf.Name, time.Duration(l.interval))
+			x.tooFast(l)
 			return true
 		}
 	}
 	return false
 }
 
-// refuse answers with the status of a limit. wait is when another try makes sense.
-func (x *exchange) refuse(status int, reason string, wait time.Duration) {
-	if status == http.StatusTooManyRequests && wait > 0 {
-		seconds := (wait + time.Second - 1) / time.Second
+// tooFast answers with the status of a limit, and when another try makes sense.
+func (x *exchange) tooFast(l *limit) {
+	status := statusOf(l.conf.Status)
+	if status == http.StatusTooManyRequests {
+		seconds := (time.Duration(l.interval) + time.Second - 1) / time.Second
 		x.detail().added = append(x.detail().added, newField("Retry-After", strconv.FormatInt(int64(seconds), 10)))
 	}
-	x.reply(status, reason)
+	x.deny(deniedRate, status, "rate limit "+l.conf.Name)
 }

@@ -18,6 +18,7 @@ type serverStats struct {
 	streamsFailed atomic.Uint64
 	malformed     atomic.Uint64
 	unrouted      atomic.Uint64
+	denied        [denials]atomic.Uint64
 }
 
 // bounds of the histogram of durations in seconds.
@@ -97,6 +98,7 @@ var (
 	descRefused  = prometheus.NewDesc("weft_gateway_refused_total", "What never came to a route, by reason.", []string{"reason"}, nil)
 	descRevision = prometheus.NewDesc("weft_gateway_revision", "Revision of the configuration that is served.", nil, nil)
 	descEjected  = prometheus.NewDesc("weft_gateway_endpoints_ejected", "Endpoints that get no requests for a while because they failed, by backend.", []string{"backend"}, nil)
+	descDenied   = prometheus.NewDesc("weft_gateway_denied_total", "Requests that policies refused, by what refused them.", []string{"by"}, nil)
 	descBackend  = prometheus.NewDesc("weft_gateway_backend_requests_total", "Requests by backend and class of the status; code 0xx is those cut off.", []string{"backend", "code"}, nil)
 	descBackendS = prometheus.NewDesc("weft_gateway_backend_request_duration_seconds", "Time from a request's head to its response's end, by backend.", []string{"backend"}, nil)
 	descInflight = prometheus.NewDesc("weft_gateway_backend_active_requests", "Requests and streams under way, by backend.", []string{"backend"}, nil)
@@ -104,7 +106,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (s *Server) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descRequests, descSeconds, descRetries, descStreams, descBytes, descConns, descActive, descRefused, descRevision, descEjected, descInflight, descBackend, descBackendS} {
+	for _, d := range []*prometheus.Desc{descRequests, descSeconds, descRetries, descStreams, descBytes, descConns, descActive, descRefused, descRevision, descEjected, descInflight, descBackend, descBackendS, descDenied} {
 		ch <- d
 	}
 }
@@ -125,6 +127,11 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	counter(descRefused, s.stats.overLimit.Load(), "limit")
 	counter(descRefused, s.stats.streamsFailed.Load(), "no-endpoint")
 	counter(descRefused, s.stats.acceptErrors.Load(), "accept")
+	for why := range s.stats.denied {
+		if v := s.stats.denied[why].Load(); v > 0 {
+			counter(descDenied, v, denialNames[why])
+		}
+	}
 	s.tables.mu.Lock()
 	defer s.tables.mu.Unlock()
 	gauge(descRevision, int64(s.tables.revision))

@@ -10,6 +10,31 @@ import (
 	"github.com/weft-net/weft/internal/route"
 )
 
+// denial is why a policy refused a request.
+type denial uint8
+
+const (
+	deniedPolicy denial = iota // the policy itself can't be enforced
+	deniedCertificate
+	deniedConnections
+	deniedRate
+	deniedSource
+	deniedBasic
+	deniedExternal
+	deniedBody
+	deniedFirewall
+	denials // their number
+)
+
+// denialNames are the values of the metric's label.
+var denialNames = [denials]string{"policy", "client-certificate", "connections", "rate", "source", "basic-auth", "external-auth", "body-size", "firewall"}
+
+// deny answers a request that a policy refuses.
+func (x *exchange) deny(why denial, status int, reason string) {
+	x.srv.stats.denied[why].Add(1)
+	x.reply(status, reason)
+}
+
 // admit makes the checks that policies ask for, in the order of nginx's phases: how much a client may, who may, what may
 // be in it. It is false when the request has been answered.
 func (x *exchange) admit(g *guards) bool {
@@ -57,7 +82,7 @@ func (x *exchange) identified(g *guards) bool {
 		case let && g.any:
 			return true
 		case !let && !others:
-			x.reply(http.StatusForbidden, "source "+a.String()+" may not")
+			x.deny(deniedSource, http.StatusForbidden, "source "+a.String()+" may not")
 			return false
 		}
 	}
@@ -148,7 +173,7 @@ func (x *exchange) proceed() bool {
 
 func (x *exchange) tooLarge() {
 	x.last = true
-	x.reply(http.StatusRequestEntityTooLarge, errTooLarge.reason)
+	x.deny(deniedBody, http.StatusRequestEntityTooLarge, errTooLarge.reason)
 }
 
 var errTooLarge = &parseError{http.StatusRequestEntityTooLarge, "the body is larger than the policy allows"}
