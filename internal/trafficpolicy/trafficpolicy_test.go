@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -364,3 +365,39 @@ func cidrs(in ...string) (out []netip.Prefix) {
 }
 
 func pointer[T any](v T) *T { return &v }
+
+// What the documentation shows is a policy that has effect.
+func TestDocumentation(t *testing.T) {
+	text, err := os.ReadFile("../../docs/trafficpolicy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for part := range strings.SplitSeq(string(text), "```yaml\n") {
+		block, _, ok := strings.Cut(part, "```")
+		if !ok || strings.HasPrefix(block, "#") {
+			continue
+		}
+		n++
+		p := &v1alpha1.TrafficPolicy{}
+		if strings.HasPrefix(block, "apiVersion") {
+			err = yaml.UnmarshalStrict([]byte(block), p)
+		} else {
+			err = yaml.UnmarshalStrict([]byte(block), &p.Spec)
+		}
+		if err != nil {
+			t.Errorf("%v in\n%s", err, block)
+			continue
+		}
+		p.Namespace = "shop"
+		refs := New()
+		refs.secrets[name("shop-users")] = &model.Secret{Data: map[string][]byte{"auth": []byte("u:{SHA}x")}}
+		made, invalid, missing := translate(p, &recorder{refs, map[model.Name]bool{}, map[model.Name]bool{}})
+		if invalid != nil || missing != nil || len(made.Fields()) == 0 {
+			t.Errorf("%v %v in\n%s", invalid, missing, block)
+		}
+	}
+	if n < 2 {
+		t.Errorf("%d examples", n)
+	}
+}
