@@ -96,6 +96,13 @@ func TestExternalAuth(t *testing.T) {
 		"auth-url": "http://checkout.shop.svc.cluster.local/status/401", "auth-signin": "https://login.test/start?a=b", "auth-signin-redirect-param": "orig",
 	}})
 	c.until(t, "http://signin-param.test/", signin("https://login.test/start?a=b&", "orig", "http://signin-param.test/"))
+	// As oauth2-proxy is usually set up: the same host has its paths, by an Ingress without authentication.
+	apply(t, spec{name: "oauth", host: "oauth.test", paths: []string{"/ cart"}, annotations: map[string]string{
+		"auth-url": "http://$host/status/$arg_auth?header=X-User:jane", "auth-signin": "http://$host/start?rd=$escaped_request_uri", "auth-response-headers": "X-User",
+	}})
+	apply(t, spec{name: "oauth-paths", host: "oauth.test", paths: []string{"/status checkout", "/start checkout"}})
+	c.until(t, "http://oauth.test/a?auth=200", all(from("cart"), saw("X-User", "jane")))
+	c.until(t, "http://oauth.test/a?auth=401", redirect(302, "http://oauth.test/start?rd=%2Fa%3Fauth%3D401"))
 	apply(t, spec{name: "unreachable", host: "unreachable.test", paths: []string{"/ cart"}, annotations: map[string]string{"auth-url": "http://nobody.invalid/"}})
 	c.until(t, "http://unreachable.test/", func(a *answer) error {
 		if a.status < 500 {
