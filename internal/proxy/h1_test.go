@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -560,4 +561,57 @@ func TestIdleConnectionsAreSmall(t *testing.T) {
 	}
 	until(t, "no connection is left", func() bool { return r.srv.conns.Load() == 0 })
 	until(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= goroutines+4 })
+}
+
+// An endpoint that answers before it has got the request, and says that the connection can be kept, may throw away what
+// comes after: no other request is sent over that connection. The client's goes on when the rest of the body is not long
+// in coming.
+func TestEarlyAnswersOfEndpointsThatLinger(t *testing.T) {
+	const size, requests = 24 << 20, 5 // more than buffers of the kernel hold
+	addr := talk(t, func(c net.Conn) {
+		defer c.Close()
+		r := bufio.NewReader(c)
+		if _, err := http.ReadRequest(r); err != nil {
+			return
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		_, _ = io.Copy(io.Discard, r)
+	})
+	r := start(t, simple(addr))
+	c := r.dial()
+	body := strings.Repeat("x", size)
+	for i := range requests {
+		var sent sync.WaitGroup
+		sent.Go(func() {
+			_, _ = fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s", size, body)
+		})
+		if resp, b := c.answer("POST"); resp.StatusCode != 200 || b != "ok" {
+			t.Errorf("%d: %d %q", i, resp.StatusCode, b)
+		}
+		sent.Wait()
+	}
+}
+
+// An endpoint that breaks off costs the client's connection nothing when all of the request had come.
+func TestEndpointsThatBreakOff(t *testing.T) {
+	var first atomic.Bool
+	addr := talk(t, func(c net.Conn) {
+		defer c.Close()
+		req, err := http.ReadRequest(bufio.NewReader(c))
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(io.Discard, req.Body)
+		if first.Swap(true) {
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+		}
+	})
+	r := start(t, simple(addr))
+	c := r.dial()
+	for _, want := range []int{502, 200} {
+		c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n" + strings.Repeat("x", 300000))
+		if resp, _ := c.answer("POST"); resp.StatusCode != want {
+			t.Fatalf("%d, want %d", resp.StatusCode, want)
+		}
+	}
 }

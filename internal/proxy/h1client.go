@@ -217,17 +217,15 @@ func (x *exchange) over(u *upstream, by, now time.Time, retryable func(int) bool
 		return outcome{status: h.status, reason: "endpoint: " + strconv.Itoa(h.status)}, false
 	}
 	u.body.reset(u.w, h.length)
+	early := p != nil && !p.ended()
 	complete := x.relay(e, h.status, view(h.reason), h.fields, &u.body, h.length)
 	if p != nil {
-		select {
-		case <-p.done:
-			complete = complete && p.err == nil && p.complete
-		default:
-			// The answer is complete before the request is: the rest of it is not wanted.
+		if !x.letEnd(p) { // the rest of the request is not wanted
 			u.close()
 			x.stopPump(p)
-			complete = false
 		}
+		// An endpoint that answers early may throw away whatever comes after, another request as well.
+		complete = complete && p.err == nil && p.complete && !early
 		x.last = x.last || !p.complete
 	}
 	if complete && !h.close && u.w.r == u.w.w && e.reusable() {
@@ -400,11 +398,43 @@ func (p *pump) run(b body, length int64, u *upstream) {
 	p.complete = w.flush() == nil
 }
 
+// ended tells whether the body's goroutine has ended.
+func (p *pump) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// letEnd gives the rest of a request that has been answered already a little time, so that a client of HTTP/1 need not
+// connect again; it tells whether the body's goroutine has ended.
+func (x *exchange) letEnd(p *pump) bool {
+	if p.ended() {
+		return true
+	}
+	if x.major != 1 || x.abort || x.last || x.sink.flush() != nil {
+		return false
+	}
+	t := time.NewTimer(lingerFor)
+	defer t.Stop()
+	select {
+	case <-p.done:
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
 // stopPump ends the body's goroutine; it tells whether the client is to blame for the end.
 func (x *exchange) stopPump(p *pump) (client bool) {
 	if p.broke.Load() {
 		<-p.done
 		return true
+	}
+	if p.ended() { // nothing reads from the client's connection, which may go on
+		return false
 	}
 	t := time.NewTicker(20 * time.Millisecond)
 	defer t.Stop()

@@ -436,8 +436,8 @@ func (x *exchange) answerH2(e *endpoint, call *h2call, p *pump, fresh bool, retr
 	}
 	length := call.length(x.major == 1)
 	complete := x.relay(e, call.status, "", call.fields, call, length)
-	if p != nil && complete && !p.over() {
-		x.last = true // the answer is complete before the request is: the rest of it is not wanted
+	if p != nil && complete && (!x.letEnd(p) || !p.complete) {
+		x.last = true // the rest of the request is not wanted
 	}
 	return outcome{done: true}, false
 }
@@ -529,16 +529,6 @@ func (p *pump) runH2(b body, call *h2call) {
 	p.complete = call.gone == nil
 	call.sendEnd(b.trailers())
 	m.flush()
-}
-
-// over tells whether all of the body has been sent.
-func (p *pump) over() bool {
-	select {
-	case <-p.done:
-		return p.complete
-	default:
-		return false
-	}
 }
 
 // stopCall ends the body's goroutine; it tells whether the client is to blame for the end.
