@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 )
 
 // serveEndpoints is what the proxies forward to where nginx can't be it: gRPC's trailers and streams, WebSocket, TCP.
@@ -19,6 +20,7 @@ func serveEndpoints() {
 	go func() { fail <- echoEach(portTCP, nil) }()
 	go func() { fail <- echoEach(portWS, switchProtocols) }()
 	go func() { fail <- each(portGRPC, echoCalls) }()
+	go func() { fail <- each(portUp, takeBodies) }()
 	fmt.Fprintln(os.Stderr, <-fail)
 	os.Exit(1)
 }
@@ -93,6 +95,34 @@ func echoCalls(c net.Conn) {
 				delete(answered, stream)
 				frame(frameHeaders, flagEnd|flagEndHeaders, stream, trailers)
 			}
+		}
+	}
+}
+
+// takeBodies answers requests when their bodies, whose lengths are told, have come.
+func takeBodies(c net.Conn) {
+	defer c.Close()
+	r := bufio.NewReaderSize(c, 128<<10)
+	for {
+		n := 0
+		for {
+			line, err := r.ReadSlice('\n')
+			if err != nil {
+				return
+			}
+			name, value, _ := strings.Cut(string(line), ":")
+			if strings.EqualFold(name, "content-length") {
+				n, _ = strconv.Atoi(strings.TrimSpace(value))
+			}
+			if len(line) == 2 {
+				break
+			}
+		}
+		if _, err := r.Discard(n); err != nil {
+			return
+		}
+		if _, err := io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"); err != nil {
+			return
 		}
 	}
 }

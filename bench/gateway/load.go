@@ -32,7 +32,7 @@ var cases = []benchCase{
 	{name: "http1", what: "small requests, kept connections", load: wrk("http://127.0.0.1:%d/", plain)},
 	{name: "http1-1000-routes", what: "the same to one of 1,000 routes", load: wrk("http://127.0.0.1:%d/route-777/x", plain)},
 	{name: "http1-64KiB", what: "answers of 64 KiB", load: wrk("http://127.0.0.1:%d/64k", plain)},
-	{name: "http1-64KiB-up", what: "requests of 64 KiB", load: wrk("http://127.0.0.1:%d/", plain, "-s", "post.lua")},
+	{name: "http1-64KiB-up", what: "requests of 64 KiB", load: wrk("http://127.0.0.1:%d/up", plain, "-s", "post.lua")},
 	{name: "https", what: "small requests, kept connections", load: wrk("https://localhost:%d/", secure)},
 	{name: "https-new", what: "a handshake for each request", load: wrk("https://localhost:%d/", secure, "-H", "Connection: close")},
 	{name: "http2", what: "small requests in TLS, 8 at a time", load: h2load("https://localhost:%d/")},

@@ -35,6 +35,7 @@ const (
 	portGRPC = 18091 // ours: HTTP/2 with prior knowledge
 	portWS   = 18092 // ours: WebSocket
 	portTCP  = 18093 // ours: echo
+	portUp   = 18094 // ours: takes bodies
 )
 
 // portSet is where a contender listens.
@@ -103,7 +104,7 @@ func (b *bench) start(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, port := range []int{portHTTP, portGRPC, portWS, portTCP} {
+	for _, port := range []int{portHTTP, portGRPC, portWS, portTCP, portUp} {
 		if err := b.listening(ctx, port); err != nil {
 			return err
 		}
@@ -285,6 +286,7 @@ func (b *bench) nginx() string {
 	}
 	return main + fmt.Sprintf(`http { %s
 upstream e { server 127.0.0.1:%d; keepalive 256; keepalive_requests 1000000000; }
+upstream u { server 127.0.0.1:%d; keepalive 256; keepalive_requests 1000000000; }
 upstream g { server 127.0.0.1:%d; keepalive 256; keepalive_requests 1000000000; }
 proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host; proxy_request_buffering off;
 proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Forwarded-Host $host;
@@ -292,10 +294,11 @@ proxy_set_header X-Forwarded-Port $server_port; proxy_set_header X-Request-Id $r
 server { listen 127.0.0.1:%d backlog=8192; listen 127.0.0.1:%d ssl http2 backlog=8192; ssl_certificate %s/crt; ssl_certificate_key %s/key;
 location / { proxy_pass http://e; }
 location /grpc/ { grpc_pass grpc://g; grpc_set_header X-Request-Id $request_id; }
+location /up { proxy_pass http://u; }
 location /ws { proxy_pass http://127.0.0.1:%d; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; }
 %s } }
 stream { server { listen 127.0.0.1:%d; proxy_pass 127.0.0.1:%d; } server { listen 127.0.0.1:%d; ssl_preread on; proxy_pass 127.0.0.1:%d; } }
-`, http, portHTTP, portGRPC, p.plain, p.secure, b.dir, b.dir, portWS, list.String(), p.tcp, portTCP, p.pass, portTCP)
+`, http, portHTTP, portUp, portGRPC, p.plain, p.secure, b.dir, b.dir, portWS, list.String(), p.tcp, portTCP, p.pass, portTCP)
 }
 
 func (b *bench) haproxy() string {
@@ -320,11 +323,14 @@ frontend f
   http-request set-header X-Request-Id %%[uuid]
   use_backend g if { path_beg /grpc/ }
   use_backend w if { path_beg /ws }
+  use_backend u if { path_beg /up }
   use_backend %%[path,map_beg(%s/map,e)]
 backend e
   server e 127.0.0.1:%d
 backend g
   server g 127.0.0.1:%d proto h2
+backend u
+  server u 127.0.0.1:%d
 backend w
   server w 127.0.0.1:%d
 listen t
@@ -340,7 +346,7 @@ frontend p
 backend p
   mode tcp
   server p 127.0.0.1:%d
-`, p.plain, p.secure, b.dir, b.dir, portHTTP, portGRPC, portWS, p.tcp, portTCP, p.pass, portTCP)
+`, p.plain, p.secure, b.dir, b.dir, portHTTP, portGRPC, portUp, portWS, p.tcp, portTCP, p.pass, portTCP)
 }
 
 // weftTables is weft's configuration with n routes beside that for everything else.
@@ -365,7 +371,7 @@ func weftTables(n int, chain, key string) *route.Update {
 		Certificates: []route.Certificate{{Key: "c", Chain: chain, PrivateKey: key}},
 		Routes: []route.Route{
 			{Key: "all", Kind: route.HTTPRoute, Parents: web, Rules: []route.Rule{
-				{Backends: to("e")}, {Matches: prefix("/grpc"), Backends: to("g")}, {Matches: prefix("/ws"), Backends: to("w")}}},
+				{Backends: to("e")}, {Matches: prefix("/grpc"), Backends: to("g")}, {Matches: prefix("/ws"), Backends: to("w")}, {Matches: prefix("/up"), Backends: to("u")}}},
 			{Key: "tcp", Kind: route.TCPRoute, Parents: []route.Parent{{Listener: "tcp", Hostnames: []string{""}}}, Rules: []route.Rule{{Backends: to("t")}}},
 			{Key: "pass", Kind: route.TLSRoute, Parents: []route.Parent{{Listener: "pass", Hostnames: []string{""}}}, Rules: []route.Rule{{Backends: to("p")}}},
 		},
@@ -374,7 +380,7 @@ func weftTables(n int, chain, key string) *route.Update {
 		key      string
 		protocol route.BackendProtocol
 		port     int
-	}{{"e", route.HTTP1, portHTTP}, {"g", route.HTTP2, portGRPC}, {"w", route.HTTP1, portWS}, {"t", route.Raw, portTCP}, {"p", route.Raw, portTCP}} {
+	}{{"e", route.HTTP1, portHTTP}, {"g", route.HTTP2, portGRPC}, {"w", route.HTTP1, portWS}, {"u", route.HTTP1, portUp}, {"t", route.Raw, portTCP}, {"p", route.Raw, portTCP}} {
 		u.Backends = append(u.Backends, route.Backend{Key: b.key, Endpoints: b.key, Protocol: b.protocol})
 		u.Endpoints = append(u.Endpoints, route.EndpointSet{Key: b.key, Endpoints: []route.Endpoint{{Address: "127.0.0.1:" + strconv.Itoa(b.port)}}})
 	}
