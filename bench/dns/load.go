@@ -56,6 +56,7 @@ type result struct {
 	Completed        int     `json:"completed"`
 	P50Micros        float64 `json:"p50Micros"`
 	P99Micros        float64 `json:"p99Micros"`
+	QuietP99Micros   float64 `json:"p99MicrosOfQuietestRound"`
 }
 
 var (

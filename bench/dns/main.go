@@ -89,6 +89,9 @@ func run(o options) error {
 	if err := speed(o, rep, c, api, dir, inside, outside); err != nil {
 		return err
 	}
+	if data, err := os.ReadFile("/proc/loadavg"); err == nil {
+		rep.LoadAverage, _, _ = strings.Cut(string(data), " ")
+	}
 	if o.big > 0 {
 		if err := scale(o, rep, dir); err != nil {
 			return err
@@ -186,7 +189,9 @@ func median(all []result) result {
 		P50Micros:        of(func(r result) float64 { return r.P50Micros }),
 		P99Micros:        of(func(r result) float64 { return r.P99Micros }),
 	}
+	out.QuietP99Micros = out.P99Micros
 	for _, r := range all {
+		out.QuietP99Micros = min(out.QuietP99Micros, r.P99Micros)
 		out.Lost += r.Lost
 		out.Completed += r.Completed
 	}

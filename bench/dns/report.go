@@ -17,7 +17,9 @@ type report struct {
 	Rounds   int       `json:"rounds"`
 	Loads    []loadRow `json:"loads"`
 	Big      int       `json:"bigServices,omitempty"`
-	Scale    []scaled  `json:"scale,omitempty"`
+	// LoadAverage is the machine's after all loads: much more than 2, and others were at work on it.
+	LoadAverage string   `json:"loadAverage,omitempty"`
+	Scale       []scaled `json:"scale,omitempty"`
 }
 
 type loadRow struct {
@@ -71,7 +73,10 @@ func (r *report) markdown() string {
 	fmt.Fprintf(&b, "# DNS, side by side\n\n%d Services; one core each for server and dnsperf; CPU per query from process accounting.\n", r.Services)
 	fmt.Fprintf(&b, "Medians of %d rounds, in which the servers took turns.\n", r.Rounds)
 	b.WriteString("Latency at a rate that no server is busy with. \"x weft\" is the figure divided by weft's in the same run.\n\n")
-	b.WriteString("| load | server | CPU a query | in kernel | x weft | queries/s | p50 | p99 | lost |\n|---|---|---:|---:|---:|---:|---:|---:|---:|\n")
+	if r.LoadAverage != "" {
+		fmt.Fprintf(&b, "The machine's load average was %s: where that is much more than 2, others were at work, and latencies are theirs.\n\n", r.LoadAverage)
+	}
+	b.WriteString("| load | server | CPU a query | in kernel | x weft | queries/s | p50 | p99 | p99, quietest round | lost |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|\n")
 	weft := make(map[string]float64)
 	for _, l := range r.Loads {
 		if l.Server == "weft" {
@@ -81,8 +86,8 @@ func (r *report) markdown() string {
 		if w := weft[l.Load]; w > 0 {
 			ratio = fmt.Sprintf("%.2f", l.CPUMicros/w)
 		}
-		fmt.Fprintf(&b, "| %s | %s | %.2f µs | %.2f µs | %s | %.0f | %.0f µs | %.0f µs | %d |\n", l.Load, l.Server, l.CPUMicros, l.KernelMicros, ratio,
-			l.QueriesPerSecond, l.P50Micros, l.P99Micros, l.Lost)
+		fmt.Fprintf(&b, "| %s | %s | %.2f µs | %.2f µs | %s | %.0f | %.0f µs | %.0f µs | %.0f µs | %d |\n", l.Load, l.Server, l.CPUMicros, l.KernelMicros, ratio,
+			l.QueriesPerSecond, l.P50Micros, l.P99Micros, l.QuietP99Micros, l.Lost)
 	}
 	if len(r.Scale) > 0 {
 		fmt.Fprintf(&b, "\n%d Services, %d endpoints:\n\n", r.Big, r.Big*5/2)
