@@ -65,6 +65,7 @@ func newContender(name string) (contender, error) {
 // weft is the agent's services part.
 type weft struct {
 	part  *node.Services
+	end   func() // ends it; what is in the kernel stays
 	queue chan *discoveryv1.EndpointSlice
 	state chan time.Time // holds since when there is something undone; zero if there is not
 }
@@ -74,12 +75,19 @@ func newWeft() (*weft, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
 	go func() {
-		if err := part.Run(context.Background()); err != nil {
+		defer close(ended)
+		if err := part.Run(ctx); err != nil {
 			panic(err)
 		}
 	}()
-	w := &weft{part: part, queue: make(chan *discoveryv1.EndpointSlice, 1<<16), state: make(chan time.Time, 1)}
+	end := func() {
+		stop()
+		<-ended
+	}
+	w := &weft{part: part, end: end, queue: make(chan *discoveryv1.EndpointSlice, 1<<16), state: make(chan time.Time, 1)}
 	w.state <- time.Time{}
 	return w, nil
 }
@@ -116,8 +124,12 @@ func deltaOf(all objects) (*model.Delta, error) {
 	})
 }
 
-// restart is what an agent takes that starts on a node that has all in its kernel.
+// restart is what an agent takes that starts, after this one has ended, on a node that has all in its kernel.
 func (w *weft) restart(all objects) (time.Duration, error) {
+	w.end()
+	if err := w.part.Close(); err != nil {
+		return 0, err
+	}
 	d, err := deltaOf(all)
 	if err != nil {
 		return 0, err
