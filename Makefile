@@ -49,7 +49,7 @@ bench-policy: ## what policies cost: connections, throughput, changes
 	go test -tags bench -count=1 -timeout 30m ./bench/policy -args -results $(CURDIR)/bench/results -rounds 14 -slice 250ms
 
 bench-gateway: ## weft gateway beside nginx and HAProxy: CPU per request
-	apt-get install -y nginx-light haproxy wrk nghttp2-client openssl >/dev/null
+	apt-get install -y nginx-light libnginx-mod-stream haproxy wrk nghttp2-client >/dev/null
 	bench/gateway/run
 
 clean: ## remove what was built
