@@ -179,7 +179,7 @@ func (f *fakeAPI) written() []string {
 
 // kinds by resource.
 var kinds = map[string]string{"services": "Service", "nodes": "Node", "namespaces": "Namespace", "addresspools": "AddressPool",
-	"leases": "Lease", "events": "Event", "secrets": "Secret", "configmaps": "ConfigMap", "endpointslices": "EndpointSlice",
+	"leases": "Lease", "events": "Event", "ingresses": "Ingress", "ingressclasses": "IngressClass", "secrets": "Secret", "configmaps": "ConfigMap", "endpointslices": "EndpointSlice",
 	"deployments": "Deployment", "serviceaccounts": "ServiceAccount", "poddisruptionbudgets": "PodDisruptionBudget",
 	"gatewayclasses": "GatewayClass", "gateways": "Gateway", "httproutes": "HTTPRoute", "gatewayconfigs": "GatewayConfig", "trafficpolicies": "TrafficPolicy"}
 

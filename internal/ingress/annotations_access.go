@@ -206,7 +206,7 @@ func nginxTime(text string) (time.Duration, error) {
 var clientCertificateAnnotations = []Annotation{
 	{
 		Name: "auth-tls-secret", Group: "Client certificates", Verdict: Honoured, Values: "Secret", closed: true,
-		Note: "clients need a certificate that the Secret's ca.crt vouches for; it counts for the whole host",
+		Note: "clients need a certificate that the Secret's ca.crt vouches for; it counts for the whole host, and plain requests are redirected to TLS in any case",
 		set:  text(func(s *settings) *string { return &s.clientSecret }, nil),
 	},
 	{

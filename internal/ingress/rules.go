@@ -77,7 +77,7 @@ func (v *server) locationRules(l *location, secure bool) (out []route.Rule) {
 	if !v.redirectsToTLS(l, secure) {
 		return append(out, append(serve, v.slash(l)...)...)
 	}
-	if v.s.globalConfig().forwardedHeaders {
+	if v.s.globalConfig().forwardedHeaders && !v.asksForCertificates() {
 		// The proxy in front has ended TLS for those: they are not sent round again.
 		for _, r := range serve {
 			r.Matches = slices.Clone(r.Matches)
@@ -103,7 +103,12 @@ func (v *server) redirectsToTLS(l *location, secure bool) bool {
 	if secure || slices.ContainsFunc(l.by.set.noTLSRedirect, func(p string) bool { return strings.HasPrefix(l.path, p) }) {
 		return false
 	}
-	return l.by.set.forceSSLRedirect || l.by.set.sslRedirect && v.hasCert
+	return l.by.set.forceSSLRedirect || l.by.set.sslRedirect && v.hasCert || v.asksForCertificates()
+}
+
+// asksForCertificates tells whether nobody gets in without a client certificate: in plain text there is none to show.
+func (v *server) asksForCertificates() bool {
+	return v.client != nil && !v.client.Optional && !v.client.AllowInsecureFallback
 }
 
 func (v *server) toTLS(set *settings) *route.Redirect {

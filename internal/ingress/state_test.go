@@ -232,3 +232,30 @@ func TestConfigOfAClass(t *testing.T) {
 		t.Errorf("a changed ConfigMap: %+v", u)
 	}
 }
+
+// Where client certificates are asked for, plain text is no way around them.
+func TestClientCertificatesHaveNoWayAround(t *testing.T) {
+	ca := certificate(t, "shop", "clients", "ca.test")
+	for verify, around := range map[string]bool{"on": false, "": false, "off": true, "optional": true} {
+		s := ingress.New(both)
+		c := changes(t, "base", []byte(base))
+		c.Secrets[ca.Name] = ca
+		i := simple("a", "weft", "a.test")
+		i.Annotations = map[string]string{
+			ingress.Prefix + "auth-tls-secret": "shop/clients", ingress.Prefix + "auth-tls-verify-client": verify, ingress.Prefix + "ssl-redirect": "false",
+		}
+		c.Ingresses[i.Name] = i
+		s.Apply(c)
+		plain := false
+		for _, r := range s.Complete().Routes {
+			for _, p := range r.Parents {
+				for _, rule := range r.Rules {
+					plain = plain || p.Listener == "http/a.test" && len(rule.Backends) > 0
+				}
+			}
+		}
+		if plain != around {
+			t.Errorf("auth-tls-verify-client %q: plain requests reach the backend: %v", verify, plain)
+		}
+	}
+}

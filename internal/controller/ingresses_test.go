@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weft-net/weft/internal/configsync"
+	"github.com/weft-net/weft/internal/ingress"
+	"github.com/weft-net/weft/internal/model"
+)
+
+const (
+	ingressPath      = "/apis/networking.k8s.io/v1/namespaces/default/ingresses/"
+	ingressClassPath = "/apis/networking.k8s.io/v1/ingressclasses/"
+	frontPath        = "/api/v1/namespaces/weft/services/weft-ingress"
+)
+
+// startIngresses runs a controller that serves Ingresses.
+func startIngresses(t *testing.T, f *fakeAPI, opts IngressOptions) *replica {
+	t.Helper()
+	r := &replica{registry: prometheus.NewRegistry()}
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	record := func(e model.Event) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.said = append(r.said, fmt.Sprintf("%s %s %s: %s", e.Kind, e.Name, e.Reason, e.Message))
+	}
+	c, err := New(Config{
+		API: f.config(), Identity: "one", Namespace: "weft", Lease: "weft-controller", Metrics: r.registry, Record: record, Log: log,
+		Parts: []func(prometheus.Registerer) (Part, error){NewIngresses(f.config(), opts, record, log)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Controller = c
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := c.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	r.stop = sync.OnceFunc(func() { cancel(); <-done })
+	t.Cleanup(r.stop)
+	return r
+}
+
+// shown spells an Ingress's addresses.
+func (f *fakeAPI) shown(name string) string {
+	status, _ := f.get(ingressPath + name)["status"].(object)
+	lb, _ := status["loadBalancer"].(object)
+	list, _ := lb["ingress"].([]any)
+	var out []string
+	for _, x := range list {
+		e := x.(object)
+		if ip, ok := e["ip"]; ok {
+			out = append(out, fmt.Sprint(ip))
+		} else {
+			out = append(out, fmt.Sprint(e["hostname"]))
+		}
+	}
+	return strings.Join(out, ",")
+}
+
+func (f *fakeAPI) putIngress(name, class, annotations string) {
+	f.put(ingressPath+name, fmt.Sprintf(`{"apiVersion":"networking.k8s.io/v1","kind":"Ingress","metadata":{"uid":"u-%[1]s","annotations":%[3]s},
+		"spec":{"ingressClassName":%[2]q,"rules":[{"host":"%[1]s.test","http":{"paths":[{"path":"/","pathType":"Prefix","backend":{"service":{"name":"cart","port":{"number":80}}}}]}}]}}`, name, class, annotations))
+}
+
+func TestIngressAddresses(t *testing.T) {
+	f := newFakeAPI(t)
+	f.put(ingressClassPath+"weft", `{"apiVersion":"networking.k8s.io/v1","kind":"IngressClass","spec":{"controller":"weft.dev/ingress"}}`)
+	f.put(ingressClassPath+"other", `{"apiVersion":"networking.k8s.io/v1","kind":"IngressClass","spec":{"controller":"example.com/other"}}`)
+	front := func(kind, status string) {
+		f.put(frontPath, fmt.Sprintf(`{"apiVersion":"v1","kind":"Service","metadata":{"uid":"s"},"spec":{"type":%q,"clusterIP":"10.96.0.9","ports":[{"name":"http","port":80}]},"status":%s}`, kind, status))
+	}
+	front("LoadBalancer", `{}`)
+	f.putIngress("a", "weft", `{"nginx.ingress.kubernetes.io/rewrite-targt":"/"}`)
+	f.putIngress("b", "other", `{}`)
+	server := configsync.NewServer(slog.New(slog.NewTextHandler(io.Discard, nil)))
+	r := startIngresses(t, f, IngressOptions{Server: server, Service: model.Name{Namespace: "weft", Name: "weft-ingress"}})
+	eventually(t, "tables are published", func() bool { return server.Served(IngressGateway).Published > 0 })
+	eventually(t, "the mistake is told", func() bool { return strings.Contains(r.events(), "UnknownAnnotation") })
+	if got := f.shown("a"); got != "" {
+		t.Errorf("an address before the Service has one: %s", got)
+	}
+	front("LoadBalancer", `{"loadBalancer":{"ingress":[{"ip":"172.30.0.200"},{"ip":"fd00::1"},{"hostname":"lb.test"}]}}`)
+	eventually(t, "a shows the Service's addresses", func() bool { return f.shown("a") == "lb.test,172.30.0.200,fd00::1" })
+	f.putIngress("c", "weft", `{}`)
+	eventually(t, "a new Ingress shows them", func() bool { return f.shown("c") == "lb.test,172.30.0.200,fd00::1" })
+	if f.shown("b") != "" {
+		t.Errorf("another controller's Ingress shows %s", f.shown("b"))
+	}
+	// A pod's node, where the Service is of no type that has addresses.
+	f.put("/api/v1/nodes/n1", `{"apiVersion":"v1","kind":"Node","status":{"addresses":[{"type":"InternalIP","address":"172.30.0.11"}]}}`)
+	f.put("/apis/discovery.k8s.io/v1/namespaces/weft/endpointslices/weft-ingress-1", `{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice",
+		"metadata":{"labels":{"kubernetes.io/service-name":"weft-ingress"}},"addressType":"IPv4","ports":[{"name":"http","port":8080}],
+		"endpoints":[{"addresses":["10.244.0.5"],"nodeName":"n1","conditions":{"ready":true}},{"addresses":["10.244.0.6"],"nodeName":"gone","conditions":{"ready":true}}]}`)
+	front("NodePort", `{"loadBalancer":{}}`)
+	eventually(t, "a shows the node", func() bool { return f.shown("a") == "172.30.0.11" && f.shown("c") == "172.30.0.11" })
+	// One that leaves takes no address along.
+	f.putIngress("c", "other", `{}`)
+	eventually(t, "c shows nothing", func() bool { return f.shown("c") == "" })
+}
+
+func TestFixedIngressAddresses(t *testing.T) {
+	f := newFakeAPI(t)
+	f.putIngress("a", "", `{"kubernetes.io/ingress.class":"nginx"}`)
+	startIngresses(t, f, IngressOptions{
+		Options: ingress.Options{Controllers: []string{ingress.NginxController}}, Server: configsync.NewServer(slog.New(slog.NewTextHandler(io.Discard, nil))),
+		Addresses: []string{"203.0.113.1", "front.test"},
+	})
+	eventually(t, "a shows what it was told to", func() bool { return f.shown("a") == "203.0.113.1,front.test" })
+}
