@@ -195,8 +195,10 @@ func (a *Answer) read(open streams) bool {
 	}
 	l4 := a.packet[head:]
 	switch {
-	case p.Protocol == unix.IPPROTO_UDP && len(l4) >= 8:
-		a.Messages = [][]byte{l4[8:]}
+	case p.Protocol == unix.IPPROTO_UDP && len(l4) >= udpHeader:
+		for _, d := range datagrams(a.packet, head) {
+			a.Messages = append(a.Messages, d[head+udpHeader:])
+		}
 	case p.Protocol == unix.IPPROTO_TCP && len(l4) >= 20:
 		n := int(l4[12]>>4) * 4
 		if n < 20 || n > len(l4) {
@@ -267,10 +269,10 @@ func rawAddr(a netip.Addr) unix.Sockaddr {
 // segmentSize is how much of a TCP stream goes into a packet: what fits any link of IPv6 (RFC 8200, section 5).
 const segmentSize = 1280 - 40 - 60
 
-// segments cuts a TCP packet that the kernel had left uncut for its network card to cut; others are one.
+// segments cuts a packet that the kernel had left uncut for its network card, or the receiver's socket, to cut.
 func segments(b []byte, head int) [][]byte {
-	if isTCP := protocolAt(b) == unix.IPPROTO_TCP; !isTCP {
-		return [][]byte{b}
+	if protocolAt(b) != unix.IPPROTO_TCP {
+		return datagrams(b, head)
 	}
 	start := head + int(b[head+12]>>4)*4
 	data := b[start:]
