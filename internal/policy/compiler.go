@@ -34,7 +34,8 @@ type Compiler struct {
 	orphans   map[string]bool             // UIDs of pods that are wired though the API has no longer got them
 
 	change  *Change
-	garbage []*sharedBuilt // given up in this Change; released at its end, so that what is still needed stays
+	alike   map[string]*sharedBuilt // what guards pods with the same labels, in this Change; see likeness
+	garbage []*sharedBuilt          // given up in this Change; released at its end, so that what is still needed stays
 }
 
 // tracked is an object of the program with the number of builts that need it.
@@ -121,12 +122,19 @@ func (k *Compiler) Update(d *model.Delta) *Change {
 			}
 		}
 	}
-	k.Apply(&rest)
-	for n := range d.NetworkPolicies {
-		for p := range k.localPods() {
-			if p.Namespace == n.Namespace {
-				w.rebuild[p] = true
+	concerned := map[string][]*model.NetworkPolicy{} // as they were and as they are, by namespace
+	for n, np := range d.NetworkPolicies {
+		for _, v := range []*model.NetworkPolicy{k.policies[n.Namespace][n.Name], np} {
+			if v != nil {
+				concerned[n.Namespace] = append(concerned[n.Namespace], v)
 			}
+		}
+	}
+	k.Apply(&rest)
+	for n := range k.localPods() {
+		p := k.pods[n]
+		if p != nil && slices.ContainsFunc(concerned[n.Namespace], func(np *model.NetworkPolicy) bool { return np.PodSelector.Matches(p.Labels) }) {
+			w.rebuild[n] = true
 		}
 	}
 	if len(d.ClusterNetworkPolicies) > 0 {
@@ -312,9 +320,11 @@ func (k *Compiler) finish(w *pending) *Change {
 	for a, spaces := range w.recheck {
 		k.recheckAddr(a, spaces)
 	}
+	k.alike = map[string]*sharedBuilt{}
 	for n := range w.rebuild {
 		k.rebuildPod(n)
 	}
+	k.alike = nil
 	for _, s := range k.garbage {
 		k.release(s)
 	}
@@ -458,6 +468,33 @@ func (k *Compiler) setEntry(a netip.Addr, e Entry) {
 
 // acquire returns what guards a pod's direction, built anew or shared; nil if nothing does.
 func (k *Compiler) acquire(d Direction, p *model.Pod) *sharedBuilt {
+	like := likeness(d, p)
+	s, known := k.alike[like]
+	if !known {
+		s = k.share(d, p)
+		k.alike[like] = s
+	}
+	if s != nil {
+		s.refs++
+	}
+	return s
+}
+
+// likeness is equal for pods that the same policies select, and for whom they mean the same: the copies of a workload.
+func likeness(d Direction, p *model.Pod) string {
+	var b strings.Builder
+	b.WriteByte('0' + byte(d))
+	b.WriteString(p.Namespace)
+	for _, key := range sortedKeys(p.Labels) {
+		b.WriteString("\n" + key + "=" + p.Labels[key])
+	}
+	b.WriteByte('\n')
+	writePorts(&b, d, p)
+	return b.String()
+}
+
+// share finds what guards a pod's direction, or builds it; nil if nothing does.
+func (k *Compiler) share(d Direction, p *model.Pod) *sharedBuilt {
 	admin, nps := k.subjectOf(k.admin, p, d), k.selecting(p, d)
 	var baseline []*model.ClusterNetworkPolicy
 	if len(nps) == 0 {
@@ -473,7 +510,6 @@ func (k *Compiler) acquire(d Direction, p *model.Pod) *sharedBuilt {
 		k.shared[key] = s
 		k.hold(s.built)
 	}
-	s.refs++
 	return s
 }
 
@@ -506,6 +542,12 @@ func shareKey(d Direction, p *model.Pod, admin []*model.ClusterNetworkPolicy, np
 	for _, np := range nps {
 		fmt.Fprintf(&b, " %p", np)
 	}
+	writePorts(&b, d, p)
+	return b.String()
+}
+
+// writePorts writes the names of a pod's ports, which matter to those who talk to it.
+func writePorts(b *strings.Builder, d Direction, p *model.Pod) {
 	if d == Ingress {
 		ports := make([]string, 0, len(p.Ports))
 		for _, cp := range p.Ports {
@@ -516,7 +558,6 @@ func shareKey(d Direction, p *model.Pod, admin []*model.ClusterNetworkPolicy, np
 		slices.Sort(ports)
 		b.WriteString(strings.Join(ports, ""))
 	}
-	return b.String()
 }
 
 // hold adds a built's objects to the program.
