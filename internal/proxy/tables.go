@@ -48,8 +48,7 @@ type listener struct {
 	// policies apply to all requests that come here; unrouted stands for the rule of those that no route has.
 	policies []*policyCell
 	unrouted *rule
-	// byHost is looked at by requests. It changes only when a hostname comes or goes.
-	byHost atomic.Pointer[route.Hosts[*hostCell]]
+	byHost   *hostIndex // of hosts, for requests
 }
 
 // hostCell is the place of one hostname's table.
@@ -110,18 +109,17 @@ func newTables() *tables {
 
 // touched collects what an update makes necessary.
 type touched struct {
-	hosts     map[*listener]map[string]bool
-	hostNames map[*listener]bool // whose set of hostnames changed
-	ports     bool
-	certs     map[string]bool
-	late      map[route.Ref]bool // what goes once all else is published
-	errs      []error
+	hosts map[*listener]map[string]bool
+	ports bool
+	certs map[string]bool
+	late  map[route.Ref]bool // what goes once all else is published
+	errs  []error
 }
 
 // apply takes an update. What can't be compiled is told and does the least: an expression that is not valid matches
 // nothing, a listener without certificate refuses handshakes.
 func (t *tables) apply(u *route.Update, now time.Time) (portsChanged bool, err error) {
-	ch := touched{hosts: map[*listener]map[string]bool{}, hostNames: map[*listener]bool{}, certs: map[string]bool{}, late: map[route.Ref]bool{}}
+	ch := touched{hosts: map[*listener]map[string]bool{}, certs: map[string]bool{}, late: map[route.Ref]bool{}}
 	removed := u.Removed
 	if u.Complete {
 		removed = t.absent(u)
@@ -289,9 +287,9 @@ func (t *tables) setListener(conf route.Listener, ch *touched) {
 	if old != nil && reflect.DeepEqual(old.conf, conf) {
 		return
 	}
-	l := &listener{conf: conf, hosts: map[string]*hostCell{}, policies: t.policyCells(conf.Policies), unrouted: &rule{conf: &route.Rule{}}}
+	l := &listener{conf: conf, hosts: map[string]*hostCell{}, byHost: newHostIndex(), policies: t.policyCells(conf.Policies), unrouted: &rule{conf: &route.Rule{}}}
 	if old != nil { // its hosts go on
-		l.hosts = old.hosts
+		l.hosts, l.byHost = old.hosts, old.byHost
 	} else {
 		for _, c := range t.routes {
 			t.attach(c, conf.Key, l, ch)
@@ -301,7 +299,7 @@ func (t *tables) setListener(conf route.Listener, ch *touched) {
 		ch.errs = append(ch.errs, err)
 	}
 	t.listeners[conf.Key] = l
-	ch.ports, ch.hostNames[l] = true, true
+	ch.ports = true
 }
 
 // endTLS prepares what a listener needs to end TLS.
@@ -353,7 +351,6 @@ func (t *tables) attach(c *compiledRoute, key string, l *listener, ch *touched) 
 			if cell == nil {
 				cell = &hostCell{name: h, entries: map[string][]*route.Entry{}}
 				l.hosts[h] = cell
-				ch.hostNames[l] = true
 			}
 			cell.entries[c.conf.Key] = c.entries
 			ch.touch(l, h)
@@ -393,14 +390,14 @@ func (t *tables) renewCertificates(ch *touched, now time.Time) {
 		if l.conf.TLS == nil || !uses(l.conf.TLS.Certificates, ch.certs) {
 			continue
 		}
-		renewed := &listener{conf: l.conf, hosts: l.hosts, policies: l.policies, unrouted: &rule{conf: &route.Rule{}}}
+		renewed := &listener{conf: l.conf, hosts: l.hosts, byHost: l.byHost, policies: l.policies, unrouted: &rule{conf: &route.Rule{}}}
 		if err := t.endTLS(renewed); err != nil {
 			ch.errs = append(ch.errs, err)
 		}
 		t.listeners[key] = renewed
 		ch.hosts[renewed] = ch.hosts[l]
 		delete(ch.hosts, l)
-		ch.ports, ch.hostNames[renewed] = true, true
+		ch.ports = true
 	}
 	for key, cell := range t.backends {
 		if b := cell.Load(); b != nil && !ch.late[route.Ref{Kind: route.KindBackend, Key: key}] && b.conf.TLS != nil && ch.certs[b.conf.TLS.ClientCertificate] {
@@ -428,23 +425,18 @@ func (t *tables) publish(ch *touched) {
 			}
 			if len(cell.entries) == 0 {
 				delete(l.hosts, h)
+				l.byHost.set(h, nil)
 				cell.table.Store(route.NewHostTable(nil)) // for requests that found it just now
-				ch.hostNames[l] = true
 				continue
 			}
 			var all []*route.Entry
 			for _, es := range cell.entries {
 				all = append(all, es...)
 			}
-			cell.table.Store(route.NewHostTable(all))
+			if cell.table.Swap(route.NewHostTable(all)) == nil { // new
+				l.byHost.set(h, cell)
+			}
 		}
-	}
-	for l := range ch.hostNames {
-		byHost := &route.Hosts[*hostCell]{}
-		for h, cell := range l.hosts {
-			byHost.Set(h, cell)
-		}
-		l.byHost.Store(byHost)
 	}
 }
 
@@ -476,11 +468,7 @@ func (t *tables) portTables() map[portKey]*portTable {
 
 // route finds the entry for a request at a listener.
 func (l *listener) route(host string, r *route.Request) (found *route.Entry) {
-	byHost := l.byHost.Load()
-	if byHost == nil {
-		return nil
-	}
-	byHost.Find(host, func(c *hostCell) bool {
+	l.byHost.find(host, func(c *hostCell) bool {
 		found = c.table.Load().Match(r)
 		return found == nil
 	})
