@@ -4,8 +4,10 @@ package proxy
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,7 +47,9 @@ func (t *tables) newExternalAuth(c *route.ExternalAuth) *externalAuth {
 		a.cell = t.cell(c.Backend)
 	}
 	for _, h := range c.RequestHeaders {
-		a.headers = append(a.headers, headerText{h.Name, text(route.Template(h.Value))})
+		if !framing(h.Name) {
+			a.headers = append(a.headers, headerText{h.Name, text(route.Template(h.Value))})
+		}
 	}
 	for _, h := range c.ResponseHeaders {
 		a.copied = append(a.copied, strings.ToLower(h))
@@ -151,7 +155,10 @@ func (a *externalAuth) verdict(x *exchange) (*answer, error) {
 	var key [sha256.Size]byte
 	if a.cache != nil {
 		// The key is of the answer's policy only; what it holds may be a secret, so its hash is kept.
-		key = sha256.Sum256(a.cacheKey.Append(nil, x))
+		// An authority decides by host and path too, so an answer is for the host and the rule that it was given for.
+		about := append(append([]byte(x.host), 0), x.entry.Route.Key...)
+		about = append(binary.BigEndian.AppendUint32(append(about, 0), uint32(x.entry.Rule)), x.method...)
+		key = sha256.Sum256(a.cacheKey.Append(append(about, 0), x))
 		if got, ok := a.cache.get(key, x.began); ok {
 			return got, nil
 		}
@@ -181,14 +188,15 @@ func (a *externalAuth) backend(x *exchange, q *question) (*backend, error) {
 	host := hostOf(q.authority)
 	if x.peer.port.table.Load().find(host) != x.listener {
 		if l := x.peer.port.table.Load().find(host); l != nil {
-			return x.answering(l, host, q)
+			return a.answering(x, l, host, q)
 		}
 	}
-	return x.answering(x.listener, host, q)
+	return a.answering(x, x.listener, host, q)
 }
 
-// answering gives the backend of the route that a question goes to, rewritten as that route says.
-func (x *exchange) answering(l *listener, host string, q *question) (*backend, error) {
+// answering gives the backend of the route that a question goes to, rewritten as that route says. What that route asks
+// of clients holds for a question as well: whoever names an authority gets no further by that than by asking himself.
+func (a *externalAuth) answering(x *exchange, l *listener, host string, q *question) (*backend, error) {
 	e := l.route(host, &route.Request{Method: http.MethodGet, Path: q.path, Query: q.query, Header: fieldsLookup(q.fields)})
 	if e == nil {
 		return nil, errNoRoute
@@ -197,6 +205,9 @@ func (x *exchange) answering(l *listener, host string, q *question) (*backend, e
 	w := r.choose()
 	if r.invalid != "" || r.filters.redirect != nil || w == nil || w.cell == nil {
 		return nil, errNoBackend
+	}
+	if !a.mayAsk(x, l, r.planFor(l)) {
+		return nil, errGuarded
 	}
 	for _, c := range r.filters.rewrite {
 		if c.template == nil {
@@ -208,6 +219,20 @@ func (x *exchange) answering(l *listener, host string, q *question) (*backend, e
 	}
 	q.fields = x.edited(q.fields, r.filters.request)
 	return w.cell.Load(), nil
+}
+
+// mayAsk tells whether a question passes what is asked of the requests of a rule.
+func (a *externalAuth) mayAsk(x *exchange, l *listener, p *plan) bool {
+	g := p.guards
+	switch {
+	case p.invalid != "" || p.redirect != nil || l != x.listener && l.tls != nil && l.tls.client != nil:
+		return false
+	case g == nil:
+		return true
+	case g.sources != nil && !allowed(g.sources, x.source()) || g.basic != nil:
+		return false
+	}
+	return g.external == nil || g.external == a || reflect.DeepEqual(g.external.conf, a.conf)
 }
 
 type fieldsLookup []field

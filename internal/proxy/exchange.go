@@ -168,8 +168,11 @@ func (x *exchange) serve() {
 	if x.peer.client != nil && !x.certified() {
 		return
 	}
-	req := route.Request{Method: x.method, Path: x.path, Query: x.query, Header: x}
-	e := x.listener.route(x.host, &req)
+	e, perr := x.match()
+	if perr != nil {
+		x.reply(perr.status, perr.reason)
+		return
+	}
 	if e == nil {
 		x.plan = x.listener.unrouted.planFor(x.listener)
 		x.reply(http.StatusNotFound, "no route matches")
@@ -200,7 +203,7 @@ func (x *exchange) serve() {
 		x.reply(r.conf.Respond, "the rule says so")
 		return
 	}
-	x.fields = x.edited(x.fields, r.filters.request)
+	x.editRequest(r.filters.request)
 	var w *weighted
 	var sticky *endpoint
 	if x.plan.session != nil {
@@ -252,7 +255,7 @@ func (x *exchange) forward(r *rule, w *weighted, sticky *endpoint, prefix int) {
 		x.reply(http.StatusInternalServerError, reason)
 		return
 	}
-	x.fields = x.edited(x.fields, w.filters.request)
+	x.editRequest(w.filters.request)
 	x.edits = append(x.edits, w.filters.response...)
 	rewrites := r.filters.rewrite
 	if len(rewrites) == 0 {
@@ -275,6 +278,18 @@ func (x *exchange) edited(fields []field, edits []edit) []field {
 		fields = edits[i].apply(fields, x)
 	}
 	return fields
+}
+
+// editRequest is edited for the request itself, with the host that edits give it.
+func (x *exchange) editRequest(edits []edit) {
+	x.fields = x.edited(x.fields, edits)
+	for i := range edits {
+		if h := edits[i].host; h != nil {
+			if host := h.Eval(x); host != "" && isAuthority(raw(host)) {
+				x.authority = host
+			}
+		}
+	}
 }
 
 func (x *exchange) rewrite(c *rewrite, prefix int) {
@@ -351,6 +366,10 @@ func (x *exchange) forwardedFields() {
 			f.id = fDropped
 		case fRequestID:
 			hasID = true
+		case other:
+			if disguised(f.name) {
+				f.id = fDropped
+			}
 		}
 	}
 	if forwarded != nil && chain == nil {

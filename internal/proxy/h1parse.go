@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"bytes"
+	"slices"
 	"unsafe"
 )
 
@@ -102,7 +103,7 @@ func init() {
 		isToken[c] = alnum || c != 0 && bytes.IndexByte([]byte("!#$%&'*+-.^_`|~"), byte(c)) >= 0
 		isValue[c] = c == '\t' || c >= ' ' && c != 0x7f
 		isTarget[c] = c > ' ' && c < 0x7f && c != '#'
-		isHost[c] = alnum || c != 0 && bytes.IndexByte([]byte("-._:[]"), byte(c)) >= 0
+		isHost[c] = alnum || c != 0 && bytes.IndexByte([]byte("-._"), byte(c)) >= 0
 	}
 }
 
@@ -227,6 +228,9 @@ func parseTarget(h *requestHead) *parseError {
 	if h.target = rest[i:]; h.target[0] == '?' {
 		h.target = append([]byte("/"), h.target...)
 	}
+	if i == 0 { // RFC 9110 section 4.2.1
+		return errTarget
+	}
 	return nil
 }
 
@@ -306,7 +310,7 @@ func (h *requestHead) interpret() *parseError {
 				return errTE
 			}
 		case fConnection:
-			connection = f.value
+			connection = appendList(connection, f.value)
 			if h.connection(f.value) {
 				h.upgrade = []byte{}
 			}
@@ -333,13 +337,50 @@ func (h *requestHead) interpret() *parseError {
 	case codings > 0:
 		h.length = -1
 	}
-	for _, c := range h.authority {
-		if !isHost[c] {
-			return errHost
-		}
+	if len(h.authority) > 0 && !isAuthority(h.authority) {
+		return errHost
 	}
 	h.fields = dropHopByHop(h.fields, connection)
 	return nil
+}
+
+// isAuthority tells whether a text is a host, perhaps with a port (RFC 3986 section 3.2), which can't be taken apart in
+// two ways.
+func isAuthority(b []byte) bool {
+	end := bytes.IndexByte(b, ']') + 1
+	if end > 0 {
+		if b[0] != '[' || bytes.IndexByte(b[1:end-1], ':') < 0 {
+			return false
+		}
+		for _, c := range b[1 : end-1] { // an IPv6 address, at times with an IPv4 one in it
+			if unhex(c) < 0 && c != ':' && c != '.' {
+				return false
+			}
+		}
+	}
+	for i := end; i < len(b); i++ {
+		c := b[i]
+		if c == ':' {
+			for _, c := range b[i+1:] {
+				if c < '0' || c > '9' {
+					return false
+				}
+			}
+			return i > 0
+		}
+		if end > 0 || !isHost[c] {
+			return false
+		}
+	}
+	return len(b) > 0
+}
+
+// appendList puts the values of a field that comes more than once together (RFC 9110 section 5.3).
+func appendList(list, more []byte) []byte {
+	if len(list) == 0 {
+		return more
+	}
+	return slices.Concat(list, []byte(","), more)
 }
 
 // connection reads the options of a Connection field; it tells whether upgrade is one.
@@ -474,11 +515,11 @@ func (h *responseHead) interpret(method string) *parseError {
 			}
 			chunked = true
 		case fConnection:
-			connection = f.value
+			connection = appendList(connection, f.value)
 			switch {
-			case names(f.value, []byte("close")):
+			case names(connection, []byte("close")):
 				h.close = true
-			case names(f.value, []byte("keep-alive")):
+			case names(connection, []byte("keep-alive")):
 				h.close = false
 			}
 		}

@@ -168,7 +168,7 @@ func (h *h1conn) accept() *parseError {
 	x.fields, r.fields = r.fields, x.fields[:0]
 	x.expect = r.expect && r.minor == 1
 	x.last = r.close
-	if r.upgrade != nil && r.minor == 1 && len(r.upgrade) > 0 && r.length == 0 && !equalFold(r.upgrade, "h2c") {
+	if r.upgrade != nil && r.minor == 1 && len(r.upgrade) > 0 && r.length == 0 && !names(r.upgrade, []byte("h2c")) {
 		x.upgrade = view(r.upgrade)
 	}
 	x.length = r.length

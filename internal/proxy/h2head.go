@@ -241,10 +241,8 @@ func (b *h2block) request(x *exchange) (malformed string, perr *parseError) {
 	if b.authority == "" {
 		return "", errHost
 	}
-	for i := range len(b.authority) {
-		if !isHost[b.authority[i]] {
-			return "", errHost
-		}
+	if !isAuthority(raw(b.authority)) {
+		return "", errHost
 	}
 	x.path, x.query, _ = strings.Cut(b.path, "?")
 	if b.path[0] != '/' && (b.path != "*" || b.method != http.MethodOptions) {

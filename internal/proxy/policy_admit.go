@@ -79,7 +79,7 @@ func (x *exchange) identified(g *guards) bool {
 		let := allowed(g.sources, a)
 		others := g.any && (g.basic != nil || g.external != nil)
 		switch {
-		case let && g.any:
+		case let && g.any && (len(g.sources.Allow) > 0 || !others): // not to be denied is to have shown nothing
 			return true
 		case !let && !others:
 			x.deny(deniedSource, http.StatusForbidden, "source "+a.String()+" may not")
@@ -105,13 +105,7 @@ func (x *exchange) identified(g *guards) bool {
 	return g.external.admit(x)
 }
 
-func (x *exchange) dropField(name string) {
-	for i := range x.fields {
-		if equalFold(x.fields[i].name, name) {
-			x.fields[i].id = fDropped
-		}
-	}
-}
+func (x *exchange) dropField(name string) { dropFields(x.fields, name) }
 
 // left is told when the exchange is over.
 func (x *exchange) left() {

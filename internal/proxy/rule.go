@@ -48,11 +48,22 @@ type filters struct {
 	cors     *cors
 }
 
-// edit is a HeaderEdit whose names are ready to be compared.
+// edit is a HeaderEdit whose names are ready to be compared. Fields that frame messages or concern one connection are
+// not in it: where a message ends is the proxy's to say.
 type edit struct {
 	set, add  []field
 	templates []headerText
-	remove    []string // lower case
+	remove    []string    // lower case
+	host      *route.Text // of requests, which have it in another place; nil: as it is
+}
+
+// framing tells of the fields that no edit may make.
+func framing(name string) bool {
+	switch identify(raw(name)) {
+	case fConnection, fContentLength, fTransferEncoding, fHost, fUpgrade, fTE, fTrailer, fKeepAlive, fProxyConnection, fExpect:
+		return true
+	}
+	return false
 }
 
 // headerText is a header whose value is made for each request.
@@ -127,7 +138,12 @@ func (t *tables) compileFilters(in []route.Filter) (f filters, err error) {
 	edits := func(c *route.HeaderEdit) edit {
 		e := compileEdit(c)
 		for _, h := range c.SetTemplates {
-			e.templates = append(e.templates, headerText{h.Name, parse("header "+h.Name, h.Value)})
+			value := parse("header "+h.Name, h.Value)
+			if strings.EqualFold(h.Name, "host") {
+				e.host = value
+			} else if !framing(h.Name) {
+				e.templates = append(e.templates, headerText{h.Name, value})
+			}
 		}
 		return e
 	}
@@ -160,10 +176,16 @@ func (t *tables) compileFilters(in []route.Filter) (f filters, err error) {
 
 func compileEdit(c *route.HeaderEdit) (e edit) {
 	for _, h := range c.Set {
-		e.set = append(e.set, newField(h.Name, h.Value))
+		if strings.EqualFold(h.Name, "host") {
+			e.host, _ = route.ParseTemplate(route.Template(strings.ReplaceAll(h.Value, "$", "$$"))) // a constant
+		} else if !framing(h.Name) {
+			e.set = append(e.set, newField(h.Name, h.Value))
+		}
 	}
 	for _, h := range c.Add {
-		e.add = append(e.add, newField(h.Name, h.Value))
+		if !framing(h.Name) {
+			e.add = append(e.add, newField(h.Name, h.Value))
+		}
 	}
 	for _, n := range c.Remove {
 		e.remove = append(e.remove, strings.ToLower(n))
@@ -205,7 +227,7 @@ func (e *edit) apply(fields []field, v route.Values) []field {
 	return fields
 }
 
-// setField replaces a field's value, or adds the field.
+// setField replaces a field, or adds it.
 func setField(fields []field, s field) []field {
 	found := false
 	for i := range fields {
@@ -213,7 +235,7 @@ func setField(fields []field, s field) []field {
 			if found {
 				fields[i].id = fDropped
 			} else {
-				fields[i].value, found = s.value, true
+				fields[i].name, fields[i].value, found = s.name, s.value, true
 			}
 		}
 	}
@@ -231,8 +253,28 @@ func dropFields(fields []field, name string) {
 	}
 }
 
+// sameName compares names as servers do that hand fields on by the names of environment variables (RFC 3875 section
+// 4.1.18): for them "-" and "_" are the same, and what the gateway sets or removes must be so for them too.
 func sameName(a, b []byte) bool {
-	return len(a) == len(b) && strings.EqualFold(view(a), view(b))
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] && folded(a[i]) != folded(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func folded(c byte) byte {
+	switch {
+	case 'A' <= c && c <= 'Z':
+		return c + ('a' - 'A')
+	case c == '_':
+		return '-'
+	}
+	return c
 }
 
 // name is what the rule is called in metrics and spans: its own name, or its place.

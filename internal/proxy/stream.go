@@ -48,6 +48,7 @@ var (
 	errSource      = errors.New("a policy keeps the source out")
 	errNoRoute     = errors.New("no route is attached")
 	errNoBackend   = errors.New("the route has no usable backend")
+	errGuarded     = errors.New("the route asks more of its clients than a question can show")
 	errNoEndpoints = errors.New("the backend has no endpoints")
 )
 
