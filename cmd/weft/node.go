@@ -35,7 +35,8 @@ type nodeFlags struct {
 	install podnet.Install
 	admits  bool
 
-	resolvers []string
+	resolvers    []string
+	dnsNamespace string
 
 	services   node.ServicesConfig
 	clusterIPs []string
@@ -80,6 +81,7 @@ What it has put into the kernel stays there when it stops, so a restart or an up
 	fs.StringSliceVar(&f.announceOn, "announce-links", nil, "`patterns` of the links on which LoadBalancer addresses are announced, such as eth0,bond* (default: all of the node's own)")
 	fs.StringVar(&f.announced, "announce-state", "/run/weft/announced.json", "`file`, on a tmpfs, that keeps what this node announces, for a restart while the API server is away")
 	fs.StringSliceVar(&f.resolvers, "policy-resolvers", nil, "`addresses` of DNS servers whose answers count for policies by domainNames, beside those of the cluster's DNS")
+	fs.StringVar(&f.dnsNamespace, "dns-namespace", "kube-system", "`namespace` of the cluster's DNS Service, whose queries may go to this node's own server untracked")
 	fs.BoolVar(&f.admits, "log-admitted", false, "report new connections that policies admit, not only those dropped")
 	return cmd
 }
@@ -183,7 +185,7 @@ func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record
 	if err != nil {
 		return nil, err
 	}
-	dns, err := node.NewDNSPath(f.name, reg, log.With("part", "dns"))
+	dns, err := node.NewDNSPath(f.name, f.dnsNamespace, reg, log.With("part", "dns"))
 	if err != nil {
 		return nil, err
 	}

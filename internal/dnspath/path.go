@@ -49,22 +49,27 @@ func (p Paths) Equal(o Paths) bool {
 
 // Table holds the Services that ask for the untracked path, for one node.
 type Table struct {
-	node     string
-	own      []netip.Addr // the node's addresses
-	services map[model.Name]*model.Service
-	slices   map[model.Name]map[string]*model.EndpointSlice // by Service, then slice
-	of       map[model.Name]string                          // a slice's Service
+	node      string
+	namespace string
+	own       []netip.Addr // the node's addresses
+	services  map[model.Name]*model.Service
+	slices    map[model.Name]map[string]*model.EndpointSlice // by Service, then slice
+	of        map[model.Name]string                          // a slice's Service
 }
 
-// NewTable makes a table for a node.
-func NewTable(node string) *Table {
-	return &Table{node: node, services: make(map[model.Name]*model.Service),
+// NewTable makes a table for a node, of the Services in a namespace. An answer of a server is trusted: it passes policies.
+// So whose Services count is not for everybody who may make one.
+func NewTable(node, namespace string) *Table {
+	return &Table{node: node, namespace: namespace, services: make(map[model.Name]*model.Service),
 		slices: make(map[model.Name]map[string]*model.EndpointSlice), of: make(map[model.Name]string)}
 }
 
 // Update takes in what changed, and tells whether that can have changed the Paths.
 func (t *Table) Update(d *model.Delta) (touched bool) {
 	for name, s := range d.Services {
+		if name.Namespace != t.namespace {
+			continue
+		}
 		_, had := t.services[name]
 		delete(t.services, name)
 		if s != nil && s.Annotations[Annotation] != "" {
@@ -83,7 +88,7 @@ func (t *Table) Update(d *model.Delta) (touched bool) {
 			touched = touched || t.services[of] != nil
 		}
 		// Of the cluster's slices only those are kept that can matter: with an endpoint here, over UDP.
-		if s == nil || s.FQDN || !slices.ContainsFunc(s.Ports, isUDP) || !slices.ContainsFunc(s.Endpoints, t.here) {
+		if s == nil || name.Namespace != t.namespace || s.FQDN || !slices.ContainsFunc(s.Ports, isUDP) || !slices.ContainsFunc(s.Endpoints, t.here) {
 			continue
 		}
 		of := model.Name{Namespace: name.Namespace, Name: s.Service}

@@ -108,6 +108,7 @@ func TestPaths(t *testing.T) {
 		}()}, ""},
 		{"traffic is spread over all nodes", []any{dnsService("k/dns", func(s *model.Service) { s.Distribution = model.DistributeEvenly }), slice("k/a", "dns", "10.1.0.5@n1")}, ""},
 		{"traffic stays on the node", []any{dnsService("k/dns", func(s *model.Service) { s.Distribution, s.InternalLocal = 0, true }), slice("k/a", "dns", "10.1.0.5@n1")}, v4 + " " + back4},
+		{"a Service of somebody else", []any{dnsService("tenant/dns"), slice("tenant/a", "dns", "10.1.0.5@n1")}, ""},
 		{"no port 53", []any{dnsService("k/dns", func(s *model.Service) { s.Ports[0].Port = 54 }), slice("k/a", "dns", "10.1.0.5@n1")}, ""},
 		{"headless", []any{dnsService("k/dns", func(s *model.Service) { s.Headless, s.ClusterIPs = true, nil }), slice("k/a", "dns", "10.1.0.5@n1")}, ""},
 		{"a server on the node's own network", []any{dnsService("k/dns"), slice("k/a", "dns", "192.0.2.1@n1"), node("n1", "192.0.2.1")}, ""},
@@ -127,7 +128,7 @@ func TestPaths(t *testing.T) {
 			}()},
 			"10.96.0.9:53>10.1.0.5 10.1.0.5:5300:1054<10.96.0.9:53"},
 	} {
-		tab := NewTable("n1")
+		tab := NewTable("n1", "k")
 		touched := tab.Update(delta(c.objects...))
 		if got := show(tab.Paths()); got != c.want {
 			t.Errorf("%s:\n got %s\nwant %s", c.name, got, c.want)
@@ -143,7 +144,7 @@ func node(n, ip string) *model.Node {
 }
 
 func TestChanges(t *testing.T) {
-	tab := NewTable("n1")
+	tab := NewTable("n1", "k")
 	step := func(what string, touched bool, want string, d *model.Delta) {
 		t.Helper()
 		before := tab.Paths()

@@ -42,9 +42,10 @@ type dnsKernel interface {
 }
 
 // NewDNSPath connects to the kernel in the network namespace of the calling thread. It changes nothing there before
-// the first Update with a full picture.
-func NewDNSPath(node string, reg prometheus.Registerer, log *slog.Logger) (*DNSPath, error) {
-	d := &DNSPath{log: log, table: dnspath.NewTable(node), failed: true, repairs: prometheus.NewCounter(prometheus.CounterOpts{
+// the first Update with a full picture. namespace is where the cluster's DNS Service is: answers of its servers pass
+// policies, so nobody else's Service is one.
+func NewDNSPath(node, namespace string, reg prometheus.Registerer, log *slog.Logger) (*DNSPath, error) {
+	d := &DNSPath{log: log, table: dnspath.NewTable(node, namespace), failed: true, repairs: prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "weft_dns_path_repairs_total",
 		Help: "Times that the nftables tables for DNS queries were made anew because somebody else had changed them.",
 	})}

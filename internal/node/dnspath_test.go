@@ -54,7 +54,7 @@ func newDNSCluster(t *testing.T) *dnsCluster {
 	c.start(t)
 	var err error
 	c.metrics = prometheus.NewRegistry()
-	c.node[0].in(func() { c.path, err = NewDNSPath("node1", c.metrics, slog.New(slog.NewTextHandler(c.log, nil))) })
+	c.node[0].in(func() { c.path, err = NewDNSPath("node1", dnsNamespace, c.metrics, slog.New(slog.NewTextHandler(c.log, nil))) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -523,7 +523,7 @@ func TestDNSPathOnKernelsThatRefuse(t *testing.T) {
 		{"not now", []error{busy}, true, false, 1, 0, 1},
 	} {
 		k := &stubKernel{refuse: c.refuse}
-		d := &DNSPath{log: slog.New(slog.DiscardHandler), table: dnspath.NewTable("node1"), kernel: k, failed: true}
+		d := &DNSPath{log: slog.New(slog.DiscardHandler), table: dnspath.NewTable("node1", dnsNamespace), kernel: k, failed: true}
 		err := d.Update(t.Context(), &model.Delta{Complete: true})
 		if (err != nil) != c.fails || d.off != c.off || k.applied != c.applied || k.forgot != c.forgot {
 			t.Errorf("%s: %v, off %v, applied %d times, forgot %d", c.why, err, d.off, k.applied, k.forgot)
