@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -72,6 +73,8 @@ func newControllerCommand() *cobra.Command {
 				Record:    record,
 				Identity:  host + "_" + rand.Text(), // the same host name again is not the same process
 				Namespace: leaseNamespace, Lease: "weft-controller",
+				// Kubernetes' own, but for how soon a replica sees that the leader has given up: gateways wait for the next.
+				LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: time.Second,
 				Metrics: reg, Log: log,
 			})
 			if err != nil {
