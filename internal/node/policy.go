@@ -36,6 +36,8 @@ type PolicyConfig struct {
 
 	// Resolvers are DNS servers whose answers count for policies that go by name, beside those of the cluster's DNS.
 	Resolvers []netip.Addr
+	// DNSNamespace is where the cluster's DNS Service is, if not in kube-system.
+	DNSNamespace string
 	NamesFile string // where what names resolved to is kept; "" is DefaultNamesFile
 
 	Registerer prometheus.Registerer
@@ -84,10 +86,13 @@ func NewPolicy(cfg PolicyConfig) (*Policy, error) {
 	p := &Policy{
 		cfg: cfg, log: cfg.Log, table: t, compiler: policy.NewCompiler(cfg.Node), stale: true,
 		uncut: map[netip.Addr]bool{}, pinned: map[string]string{}, news: make(chan struct{}), expiry: map[resolution]time.Time{},
-		services: newServiceNames(),
+		services: serviceNames{},
 	}
 	p.cfg.NamesFile = cmp.Or(cfg.NamesFile, DefaultNamesFile)
 	p.compiler.Trust(cfg.Resolvers...)
+	if cfg.DNSNamespace != "" {
+		p.compiler.TrustDNSOf(cfg.DNSNamespace)
+	}
 	if err := p.recallNames(time.Now()); err != nil {
 		p.log.Warn("policies that go by name admit nothing until it is asked for again", "err", err)
 	}

@@ -4,74 +4,36 @@ package node
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/nft/policytable"
 )
 
-// serviceNames finds a Service by an address that clients ask it at, so that a flow event can name it.
-type serviceNames struct {
-	all    map[model.Name]*model.Service
-	byAddr map[netip.Addr]model.Name
-	byPort map[nodePort]model.Name
-}
+// serviceNames finds a Service by an address that clients ask it at, so that a flow event can name it. Events are few
+// and Services many: it looks through all of them rather than keep an index.
+type serviceNames map[model.Name]*model.Service
 
-type nodePort struct {
-	proto model.Protocol
-	port  uint16
-}
-
-func newServiceNames() serviceNames {
-	return serviceNames{map[model.Name]*model.Service{}, map[netip.Addr]model.Name{}, map[nodePort]model.Name{}}
-}
-
-func (n *serviceNames) update(d *model.Delta) {
+func (n serviceNames) update(d *model.Delta) {
 	for name, s := range d.Services {
-		if old := n.all[name]; old != nil {
-			for _, a := range serviceAddrs(old) {
-				forget(n.byAddr, a, name)
-			}
-			for _, p := range old.Ports {
-				forget(n.byPort, nodePort{p.Protocol, p.NodePort}, name)
-			}
-			delete(n.all, name)
-		}
 		if s == nil {
-			continue
-		}
-		n.all[name] = s
-		for _, a := range serviceAddrs(s) {
-			n.byAddr[a] = name
-		}
-		for _, p := range s.Ports {
-			if p.NodePort != 0 {
-				n.byPort[nodePort{p.Protocol, p.NodePort}] = name
-			}
+			delete(n, name)
+		} else {
+			n[name] = s
 		}
 	}
 }
 
-func forget[K comparable](m map[K]model.Name, k K, name model.Name) {
-	if m[k] == name {
-		delete(m, k)
-	}
-}
-
-// serviceAddrs are those that are the Service's own, not a node's.
-func serviceAddrs(s *model.Service) []netip.Addr {
-	var out []netip.Addr
-	for _, a := range s.ClusterIPs {
-		out = append(out, a.Unmap())
-	}
-	for _, a := range s.ExternalIPs {
-		out = append(out, a.Unmap())
-	}
-	for _, i := range s.Ingress {
-		if i.IP.IsValid() {
-			out = append(out, i.IP.Unmap())
+// at names the Service that has an address of its own, or that a port of a node's leads to; ok is false for none.
+func (n serviceNames) at(asked netip.AddrPort, proto model.Protocol, node bool) (name model.Name, ok bool) {
+	for _, s := range n {
+		if slices.Contains(s.ClusterIPs, asked.Addr()) || slices.Contains(s.ExternalIPs, asked.Addr()) ||
+			slices.ContainsFunc(s.Ingress, func(i model.LoadBalancerIngress) bool { return i.IP == asked.Addr() }) ||
+			node && slices.ContainsFunc(s.Ports, func(p model.ServicePort) bool { return p.Protocol == proto && p.NodePort == asked.Port() }) {
+			return s.Name, true
 		}
 	}
-	return out
+	return model.Name{}, false
 }
 
 // serviceAsked names the Service whose address was replaced by the packet's destination; "" if none was. Not every
@@ -88,10 +50,7 @@ func (p *Policy) serviceAsked(k policytable.Packet) string {
 		}
 		return ""
 	}
-	name, ok := p.services.byAddr[asked]
-	if !ok && p.compiler.EndpointOf(asked).Node != "" {
-		name, ok = p.services.byPort[nodePort{k.Protocol, k.Asked.Port()}]
-	}
+	name, ok := p.services.at(k.Asked, k.Protocol, p.compiler.EndpointOf(asked).Node != "")
 	if !ok {
 		return ""
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 func TestServiceAsked(t *testing.T) {
-	p := &Policy{cfg: PolicyConfig{Node: "n1"}, compiler: policy.NewCompiler("n1"), services: newServiceNames()}
+	p := &Policy{cfg: PolicyConfig{Node: "n1"}, compiler: policy.NewCompiler("n1"), services: serviceNames{}}
 	name := model.Name{Namespace: "a", Name: "db"}
 	svc := &model.Service{
 		Meta: model.Meta{Name: name}, ClusterIPs: policytest.Addrs("10.96.0.1 fd96::1"),
@@ -77,7 +77,7 @@ func TestServiceAsked(t *testing.T) {
 		t.Errorf("an address that it no longer has is still %s's", got)
 	}
 	p.services.update(&model.Delta{Services: map[model.Name]*model.Service{name: nil}})
-	if len(p.services.all)+len(p.services.byAddr)+len(p.services.byPort) > 0 {
+	if len(p.services) > 0 {
 		t.Errorf("of a Service that is gone is left: %+v", p.services)
 	}
 }

@@ -248,7 +248,10 @@ func (t *Table) rootChains(names bool) []*chain {
 
 	admitted := &chain{name: chainAdmitted, hook: noHook}
 	if t.logAdmitted {
-		admitted.rules = append(admitted.rules, []expr.Any{t.log(PrefixAdmitted)})
+		// Of what is not tracked every packet passes here, not only the first of a connection.
+		admitted.rules = append(admitted.rules,
+			rule(tracked(expr.CtStateBitUNTRACKED), isProtocol(unix.IPPROTO_UDP), verdict(expr.VerdictAccept, "")),
+			[]expr.Any{t.log(PrefixAdmitted)})
 	}
 	admitted.rules = append(admitted.rules, verdict(expr.VerdictAccept, ""))
 
