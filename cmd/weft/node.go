@@ -81,7 +81,7 @@ What it has put into the kernel stays there when it stops, so a restart or an up
 	fs.StringSliceVar(&f.announceOn, "announce-links", nil, "`patterns` of the links on which LoadBalancer addresses are announced, such as eth0,bond* (default: all of the node's own)")
 	fs.StringVar(&f.announced, "announce-state", "/run/weft/announced.json", "`file`, on a tmpfs, that keeps what this node announces, for a restart while the API server is away")
 	fs.StringSliceVar(&f.resolvers, "policy-resolvers", nil, "`addresses` of DNS servers whose answers count for policies by domainNames, beside those of the cluster's DNS")
-	fs.StringVar(&f.dnsNamespace, "dns-namespace", "kube-system", "`namespace` of the cluster's DNS Service, whose queries may go to this node's own server untracked")
+	fs.StringVar(&f.dnsNamespace, "dns-namespace", "kube-system", "`namespace` of the cluster's DNS Service, whose answers count for policies by domainNames (as do those of kube-system), and whose queries may go to this node's own server untracked")
 	fs.BoolVar(&f.admits, "log-admitted", false, "report new connections that policies admit, not only those dropped")
 	return cmd
 }
@@ -156,7 +156,7 @@ func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record
 		resolvers = append(resolvers, a)
 	}
 	pol, err := node.NewPolicy(node.PolicyConfig{
-		Node: f.name, Resolvers: resolvers, Local: func() []model.LocalPod { return pods.Pods() }, LogAdmitted: f.admits,
+		Node: f.name, Resolvers: resolvers, DNSNamespace: f.dnsNamespace, Local: func() []model.LocalPod { return pods.Pods() }, LogAdmitted: f.admits,
 		Registerer: reg, Events: record, Log: log.With("part", "policy"),
 	})
 	if err != nil {

@@ -86,7 +86,7 @@ func NewPolicy(cfg PolicyConfig) (*Policy, error) {
 	p := &Policy{
 		cfg: cfg, log: cfg.Log, table: t, compiler: policy.NewCompiler(cfg.Node), stale: true,
 		uncut: map[netip.Addr]bool{}, pinned: map[string]string{}, news: make(chan struct{}), expiry: map[resolution]time.Time{},
-		services: serviceNames{},
+		services: newServiceNames(),
 	}
 	p.cfg.NamesFile = cmp.Or(cfg.NamesFile, DefaultNamesFile)
 	p.compiler.Trust(cfg.Resolvers...)

@@ -38,12 +38,14 @@ type resolutions struct {
 
 	slices   map[model.Name]*model.EndpointSlice
 	services map[model.Name]bool // those that are the cluster's DNS
+	homes    map[string]bool     // the namespaces that those are in
 }
 
 func newResolutions() resolutions {
 	return resolutions{
 		live: map[netip.Addr][]string{}, lapsed: map[netip.Addr][]string{},
 		slices: map[model.Name]*model.EndpointSlice{}, services: map[model.Name]bool{},
+		homes: map[string]bool{"kube-system": true},
 	}
 }
 
@@ -121,16 +123,17 @@ func (c *Cluster) OpenEndpointOf(a netip.Addr) Endpoint {
 	return e
 }
 
-// isClusterDNS tells whether a Service is the one that pods resolve names with.
-func isClusterDNS(n model.Name, s *model.Service) bool {
-	return s != nil && (n.Namespace == "kube-system" && n.Name == "kube-dns" || s.Labels["k8s-app"] == "kube-dns" ||
+// isClusterDNS tells whether a Service is the one that pods resolve names with. Labels do not make it one: anybody may
+// have them who may make a Service.
+func (r *resolutions) isClusterDNS(n model.Name, s *model.Service) bool {
+	return s != nil && r.homes[n.Namespace] && (n.Name == "kube-dns" || s.Labels["k8s-app"] == "kube-dns" ||
 		s.Labels["app.kubernetes.io/name"] == "weft" && s.Labels["app.kubernetes.io/component"] == "dns")
 }
 
 // applyServices takes over what tells where the cluster's DNS is.
 func (n *resolutions) applyServices(d *model.Delta) {
 	for name, s := range d.Services {
-		if isClusterDNS(name, s) {
+		if n.isClusterDNS(name, s) {
 			n.services[name] = true
 		} else {
 			delete(n.services, name)
@@ -195,6 +198,10 @@ func (k *Compiler) renamed(name string, addrs []netip.Addr, do func(string, neti
 	clear(c.Tightened) // names only let through, and what lapses ends no connection
 	return c
 }
+
+// TrustDNSOf adds a namespace to kube-system, in which the cluster's DNS Service may be. It is to be called before the
+// first Delta comes.
+func (k *Compiler) TrustDNSOf(namespace string) { k.names.homes[namespace] = true }
 
 // Trust adds addresses whose answers count beside those of the cluster's DNS.
 func (k *Compiler) Trust(addrs ...netip.Addr) {
