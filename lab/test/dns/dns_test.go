@@ -321,7 +321,65 @@ spec: {podSelector: {matchLabels: {app: mute}}, policyTypes: [Egress]}
 	}
 }
 
-// Servers that are rolled, and one that is killed, while pods ask: every query over the change is answered, and none had
+// Where a policy admits names, the node holds answers until their addresses are in force. A resolver that asks for both
+// families from one socket gets both answers, though they come as one packet.
+func TestAnswersThatAreHeld(t *testing.T) {
+	ns := lab.Namespace(t)
+	crd, err := os.ReadFile("../../../deploy/chart/upstream/network-policy-api/experimental/policy.networking.k8s.io_clusternetworkpolicies.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lab.RunWith(t.Context(), string(crd), "kubectl", "apply", "--server-side", "-f", "-"); err != nil {
+		t.Fatal(err)
+	}
+	lab.Kubectl(t, "wait", "--for=condition=Established", "--timeout=60s", "crd/clusternetworkpolicies.policy.networking.k8s.io")
+	lab.Apply(t, ns, pod("c1", "node1", echo, "app: c")+strings.ReplaceAll(`
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: NS}
+spec:
+  tier: Admin
+  priority: 10
+  subject: {namespaces: {matchLabels: {kubernetes.io/metadata.name: NS}}}
+  egress:
+  - {name: dns, action: Accept, to: [{namespaces: {matchLabels: {kubernetes.io/metadata.name: kube-system}}}], protocols: [{udp: {destinationPort: {number: 53}}}, {tcp: {destinationPort: {number: 53}}}]}
+  - {name: by-name, action: Accept, to: [{domainNames: ["*.internet.example"]}]}
+  - {name: rest, action: Deny, to: [{networks: ["0.0.0.0/0", "::/0"]}]}
+`, "NS", ns))
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		if _, err := lab.Run(ctx, "kubectl", "delete", "clusternetworkpolicy", ns); err != nil {
+			t.Error(err)
+		}
+	})
+	lab.WaitFor(t, ns, "condition=Ready", "pod/c1")
+	get := func(url string) bool {
+		return strings.Contains(in(t, ns, "c1", "/echo", "get", "-timeout", "500ms", "-q", url), "failed 0")
+	}
+	labtest.Eventually(t, 60*time.Second, func() error {
+		if get("http://203.0.113.1/") {
+			return fmt.Errorf("the policy is not in force")
+		}
+		return nil
+	})
+	for _, vip := range dnsAddrs(t) {
+		out := in(t, ns, "c1", "/echo", "resolve", "-attempts", "1", "-timeout", "20s", "-server", vip, "-n", "50", "-c", "2", "www.internet.example.")
+		if sent, failed, _ := counts(t, out); sent != 50 || failed > 0 || !strings.Contains(out, "203.0.113.1\n") || !strings.Contains(out, "2001:db8:ffff::1\n") {
+			t.Errorf("%s: %s", vip, out)
+		}
+	}
+	for _, url := range []string{"http://203.0.113.1/", "http://[2001:db8:ffff::1]/"} {
+		labtest.Eventually(t, 20*time.Second, func() error {
+			if !get(url) {
+				return fmt.Errorf("%s, the address of a name that was looked up, is out of reach", url)
+			}
+			return nil
+		})
+	}
+}
+
+// Servers that are rolled while pods ask: every query over the change is answered, and none had
 // to be asked twice.
 func TestRollingRestartLosesNoQuery(t *testing.T) {
 	ns := lab.Namespace(t)
