@@ -160,7 +160,7 @@ func ask(c net.Conn, name string) (string, error) {
 		msg = append(append(msg, byte(len(label))), label...)
 	}
 	msg = append(msg, 0, 0, 1, 0, 1)
-	_ = c.SetDeadline(time.Now().Add(time.Second))
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
 	if _, err := c.Write(msg); err != nil {
 		return "", err
 	}
