@@ -330,12 +330,12 @@ func TestChangesAddUp(t *testing.T) {
 	opts.Config = model.Name{Namespace: "weft", Name: "ingress"}
 	opts.DefaultCertificate = model.Name{Namespace: "shop", Name: "s1"}
 	opts.Fallback = &route.Certificate{Key: "weft/fallback", Chain: "-", PrivateKey: "-"}
-	for seed := range uint64(40) {
+	for seed := range uint64(25) {
 		w := &world{r: mathrand.New(mathrand.NewPCG(seed, 1)), certs: certs, now: nothing()}
 		s := ingress.New(opts)
 		gateway := replica{}
 		told := map[string]int{}
-		for step := range 60 {
+		for step := range 40 {
 			c := nothing()
 			for range 1 + w.r.IntN(3) {
 				w.step(&c)
