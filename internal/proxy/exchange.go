@@ -223,12 +223,18 @@ func (x *exchange) findListener() bool {
 	case l == nil:
 		x.reply(http.StatusNotFound, "no listener has this host")
 		return false
-	case x.peer.sni != nil && x.peer.sni.conf.Key != l.conf.Key:
+	case x.peer.sni != nil && x.peer.sni.conf.Key != l.conf.Key && !x.unnamed(l):
 		x.reply(http.StatusMisdirectedRequest, "the connection was made to another host's listener")
 		return false
 	}
 	x.listener = l
 	return true
+}
+
+// unnamed tells whether the client named no server in its handshake and the listener takes such clients: one that
+// checks clients has not seen this one's certificate.
+func (x *exchange) unnamed(l *listener) bool {
+	return x.peer.tls.ServerName == "" && l.tls != nil && l.conf.TLS.Client == nil
 }
 
 // forward sends the request to a backend.

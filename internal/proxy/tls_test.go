@@ -491,3 +491,27 @@ func TestUDP(t *testing.T) {
 	e := r.srv.tables.backends["b"].Load().endpoints.Load().all[0]
 	until(t, "idle sessions end", func() bool { return e.inflight.Load() == 0 })
 }
+
+// A client that names no server gets the certificate of the listener for all, and by its requests' hosts reaches those
+// listeners that check no client.
+func TestNoServerName(t *testing.T) {
+	ca := newAuthority(t)
+	u := secure(t, ca, newEcho(t, "one").addr(), "", "a.example.com", "b.example.com")
+	u.Listeners[0].Key, u.Routes[0].Parents[0].Listener = "all", "all"
+	u.Listeners[2].TLS.Client = &route.ClientValidation{CAs: ca.pem}
+	r := start(t, u)
+	for host, want := range map[string]string{"a.example.com": "200", "b.example.com": "421", "c.example.com": "200"} {
+		c, err := tls.Dial("tcp", r.tcp(), &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n\r\n")
+		if b, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 "+want) {
+			t.Errorf("%s: %.40q, %v, want %s", host, b, err, want)
+		}
+		c.Close()
+	}
+	if resp, _, err := r.ask(ca, false, "a.example.com", "c.example.com", nil); err != nil || resp.StatusCode != 421 {
+		t.Errorf("with a server name: %v, %v", resp, err)
+	}
+}
