@@ -305,6 +305,9 @@ func fixedRate(ctx context.Context, _ *bench, p portSet, d time.Duration) (float
 		return 0, err
 	default:
 	}
+	if len(took) == 0 {
+		return 0, errFew
+	}
 	slices.Sort(took)
 	return float64(took[len(took)*99/100].Microseconds()), nil
 }

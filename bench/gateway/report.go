@@ -25,6 +25,9 @@ func (r *report) add(c, contender string, us float64) {
 
 func (r *report) median(c, contender string) float64 {
 	v := slices.Clone(r.figures[c][contender])
+	if len(v) == 0 {
+		return 0
+	}
 	slices.Sort(v)
 	return v[len(v)/2]
 }
