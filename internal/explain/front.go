@@ -109,6 +109,7 @@ func (q *question) request(r *Request) error {
 			q.note("gateway", fmt.Sprintf("%s serves %s too; which of them clients reach is up to DNS", other.front.Object, r.host()))
 		}
 	}
+	q.publicName(r, best.front)
 	q.client(best.front, best.front.portOf(port))
 	q.gateway(best, r)
 	return nil
@@ -272,6 +273,26 @@ func (q *question) unserved(host string) []string {
 func covers(hostname, host string) bool {
 	suffix, wild := strings.CutPrefix(strings.ToLower(hostname), "*")
 	return hostname == "" || hostname == host || wild && strings.HasSuffix(host, suffix)
+}
+
+// publicName says what DNS has to say of a URL's host, which is nothing that is decided in the cluster.
+func (q *question) publicName(r *Request, f *Front) {
+	host := r.URL.Hostname()
+	if _, err := netip.ParseAddr(host); err == nil || f.Service == nil {
+		return
+	}
+	var addrs []string
+	for _, i := range f.Service.Ingress {
+		if i.IP.IsValid() {
+			addrs = append(addrs, i.IP.String())
+		}
+		if i.Hostname != "" {
+			addrs = append(addrs, i.Hostname)
+		}
+	}
+	if len(addrs) > 0 && q.w.serviceOf(host) == nil {
+		q.note("name", fmt.Sprintf("clients get there if DNS leads %s to %s", host, strings.Join(addrs, " or ")))
+	}
 }
 
 // client walks from the source to the gateway.

@@ -131,6 +131,7 @@ apiVersion: v1
 kind: Service
 metadata: {name: edge-weft, namespace: shop, labels: {gateway.networking.k8s.io/gateway-name: edge}}
 spec: {type: LoadBalancer, clusterIP: 10.96.9.9, clusterIPs: [10.96.9.9], selector: {gateway.networking.k8s.io/gateway-name: edge}, ports: [{name: http, port: 80, targetPort: 61080, nodePort: 30123}]}
+status: {loadBalancer: {ingress: [{ip: 192.0.2.80}]}}
 `)...), 0o600)
 	if err != nil {
 		t.Fatal(err)
@@ -164,6 +165,9 @@ spec: {type: LoadBalancer, clusterIP: 10.96.9.9, clusterIPs: [10.96.9.9], select
 		}
 		if a.Allowed != tc.allowed || !strings.HasPrefix(strings.Join(got, " > "), tc.flows) {
 			t.Errorf("%s to %s: allowed %v, want %v; by %v, want %s", tc.from, tc.url, a.Allowed, tc.allowed, got, tc.flows)
+		}
+		if said := fmt.Sprint(a.Steps); strings.Contains(tc.url, "//shop.example.com") != strings.Contains(said, "if DNS leads shop.example.com to 192.0.2.80") {
+			t.Errorf("%s: of DNS it says %s", tc.url, said)
 		}
 		if strings.Contains(tc.url, "nowhere") && (a.Partly || !strings.HasPrefix(a.Summary, "BLOCKED")) {
 			t.Errorf("%s", a.Summary)
