@@ -284,6 +284,10 @@ func (v *server) filters(l *location, secure bool) (out []route.Filter) {
 	if l.by.basic {
 		edit.Remove = append(edit.Remove, "Authorization")
 	}
+	if v.client != nil && !secure { // over TLS the proxy tells, or drops, them
+		edit.Set = append(edit.Set, route.Header{Name: "ssl-client-verify", Value: "NONE"})
+		edit.Remove = append(edit.Remove, "ssl-client-cert", "ssl-client-subject-dn", "ssl-client-issuer-dn")
+	}
 	edit.SetTemplates = append([]route.TemplateHeader{
 		{Name: "X-Real-IP", Value: "$remote_addr"},
 		{Name: "X-Scheme", Value: "$http_x_forwarded_proto"},

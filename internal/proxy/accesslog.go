@@ -152,6 +152,18 @@ func printable(r rune) rune {
 	return r
 }
 
+// appendUnquoted appends a part of a request's target, whose quotes would end the field that it is in; a target has no
+// spaces and no control characters.
+func appendUnquoted(b []byte, s string) []byte {
+	for _, c := range []byte(s) {
+		if c == '"' || c == '\\' {
+			b = append(b, '\\')
+		}
+		b = append(b, c)
+	}
+	return b
+}
+
 // combinedLine is Apache's and nginx's combined format.
 func combinedLine(b []byte, x *exchange, _ time.Duration) []byte {
 	b = x.source().AppendTo(b)
@@ -170,9 +182,9 @@ func combinedLine(b []byte, x *exchange, _ time.Duration) []byte {
 	if asked.path == "" {
 		asked.path, asked.query = x.path, x.query
 	}
-	b = append(b, asked.path...)
+	b = appendUnquoted(b, asked.path)
 	if asked.query != "" {
-		b = append(append(b, '?'), asked.query...)
+		b = appendUnquoted(append(b, '?'), asked.query)
 	}
 	b = append(b, " HTTP/"...)
 	if x.major == 2 {
