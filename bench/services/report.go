@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// find is a contender's result at a size; nil if it was not measured there or gave up.
+// find is a contender's result at a size; nil if it was not measured there, or not even got through its full sync.
 func (r *results) find(contender string, services, endpoints int) *programming {
 	for i := range r.Programming {
 		p := &r.Programming[i]
-		if p.Contender == contender && p.Services == services && p.Endpoints == endpoints && p.Error == "" {
+		if p.Contender == contender && p.Services == services && p.Endpoints == endpoints && (p.Error == "" || p.FullSync > 0) {
 			return p
 		}
 	}
