@@ -73,3 +73,25 @@ func BenchmarkOneMoreRoute(b *testing.B) {
 	}
 	b.ReportMetric(float64(worst.Microseconds()), "worst-us")
 }
+
+// How long a change of one route takes that shares its host with 5,000 others.
+func BenchmarkRouteOfABusyHost(b *testing.B) {
+	r := New(Config{Log: slog.New(slog.DiscardHandler)})
+	defer r.Close()
+	u := many(5000)
+	for i := range u.Routes {
+		u.Routes[i].Parents[0].Hostnames = []string{"shop.example.com"}
+		u.Routes[i].Rules[0].Matches[0].Path.Value = fmt.Sprintf("/p%d", i)
+	}
+	if err := r.Apply(u); err != nil {
+		b.Fatal(err)
+	}
+	one := u.Routes[77]
+	for b.Loop() {
+		one.Created++
+		one.Rules = []route.Rule{{Matches: one.Rules[0].Matches, Backends: one.Rules[0].Backends}}
+		if err := r.Apply(&route.Update{Routes: []route.Route{one}}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

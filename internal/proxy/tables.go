@@ -56,6 +56,40 @@ type hostCell struct {
 	name    string
 	table   atomic.Pointer[route.HostTable]
 	entries map[string][]*route.Entry // by route key
+	// What table does not yet say: entries that are no longer, or newly, among entries.
+	gone, fresh []*route.Entry
+}
+
+// put gives the host a route's entries in place of those that it had; none takes them away. publish makes it seen.
+func (c *hostCell) put(key string, entries []*route.Entry) {
+	old := c.entries[key]
+	if len(old) == len(entries) && (len(old) == 0 || old[0] == entries[0]) {
+		return
+	}
+	c.gone, c.fresh = append(c.gone, old...), append(c.fresh, entries...)
+	if len(entries) == 0 {
+		delete(c.entries, key)
+	} else {
+		c.entries[key] = entries
+	}
+}
+
+// publish makes the table what the entries are. It tells whether it is the first one.
+func (c *hostCell) publish() (first bool) {
+	if len(c.gone) > 0 && len(c.fresh) > 0 { // what came and went meanwhile
+		gone := make(map[*route.Entry]bool, len(c.gone))
+		for _, e := range c.gone {
+			gone[e] = true
+		}
+		c.fresh = slices.DeleteFunc(c.fresh, func(e *route.Entry) bool { return gone[e] })
+	}
+	table := c.table.Load()
+	if first = table == nil; first {
+		table = route.NewHostTable(nil)
+	}
+	c.table.Store(table.With(c.gone, c.fresh))
+	c.gone, c.fresh = nil, nil
+	return first
 }
 
 type compiledRoute struct {
@@ -90,6 +124,7 @@ type portTable struct {
 	protocol    route.Protocol // of any; HTTPS and TLS share a port
 	passthrough bool           // some listener leaves TLS to its backend: hellos are read ahead
 	proxy       bool           // a PROXY header comes first
+	proxyFrom   []netip.Prefix // whose is believed; none: everybody's
 	only        *listener      // the listener of TCP and UDP
 }
 
@@ -352,7 +387,7 @@ func (t *tables) attach(c *compiledRoute, key string, l *listener, ch *touched) 
 				cell = &hostCell{name: h, entries: map[string][]*route.Entry{}}
 				l.hosts[h] = cell
 			}
-			cell.entries[c.conf.Key] = c.entries
+			cell.put(c.conf.Key, c.entries)
 			ch.touch(l, h)
 		}
 	}
@@ -367,7 +402,7 @@ func (t *tables) detach(c *compiledRoute, ch *touched) {
 		for _, h := range p.Hostnames {
 			h = strings.ToLower(h)
 			if cell := l.hosts[h]; cell != nil {
-				delete(cell.entries, c.conf.Key)
+				cell.put(c.conf.Key, nil)
 				ch.touch(l, h)
 			}
 		}
@@ -429,11 +464,7 @@ func (t *tables) publish(ch *touched) {
 				cell.table.Store(route.NewHostTable(nil)) // for requests that found it just now
 				continue
 			}
-			var all []*route.Entry
-			for _, es := range cell.entries {
-				all = append(all, es...)
-			}
-			if cell.table.Swap(route.NewHostTable(all)) == nil { // new
+			if cell.publish() {
 				l.byHost.set(h, cell)
 			}
 		}
@@ -457,6 +488,7 @@ func (t *tables) portTables() map[portKey]*portTable {
 			}
 			p.byHost.Set(l.conf.Hostname, l)
 			p.proxy = p.proxy || l.conf.ProxyProtocol
+			p.proxyFrom = append(p.proxyFrom, l.conf.ProxySources...)
 			p.passthrough = p.passthrough || l.conf.TLS != nil && l.conf.TLS.Passthrough
 			if l.conf.Protocol == route.TCP || l.conf.Protocol == route.UDP {
 				p.only = l

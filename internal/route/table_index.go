@@ -198,44 +198,87 @@ func valueMatchers(in []ValueMatch, headers bool) ([]valueMatcher, error) {
 }
 
 // HostTable is the entries of one hostname of one listener, arranged for lookup: a request costs one map lookup for
-// each element of its path, however many routes there are; only regular expressions are tried one by one.
+// each element of its path, however many routes there are; only regular expressions are tried one by one. It is
+// immutable.
 type HostTable struct {
-	exact    map[string][]*Entry
-	prefix   map[string][]*Entry // the key has no trailing slash; "" is "/"
-	byString map[string][]*Entry // of stringPrefix
-	lengths  []int               // of the keys of byString, the longest first
+	exact    pathMap
+	prefix   pathMap // the key has no trailing slash; "" is "/"
+	byString pathMap // of stringPrefix
+	lengths  []int   // of the keys of byString, the longest first
 	regex    []*Entry
 	anySvc   []*Entry
-	maxDepth int // the most slashes that a key of prefix has
-	all      []*Entry
+	maxDepth int // the most slashes that a key of prefix has, or has had
 }
 
 // NewHostTable arranges entries. It keeps them, and does not keep the slice.
 func NewHostTable(entries []*Entry) *HostTable {
-	t := &HostTable{exact: map[string][]*Entry{}, prefix: map[string][]*Entry{}, all: slices.Clone(entries)}
-	slices.SortStableFunc(t.all, compare)
-	for _, e := range t.all {
+	sorted := slices.Clone(entries) // so that each comes last in its list
+	slices.SortStableFunc(sorted, compare)
+	return new(HostTable).With(nil, sorted)
+}
+
+// With gives the table without the entries that are gone, and with fresh ones; no entry may be in both. Its cost is that
+// of the change, but for regular expressions.
+func (t *HostTable) With(gone, fresh []*Entry) *HostTable {
+	exact, prefix, byString := t.exact.edit(), t.prefix.edit(), t.byString.edit()
+	out := &HostTable{lengths: t.lengths, regex: t.regex, anySvc: t.anySvc, maxDepth: t.maxDepth}
+	prefixes := false
+	for _, e := range gone {
 		switch e.class {
 		case exactPath:
-			t.exact[e.path] = append(t.exact[e.path], e)
+			exact.drop(e)
 		case prefixPath:
-			t.prefix[e.path] = append(t.prefix[e.path], e)
-			t.maxDepth = max(t.maxDepth, strings.Count(e.path, "/"))
+			prefix.drop(e)
 		case stringPrefix:
-			if t.byString == nil {
-				t.byString = map[string][]*Entry{}
-			}
-			if t.byString[e.path] == nil && !slices.Contains(t.lengths, len(e.path)) {
-				t.lengths = append(t.lengths, len(e.path)) // entries come by length
-			}
-			t.byString[e.path] = append(t.byString[e.path], e)
+			byString.drop(e)
+			prefixes = true
 		case regexPath:
-			t.regex = append(t.regex, e)
+			out.regex = without(out.regex, e)
 		case anyService:
-			t.anySvc = append(t.anySvc, e)
+			out.anySvc = without(out.anySvc, e)
 		}
 	}
-	return t
+	for _, e := range fresh {
+		switch e.class {
+		case exactPath:
+			exact.put(e)
+		case prefixPath:
+			prefix.put(e)
+			out.maxDepth = max(out.maxDepth, strings.Count(e.path, "/"))
+		case stringPrefix:
+			byString.put(e)
+			prefixes = true
+		case regexPath:
+			out.regex = insert(out.regex, e)
+		case anyService:
+			out.anySvc = insert(out.anySvc, e)
+		}
+	}
+	out.exact, out.prefix, out.byString = exact.pathMap, prefix.pathMap, byString.pathMap
+	if prefixes {
+		out.lengths = lengthsOf(&out.byString)
+	}
+	return out
+}
+
+// lengthsOf gives the lengths of the paths, each once, the longest first.
+func lengthsOf(m *pathMap) (out []int) {
+	for e := range m.all() {
+		out = append(out, len(e.path))
+	}
+	slices.Sort(out)
+	slices.Reverse(out)
+	return slices.Compact(out)
+}
+
+// sorted gives all entries in the order of precedence.
+func (t *HostTable) sorted() []*Entry {
+	out := slices.Concat(t.regex, t.anySvc)
+	for _, m := range []*pathMap{&t.exact, &t.prefix, &t.byString} {
+		out = slices.AppendSeq(out, m.all())
+	}
+	slices.SortStableFunc(out, compare)
+	return out
 }
 
 // compare is the precedence that Gateway API prescribes (HTTPRouteRule.matches, GRPCRouteRule.matches): the exact path,
@@ -285,4 +328,4 @@ func tierByLength(e *Entry) uint8 {
 }
 
 // Len is the number of entries.
-func (t *HostTable) Len() int { return len(t.all) }
+func (t *HostTable) Len() int { return len(t.sorted()) }

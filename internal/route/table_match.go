@@ -23,7 +23,7 @@ type Lookup interface {
 
 // Match gives the entry that wins, or nil.
 func (t *HostTable) Match(r *Request) *Entry {
-	if e := first(t.exact[r.Path], r); e != nil {
+	if e := first(t.exact.get(r.Path), r); e != nil {
 		return e
 	}
 	for _, e := range t.regex {
@@ -40,7 +40,7 @@ func (t *HostTable) Match(r *Request) *Entry {
 			}
 			lengths = lengths[1:]
 		}
-		if e := first(t.prefix[p], r); e != nil {
+		if e := first(t.prefix.get(p), r); e != nil {
 			return e
 		}
 		i := strings.LastIndexByte(p, '/')
@@ -57,7 +57,7 @@ func (t *HostTable) Match(r *Request) *Entry {
 	if e := first(t.anySvc, r); e != nil {
 		return e
 	}
-	return first(t.prefix[""], r)
+	return first(t.prefix.get(""), r)
 }
 
 // stringPrefix looks for a prefix of n bytes.
@@ -65,7 +65,7 @@ func (t *HostTable) stringPrefix(n int, r *Request) *Entry {
 	if n > len(r.Path) {
 		return nil
 	}
-	return first(t.byString[r.Path[:n]], r)
+	return first(t.byString.get(r.Path[:n]), r)
 }
 
 // longest cuts the path to as many elements as the longest prefix of the table has.
@@ -178,8 +178,9 @@ type Verdict struct {
 // Explain tells for every entry, in the order of precedence, why it wins or loses. It agrees with Match.
 func (t *HostTable) Explain(r *Request) []Verdict {
 	winner := t.Match(r)
-	out := make([]Verdict, 0, len(t.all))
-	for _, e := range t.all {
+	all := t.sorted()
+	out := make([]Verdict, 0, len(all))
+	for _, e := range all {
 		v := Verdict{Entry: e, Wins: e == winner}
 		switch {
 		case v.Wins:

@@ -3,7 +3,9 @@
 package route
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -166,7 +168,7 @@ func TestMatchAgreesWithPrecedence(t *testing.T) {
 			r.Header = headers{"a": "1"}
 		}
 		var want *Entry
-		for _, e := range tab.all {
+		for _, e := range tab.sorted() {
 			if e.matches(&r) {
 				want = e
 				break
@@ -211,6 +213,56 @@ func BenchmarkMatch(b *testing.B) {
 	for b.Loop() {
 		if t.Match(r) == nil {
 			b.Fatal("no route")
+		}
+	}
+}
+
+// Changes one after another come to the table that all entries make at once.
+func TestTablesChange(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	for range 15 {
+		tab := NewHostTable(nil)
+		var now []*Entry
+		made := 0
+		for step := range 40 {
+			var gone, fresh []*Entry
+			for range rnd.IntN(4) {
+				if len(now) > 0 {
+					i := rnd.IntN(len(now))
+					gone = append(gone, now[i])
+					now = append(now[:i], now[i+1:]...)
+				}
+			}
+			for range rnd.IntN(12) {
+				kind := []PathKind{PathExact, PathPrefix, PathRegex, PathStringPrefix}[rnd.IntN(4)]
+				made++
+				name := fmt.Sprint("r", made) // nothing else tells some of them apart
+				p := "/" + strings.Repeat("a", rnd.IntN(3)) + string(rune('a'+rnd.IntN(26))) + strings.Repeat("/b", rnd.IntN(3)) + string(rune('a'+rnd.IntN(26)))
+				es, errs := Entries(&Route{Key: name, Name: name, Created: int64(rnd.IntN(3)), Rules: []Rule{{Matches: []Match{path(kind, p)}}}}, func(int) any { return nil })
+				if errs != nil {
+					t.Fatal(errs)
+				}
+				fresh = append(fresh, es...)
+			}
+			before := tab.sorted()
+			next := tab.With(gone, fresh)
+			if !slices.Equal(before, tab.sorted()) {
+				t.Fatal("the table that was there has changed")
+			}
+			now, tab = append(now, fresh...), next
+			want := NewHostTable(now)
+			if got := tab.sorted(); len(got) != len(now) || !slices.Equal(got, want.sorted()) {
+				t.Fatalf("step %d: %d entries, want %d", step, len(got), len(now))
+			}
+			for _, e := range now {
+				r := Request{Method: "GET", Path: e.path, Header: headers{}}
+				if e.regex != nil {
+					r.Path = strings.TrimSuffix(strings.TrimPrefix(e.regex.String(), "^(?:"), ")$")
+				}
+				if got, w := tab.Match(&r), want.Match(&r); got != w {
+					t.Fatalf("step %d: %s has %v, want %v", step, r.Path, got, w)
+				}
+			}
 		}
 	}
 }
