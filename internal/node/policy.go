@@ -38,7 +38,7 @@ type PolicyConfig struct {
 	Resolvers []netip.Addr
 	// DNSNamespace is where the cluster's DNS Service is, if not in kube-system.
 	DNSNamespace string
-	NamesFile string // where what names resolved to is kept; "" is DefaultNamesFile
+	NamesFile    string // where what names resolved to is kept; "" is DefaultNamesFile
 
 	Registerer prometheus.Registerer
 	Events     func(model.Event) // may be nil
@@ -86,7 +86,7 @@ func NewPolicy(cfg PolicyConfig) (*Policy, error) {
 	p := &Policy{
 		cfg: cfg, log: cfg.Log, table: t, compiler: policy.NewCompiler(cfg.Node), stale: true,
 		uncut: map[netip.Addr]bool{}, pinned: map[string]string{}, news: make(chan struct{}), expiry: map[resolution]time.Time{},
-		services: newServiceNames(),
+		services: serviceNames{},
 	}
 	p.cfg.NamesFile = cmp.Or(cfg.NamesFile, DefaultNamesFile)
 	p.compiler.Trust(cfg.Resolvers...)
