@@ -198,7 +198,7 @@ var ownConfigKeys = slices.Concat([]ConfigKey{
 			}
 			return nil
 		}},
-	{Name: "use-proxy-protocol", Verdict: Honoured, Values: "true, false", Note: "every connection begins with a PROXY header (version 1 or 2)", set: configBool(func(c *config) *bool { return &c.proxyProtocol })},
+	{Name: "use-proxy-protocol", Verdict: Honoured, Values: "true, false", Note: "every connection begins with a PROXY header (version 1 or 2), which is believed of the proxies in proxy-real-ip-cidr", set: configBool(func(c *config) *bool { return &c.proxyProtocol })},
 	{Name: "ssl-protocols", Verdict: Honoured, Values: "TLSv1.2 TLSv1.3 (both)", Note: "those of clients; older ones are left out",
 		set: func(c *config, v string) error {
 			least, most, err := readProtocols(v)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/weft-net/weft/internal/ingress"
+	"github.com/weft-net/weft/internal/model"
 )
 
 // Over plain text nobody has shown a certificate, so nobody may say that he has.
@@ -55,6 +56,20 @@ func TestPlainRequestsClaimNoCertificate(t *testing.T) {
 		}
 		if served == 0 {
 			t.Errorf("%s: nothing is served in plain text", verify)
+		}
+	}
+}
+
+// With use-proxy-protocol, proxy-real-ip-cidr says whose word on clients' addresses counts, as with ingress-nginx.
+func TestProxyProtocolIsBelievedOfProxies(t *testing.T) {
+	s := ingress.New(ingress.Options{Config: model.Name{Namespace: "weft", Name: "config"}})
+	c := changes(t, "base", []byte(base))
+	c.ConfigMaps[model.Name{Namespace: "weft", Name: "config"}] = &model.ConfigMap{Meta: model.Meta{Name: model.Name{Namespace: "weft", Name: "config"}},
+		Data: map[string]string{"use-proxy-protocol": "true", "proxy-real-ip-cidr": "10.0.0.0/8"}}
+	s.Apply(c)
+	for _, l := range s.Complete().Listeners {
+		if !l.ProxyProtocol || len(l.ProxySources) != 1 || l.ProxySources[0].String() != "10.0.0.0/8" {
+			t.Errorf("%s: %v %v", l.Key, l.ProxyProtocol, l.ProxySources)
 		}
 	}
 }

@@ -165,6 +165,9 @@ func (v *server) listener(secure bool, name string) {
 	if global.forwardedHeaders {
 		l.TrustedProxies = global.trusted
 	}
+	if global.proxyProtocol {
+		l.ProxySources = global.trusted
+	}
 	if secure {
 		l.Protocol, l.Port, l.PublicPort = route.HTTPS, opts.HTTPSPort, cmp.Or(opts.PublicHTTPS, 443)
 		l.TLS = &route.ListenerTLS{

@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"io"
 	"net"
 	"net/http"
@@ -214,5 +215,58 @@ func TestNamesThatEndpointsMayTakeForOthers(t *testing.T) {
 	resp, b := c.answer("GET")
 	if resp.StatusCode != 200 || strings.Contains(b, "root") || strings.Contains(b, "1.2.3.4") || strings.Contains(b, "Forwarded_") || !strings.Contains(b, "X_other") {
 		t.Errorf("%d: the endpoint got %s", resp.StatusCode, b)
+	}
+}
+
+// A client writes no line of the access log: what it sends stays in the field that it belongs to.
+func TestLogFieldsStayWhole(t *testing.T) {
+	e := newEcho(t, "e")
+	var out bytes.Buffer
+	log, closeLog := NewAccessLog(&out, false, 1)
+	r := start(t, simple(e.addr()), Config{AccessLog: log})
+	r.raw(200, `/a"\b?c="d`)
+	until(t, "the exchange is over", func() bool { return r.srv.conns.Load() == 0 })
+	closeLog()
+	if want := `"GET /a\"\\b?c=\"d HTTP/1.1" 200 `; !strings.Contains(out.String(), want) {
+		t.Errorf("%q lacks %q", out.String(), want)
+	}
+}
+
+// What is held for copies of requests is bounded for all clients together: beyond that there are no copies.
+func TestMirroredBodiesAreBounded(t *testing.T) {
+	e, m := newEcho(t, "e"), newEcho(t, "m")
+	u := withBackend(simple(e.addr()), "m", m.addr())
+	u.Routes[0].Rules[0].Filters = []route.Filter{{Mirror: &route.Mirror{Backend: "m", Numerator: 1, Denominator: 1}}}
+	r := start(t, u)
+	post := func() {
+		if resp, _ := r.once("POST", "/", nil, strings.Repeat("x", 300<<10)); resp.StatusCode != 200 {
+			t.Error(resp.Status)
+		}
+	}
+	post()
+	until(t, "a copy comes", func() bool { return m.count.Load() == 1 })
+	r.srv.held.add(holdMostAll - 100<<10)
+	post()
+	r.srv.held.add(100<<10 - holdMostAll)
+	post()
+	until(t, "a copy comes again", func() bool { return m.count.Load() >= 2 && r.srv.mirrors.Load() == 0 })
+	if n := m.count.Load(); n != 2 {
+		t.Errorf("%d copies", n)
+	}
+	until(t, "nothing is held", func() bool { return r.srv.held.bytes.Load() == 0 })
+}
+
+// A PROXY header is believed of those who may send one; of others it is read, and counts for nothing.
+func TestProxyHeadersOfStrangers(t *testing.T) {
+	e := newEcho(t, "e")
+	for from, want := range map[string]string{"127.0.0.0/8": "192.0.2.7", "10.0.0.0/8": "127.0.0.1"} {
+		u := simple(e.addr())
+		u.Listeners[0].ProxyProtocol, u.Listeners[0].ProxySources = true, prefixes(from)
+		r := start(t, u)
+		c := r.dial()
+		c.send("PROXY TCP4 192.0.2.7 192.0.2.8 1234 80\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		if resp, b := c.answer("GET"); resp.StatusCode != 200 || !strings.Contains(b, `"X-Forwarded-For":["`+want+`"]`) {
+			t.Errorf("%s: %d %s", from, resp.StatusCode, b)
+		}
 	}
 }

@@ -59,7 +59,8 @@ func parseProxyV1(line string, pe *peer) error {
 	if err1 != nil || err2 != nil || src.Addr().Is4() != (words[1] == "TCP4") {
 		return errProxyHeader
 	}
-	pe.remote, pe.local = src, dst
+	// A mapped address is the IPv4 one, for lists of addresses too.
+	pe.remote, pe.local = netip.AddrPortFrom(src.Addr().Unmap(), src.Port()), netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
 	return nil
 }
 

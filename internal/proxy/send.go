@@ -234,6 +234,15 @@ func (x *exchange) mirror(list []mirror) bool {
 		if b == nil || b.err != nil || b.conf.Invalid != "" {
 			continue
 		}
+		if x.body != nil && !x.isWhole && !m.withoutBody {
+			n := collectMirror
+			if x.length >= 0 {
+				n = int(min(x.length, collectMirror))
+			}
+			if x.length > collectMirror || !x.hold(n) {
+				continue
+			}
+		}
 		if !m.withoutBody && !(x.proceed() && x.gather(collectMirror, x.length >= 0 || !x.isGRPC())) {
 			return false
 		}
@@ -278,8 +287,14 @@ func (s *Server) mirror(x *exchange, b *backend) {
 		s.mirrors.Add(-1)
 		return
 	}
+	if !s.held.room(len(x.whole)) {
+		s.mirrors.Add(-1)
+		return
+	}
+	s.held.add(len(x.whole))
 	go func() {
 		defer s.mirrors.Add(-1)
+		defer s.held.add(-len(x.whole))
 		if e := b.pick(x.began.UnixNano(), nil); e != nil {
 			x.attempt(e, time.Now().Add(mirrorTimeout), func(int) bool { return false })
 		}

@@ -237,10 +237,14 @@ func (p *port) serve(c net.Conn) {
 	if t.proxy {
 		_ = c.SetReadDeadline(time.Now().Add(s.conf.HeadTimeout))
 		var err error
+		remote, local := pe.remote, pe.local
 		if c, err = readProxyHeader(c, pe); err != nil {
 			s.refused(0)
 			c.Close()
 			return
+		}
+		if len(t.proxyFrom) > 0 && !within(t.proxyFrom, remote.Addr()) {
+			pe.remote, pe.local = remote, local
 		}
 		_ = c.SetReadDeadline(time.Time{})
 	}

@@ -81,6 +81,9 @@ type Listener struct {
 	TLS      *ListenerTLS `json:"tls,omitempty"` // HTTPS and TLS have it
 	// ProxyProtocol requires a PROXY protocol header (version 1 or 2) at the start of each connection of the port.
 	ProxyProtocol bool `json:"proxyProtocol,omitempty"`
+	// ProxySources are those whose PROXY header is believed: of others it is read, and the connection's own addresses
+	// count. None: of all.
+	ProxySources []netip.Prefix `json:"proxySources,omitempty"`
 	// TrustedProxies may tell the client's address in X-Forwarded-For or Forwarded; of all others the headers are
 	// replaced.
 	TrustedProxies []netip.Prefix `json:"trustedProxies,omitempty"`
