@@ -4,6 +4,7 @@ package configsync
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -502,6 +503,50 @@ func TestStrangersAreRefused(t *testing.T) {
 	if updates, _ := p.counts(); updates != 0 {
 		t.Errorf("%d updates", updates)
 	}
+}
+
+// Connections that never say who they are take little: of one host only a few are kept, and others are served.
+func TestSilentConnectionsAreFew(t *testing.T) {
+	r := newRig(t)
+	for range 5 * maxGreeting {
+		c, err := net.Dial("tcp", r.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	eventually(t, func() error {
+		r.srv.mu.Lock()
+		defer r.srv.mu.Unlock()
+		if n := r.srv.greeting["127.0.0.1"]; n != maxGreeting {
+			return fmt.Errorf("%d connections wait to be greeted, want %d", n, maxGreeting)
+		}
+		return nil
+	})
+	// Another host's pod.
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	data, _, err := r.ca.Client("g", nil, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf, err := clientConfig(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := tls.DialWithDialer(dialer, "tcp", r.addr, conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := writeFrame(c, hello{Version: version}, maxAnswer); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		if n := r.srv.Served("g").Connected; n != 1 {
+			return fmt.Errorf("%d pods", n)
+		}
+		return nil
+	})
 }
 
 func TestFramesAreBounded(t *testing.T) {

@@ -36,7 +36,11 @@ type Server struct {
 	conns    map[*conn]struct{}
 	watchers map[int]func(gateway string)
 	nextID   int
+	greeting map[string]int // connections that have not said who they are yet, by their host
 }
+
+// maxGreeting is how many such connections one host may have: anybody in the cluster can open them.
+const maxGreeting = 8
 
 // served is one gateway. Its tables are nil until something is published: pods that are there earlier serve on what
 // they have.
@@ -62,7 +66,7 @@ func NewServer(log *slog.Logger) *Server {
 	if log == nil {
 		log = slog.Default()
 	}
-	s := &Server{log: log, watchers: make(map[int]func(string))}
+	s := &Server{log: log, watchers: make(map[int]func(string)), greeting: make(map[string]int)}
 	s.Reset()
 	return s
 }
@@ -213,9 +217,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, conf *tls.Config) er
 		running.Go(func() {
 			defer raw.Close()
 			defer context.AfterFunc(ctx, func() { raw.Close() })()
-			if err := s.serve(ctx, tls.Server(raw, conf)); err != nil && ctx.Err() == nil {
-				s.log.Info("a gateway's pod left", "remote", raw.RemoteAddr(), "reason", err)
-			}
+			s.serve(ctx, tls.Server(raw, conf))
 		})
 	}
 }
@@ -239,25 +241,11 @@ func (c *conn) wake() {
 }
 
 // serve talks to one pod until the connection ends.
-func (s *Server) serve(ctx context.Context, raw *tls.Conn) error {
-	_ = raw.SetDeadline(time.Now().Add(patience))
-	if err := raw.HandshakeContext(ctx); err != nil {
-		return fmt.Errorf("TLS: %w", err)
-	}
-	peer := raw.ConnectionState().PeerCertificates
-	if len(peer) == 0 {
-		return errors.New("no client certificate")
-	}
-	gateway, err := identity(peer[0])
-	if err != nil {
-		return err
-	}
-	var h hello
-	if err := readFrame(raw, &h, maxAnswer); err != nil {
-		return fmt.Errorf("hello: %w", err)
-	}
-	if h.Version != version {
-		return fmt.Errorf("the pod speaks version %d of the protocol, this controller %d: let the gateway roll out", h.Version, version)
+func (s *Server) serve(ctx context.Context, raw *tls.Conn) {
+	gateway, expires, h, err := s.greet(ctx, raw)
+	if err != nil { // anybody can cause that as often as they like
+		s.log.Debug("a connection that is no gateway's", "remote", raw.RemoteAddr(), "reason", err)
+		return
 	}
 	c := &conn{net: raw, name: h.Pod, due: make(chan struct{}, 1)}
 	c.wake()
@@ -283,9 +271,53 @@ func (s *Server) serve(ctx context.Context, raw *tls.Conn) error {
 		s.tell(gateway)
 	}()
 	// A certificate that has run out ends what it opened.
-	expired := time.AfterFunc(time.Until(peer[0].NotAfter), func() { raw.Close() })
+	expired := time.AfterFunc(time.Until(expires), func() { raw.Close() })
 	defer expired.Stop()
-	return s.feed(ctx, gateway, g, c, epoch, at, h)
+	if err := s.feed(ctx, gateway, g, c, epoch, at, h); err != nil && ctx.Err() == nil {
+		s.log.Info("a gateway's pod left", "gateway", gateway, "pod", c.name, "reason", err)
+	}
+}
+
+// greet finds out who a connection is from, until when that is certain, and what is served there.
+func (s *Server) greet(ctx context.Context, raw *tls.Conn) (gateway string, expires time.Time, h hello, err error) {
+	host, _, err := net.SplitHostPort(raw.RemoteAddr().String())
+	if err != nil {
+		return "", expires, h, err
+	}
+	s.mu.Lock()
+	full := s.greeting[host] >= maxGreeting
+	if !full {
+		s.greeting[host]++
+	}
+	s.mu.Unlock()
+	if full {
+		return "", expires, h, errors.New("too many connections that have not said who they are")
+	}
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.greeting[host]--; s.greeting[host] == 0 {
+			delete(s.greeting, host)
+		}
+	}()
+	_ = raw.SetDeadline(time.Now().Add(patience))
+	if err := raw.HandshakeContext(ctx); err != nil {
+		return "", expires, h, fmt.Errorf("TLS: %w", err)
+	}
+	peer := raw.ConnectionState().PeerCertificates
+	if len(peer) == 0 {
+		return "", expires, h, errors.New("no client certificate")
+	}
+	if gateway, err = identity(peer[0]); err != nil {
+		return "", expires, h, err
+	}
+	if err := readFrame(raw, &h, maxAnswer); err != nil {
+		return "", expires, h, fmt.Errorf("hello: %w", err)
+	}
+	if h.Version != version {
+		return "", expires, h, fmt.Errorf("the pod speaks version %d of the protocol, this controller %d: let the gateway roll out", h.Version, version)
+	}
+	return gateway, peer[0].NotAfter, h, nil
 }
 
 // feed sends what is due and waits until it is confirmed, over and over.
