@@ -65,6 +65,7 @@ type results struct {
 	When        string        `json:"when"`
 	Kernel      string        `json:"kernel"`
 	CPUs        int           `json:"cpus"`
+	Load        float64       `json:"load"`      // the highest load average of a minute: who else wanted a processor
 	Listeners   int           `json:"listeners"` // to changes of nftables, anywhere on the machine, at most
 	Programming []programming `json:"programming"`
 	Agent       []agentMemory `json:"agent"`
@@ -228,6 +229,20 @@ func kernel() string {
 	return strings.TrimSpace(string(b))
 }
 
+// load is the machine's load average of the last minute.
+func load() float64 {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		panic(err)
+	}
+	one, _, _ := strings.Cut(string(b), " ")
+	v, err := strconv.ParseFloat(one, 64)
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
 // listeners counts the sockets that hear of nftables changes, in all network namespaces. While there is one, the kernel
 // puts every element that anybody adds into words, in whatever namespace.
 func listeners() int {
@@ -260,7 +275,7 @@ func listeners() int {
 }
 
 func (r *results) write(dir string) error {
-	r.Listeners = max(r.Listeners, listeners())
+	r.Listeners, r.Load = max(r.Listeners, listeners()), max(r.Load, load())
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}

@@ -53,6 +53,10 @@ func (r *results) markdown() string {
 		"ratios in parentheses, to weft's time in the same run, much less. kube-proxy is v1.37.2 with its defaults. A full sync\n"+
 		"of weft's is the median of %d, for one is so short that anything disturbs it; kube-proxy's are single. All that is about\n"+
 		"programming the kernel ran at a raised priority.\n", r.When, r.CPUs, r.Kernel, weftSyncs)
+	if r.Load > 4*float64(r.CPUs) {
+		fmt.Fprintf(&b, "\nThe machine was busy with other work (load average up to %.0f): times by the clock, those of moments most of all, are longer\n"+
+			"than they need be. Processor times are not.\n", r.Load)
+	}
 	if r.Listeners > 0 {
 		fmt.Fprintf(&b, "\nOther programs on the machine listened to changes of nftables meanwhile (%d sockets). Then the kernel puts every element\n"+
 			"that anybody adds into words, which takes about a fifth of a full sync here.\n", r.Listeners)
