@@ -69,7 +69,7 @@ func TestExposure(t *testing.T) {
 			lab.Rollout(t, "kube-system", kind+"/weft-ingress")
 			// Ingresses show the nodes that the gateway's pods run on.
 			var nodes []string
-			labtest.Eventually(t, 30*time.Second, func() error {
+			labtest.Eventually(t, 90*time.Second, func() error {
 				nodes = nil
 				pods := lab.Kubectl(t, "get", "pods", "-n", "kube-system", "-l", "app.kubernetes.io/component=ingress", "-o", "jsonpath={.items[*].spec.nodeName}")
 				for _, n := range strings.Fields(pods) {
@@ -92,7 +92,7 @@ func TestExposure(t *testing.T) {
 			for _, node := range nodes {
 				for i, scheme := range []string{"http", "https"} {
 					url := scheme + "://" + net.JoinHostPort(node, ports[i]) + "/hello"
-					labtest.Eventually(t, 30*time.Second, func() error {
+					labtest.Eventually(t, 90*time.Second, func() error {
 						out, err := lab.Exec(t.Context(), "outside", lab.Echo("outside"), "get", "-body", "-timeout", "3s", url)
 						if err == nil && !strings.Contains(out, `"path":"/hello"`) {
 							err = fmt.Errorf("answered %s", out)

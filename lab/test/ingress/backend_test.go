@@ -44,7 +44,7 @@ func TestGRPC(t *testing.T) {
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true,
 	}
 	defer tr.CloseIdleConnections()
-	labtest.Eventually(t, 20*time.Second, func() error {
+	labtest.Eventually(t, 60*time.Second, func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://grpc.test/shop.Cart/Get", bytes.NewReader([]byte{0, 0, 0, 0, 2, 8, 1}))
@@ -151,7 +151,7 @@ addressType: IPv4
 ports: [{name: http, port: 8080}]
 endpoints: [{addresses: [%q]}, {addresses: ["10.244.0.254"]}]
 `, ip))
-	apply(t, spec{name: "half", host: "half.test", paths: []string{"/ half"}, annotations: map[string]string{"load-balance": "round_robin", "proxy-connect-timeout": "1"}})
+	apply(t, spec{name: "half", host: "half.test", paths: []string{"/ half"}, annotations: map[string]string{"load-balance": "round_robin", "proxy-connect-timeout": "3"}})
 	c.until(t, "http://half.test/", from("checkout"))
 	for range 6 {
 		if a := c.get(t, "http://half.test/"); a.status != 200 {

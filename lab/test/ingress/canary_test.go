@@ -108,7 +108,7 @@ func TestCookieAffinity(t *testing.T) {
 	})
 	// A cookie of a pod that is gone gets another.
 	lab.Kubectl(t, "delete", "pod", "-n", shop, pod, "--wait=true")
-	labtest.Eventually(t, 30*time.Second, func() error {
+	labtest.Eventually(t, 90*time.Second, func() error {
 		a, err := c.do("GET", "http://affinity.test/a", "", "Cookie: INGRESSCOOKIE="+sticky.Value)
 		if err != nil {
 			return err

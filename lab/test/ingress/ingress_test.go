@@ -258,7 +258,7 @@ func (c *client) do(method, url, body string, headers ...string) (*answer, error
 		// Whether the server says that it would take it or not.
 		tr.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.cert, nil }
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
@@ -307,7 +307,7 @@ func (c *client) get(t *testing.T, url string, headers ...string) *answer {
 // until sends GETs until the answer is as check wants it: an Ingress is served a moment after it is made.
 func (c *client) until(t *testing.T, url string, check func(*answer) error, headers ...string) {
 	t.Helper()
-	labtest.Eventually(t, 20*time.Second, func() error {
+	labtest.Eventually(t, 60*time.Second, func() error {
 		a, err := c.do(http.MethodGet, url, "", headers...)
 		if err != nil {
 			return fmt.Errorf("GET %s: %w", url, err)
@@ -394,7 +394,7 @@ func saw(name, want string) func(*answer) error {
 // event waits for an Event on an Ingress.
 func event(t *testing.T, ingress, reason, part string) {
 	t.Helper()
-	labtest.Eventually(t, 20*time.Second, func() error {
+	labtest.Eventually(t, 60*time.Second, func() error {
 		out, err := lab.Run(context.Background(), "kubectl", "get", "events", "-n", shop, "--field-selector", "involvedObject.name="+ingress+",reason="+reason,
 			"-o", "jsonpath={.items[*].message}")
 		if err != nil {

@@ -51,7 +51,7 @@ func TestLimitConnections(t *testing.T) {
 	seen := map[int]int{}
 	for range 8 {
 		wg.Go(func() {
-			a, err := c.do(http.MethodGet, "http://connections.limits.test/delay/2s", "")
+			a, err := c.do(http.MethodGet, "http://connections.limits.test/delay/6s", "")
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -63,7 +63,7 @@ func TestLimitConnections(t *testing.T) {
 	}
 	wg.Wait()
 	if seen[503] == 0 || seen[200] < 2 || seen[200] > 4 {
-		t.Errorf("8 requests of 2 s at once, 2 of which may be under way: %v", seen)
+		t.Errorf("8 requests of 6 s at once, 2 of which may be under way: %v", seen)
 	}
 }
 

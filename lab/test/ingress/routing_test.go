@@ -60,7 +60,7 @@ spec: {rules: [{host: legacy.test, http: {paths: [{path: /, pathType: Prefix, ba
 	if out := lab.Get(t, shop, "ingress/foreign", "{.status.loadBalancer}"); strings.Contains(out, "ip") {
 		t.Errorf("another controller's Ingress has our address: %s", out)
 	}
-	labtest.Eventually(t, 10*time.Second, func() error {
+	labtest.Eventually(t, 60*time.Second, func() error {
 		got := lab.Get(t, shop, "ingress/weft-class", "{.status.loadBalancer.ingress[*].ip}")
 		if !strings.Contains(got, c.g.address) || !strings.Contains(got, "fd00:30::") {
 			return fmt.Errorf("status %q", got)

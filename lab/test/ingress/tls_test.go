@@ -62,7 +62,7 @@ spec:
 	c.until(t, "https://shop.example.com/checkout", from("checkout"))
 	c.until(t, "http://shop.example.com/cart/items", redirect(308, "https://shop.example.com/cart/items"))
 	c.until(t, "https://shop.example.com/elsewhere", status(404))
-	labtest.Eventually(t, 10*time.Second, func() error {
+	labtest.Eventually(t, 60*time.Second, func() error {
 		if out := lab.Kubectl(t, "get", "ingress", "-n", shop, "example-ingress"); !strings.Contains(out, g.address) {
 			return fmt.Errorf("kubectl get ingress does not show the address: %s", out)
 		}
@@ -148,7 +148,7 @@ func TestPassthroughAndCiphers(t *testing.T) {
 	tlsSecret(t, "ciphers", certify(t, nil, "ciphers.test", "ciphers.test"))
 	apply(t, spec{name: "ciphers", host: "ciphers.test", paths: []string{"/ cart"}, secret: "ciphers", annotations: map[string]string{"ssl-ciphers": "ECDHE-ECDSA-AES256-GCM-SHA384:AES256-SHA"}})
 	c.until(t, "https://ciphers.test/", from("cart"))
-	labtest.Eventually(t, 10*time.Second, func() error {
+	labtest.Eventually(t, 60*time.Second, func() error {
 		conn, err := tls.Dial("tcp", c.g.https, &tls.Config{ServerName: "ciphers.test", InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12})
 		if err != nil {
 			return err
