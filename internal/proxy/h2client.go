@@ -378,7 +378,7 @@ func (x *exchange) overH2(e *endpoint, by time.Time, retryable func(int) bool) (
 		e.failed(time.Now())
 		return outcome{safe: true, status: unreachable(err), reason: err.Error()}, false
 	}
-	call.patience = x.readTimeout()
+	call.patience, call.sendPatience = x.readTimeout(), x.sendTimeout()
 	if !by.IsZero() {
 		call.readEnd = by.UnixNano()
 	}

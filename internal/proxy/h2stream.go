@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"cmp"
 	"io"
 	"os"
 	"sync"
@@ -40,17 +41,18 @@ type h2stream struct {
 	readWake   chan struct{}
 
 	// Sending.
-	sendWindow  int64
-	sentEnd     bool
-	writing     bool
-	queued      bool // in the connection's waiting list
-	needsWindow bool // there for the connection's window, not only for room in its output
-	turn        bool // taken from there: others wait for this one
-	writeBy     int64
-	writeLate   bool
-	writeWake   chan struct{}
-	frameAt     int    // offset of the stream's last frame in the output
-	frameGen    uint32 // of that output
+	sendPatience time.Duration // for each piece; 0: the connection's
+	sendWindow   int64
+	sentEnd      bool
+	writing      bool
+	queued       bool // in the connection's waiting list
+	needsWindow  bool // there for the connection's window, not only for room in its output
+	turn         bool // taken from there: others wait for this one
+	writeBy      int64
+	writeLate    bool
+	writeWake    chan struct{}
+	frameAt      int    // offset of the stream's last frame in the output
+	frameGen     uint32 // of that output
 }
 
 // h2chunk is received data: buf[r:w].
@@ -442,7 +444,7 @@ func (s *h2stream) cleared(by *int64, window bool) error {
 			}
 		}
 		if *by == 0 {
-			*by = time.Now().Add(m.sendPatience).UnixNano()
+			*by = time.Now().Add(cmp.Or(s.sendPatience, m.sendPatience)).UnixNano()
 		}
 		err := s.awaitWrite(*by)
 		if s.queued && (err != nil || s.gone != nil) {
