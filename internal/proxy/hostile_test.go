@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -268,5 +269,38 @@ func TestProxyHeadersOfStrangers(t *testing.T) {
 		if resp, b := c.answer("GET"); resp.StatusCode != 200 || !strings.Contains(b, `"X-Forwarded-For":["`+want+`"]`) {
 			t.Errorf("%s: %d %s", from, resp.StatusCode, b)
 		}
+	}
+}
+
+// Sessions that wait hold no buffers: clients whose addresses are made up cost a socket each, and no more.
+func TestUDPSessionsAreSmall(t *testing.T) {
+	far, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { far.Close() })
+	u := simple(far.LocalAddr().String())
+	u.Listeners[0].Protocol, u.Routes[0].Kind, u.Backends[0].Protocol = route.UDP, route.UDPRoute, route.Raw
+	r := start(t, u)
+	const sessions = 300
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for range sessions {
+		c, err := net.Dial("udp", r.addr(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		_, _ = c.Write([]byte("x"))
+		_ = far.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if _, _, err := far.ReadFrom(make([]byte, 8)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > sessions*(16<<10) {
+		t.Errorf("%d bytes a session", grown/sessions)
 	}
 }

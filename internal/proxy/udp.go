@@ -6,8 +6,10 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -111,21 +113,55 @@ func (u *udpSession) quiet(idle time.Duration) bool {
 // session has failed.
 func (u *udpSession) answers(p *port) (quiet bool) {
 	idle := p.srv.conf.UDPIdle
-	buf := *largeBuffers.Get().(*[]byte)
-	defer recycle(buf)
 	for {
 		_ = u.conn.SetReadDeadline(time.Unix(0, u.last.Load()).Add(idle))
-		n, err := u.conn.Read(buf)
-		if err != nil {
-			if timedOut(err) && !u.quiet(idle) {
-				continue
-			}
-			return timedOut(err)
-		}
-		u.last.Store(time.Now().UnixNano())
-		u.rule.stats.bytes.Add(uint64(n))
-		if _, err := p.udp.WriteToUDPAddrPort(buf[:n], u.client); errors.Is(err, net.ErrClosed) {
+		err := u.receive(func(b []byte) error {
+			u.last.Store(time.Now().UnixNano())
+			u.rule.stats.bytes.Add(uint64(len(b)))
+			_, err := p.udp.WriteToUDPAddrPort(b, u.client)
+			return err
+		})
+		switch {
+		case err == nil:
+		case timedOut(err) && !u.quiet(idle):
+		case timedOut(err):
+			return true
+		default:
 			return false
 		}
 	}
+}
+
+// receive waits for a datagram and has it taken. It holds a buffer only then, so that sessions that wait cost none. The
+// error is that of the session: a datagram that take can't pass on is lost, unless the port is closed.
+func (u *udpSession) receive(take func([]byte) error) error {
+	raw, err := u.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var broke error
+	err = raw.Read(func(fd uintptr) bool {
+		buf := largeBuffers.Get().(*[]byte)
+		defer largeBuffers.Put(buf)
+		for {
+			n, err := syscall.Read(int(fd), *buf)
+			switch {
+			case err == syscall.EINTR:
+				continue
+			case err == syscall.EAGAIN:
+				return false
+			case err != nil:
+				broke = os.NewSyscallError("read", err)
+			default:
+				if err := take((*buf)[:n]); errors.Is(err, net.ErrClosed) {
+					broke = err
+				}
+			}
+			return true
+		}
+	})
+	if err == nil {
+		err = broke
+	}
+	return err
 }
