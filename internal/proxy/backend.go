@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"crypto/tls"
+	"errors"
 	"hash/fnv"
 	"math/rand/v2"
 	"sync"
@@ -196,9 +197,32 @@ func (e *endpoint) succeeded() {
 }
 
 func (e *endpoint) failed(now time.Time) {
-	if e.fails.Add(1) < ejectAfter {
-		return
+	if e.fails.Add(1) >= ejectAfter {
+		e.eject(now)
 	}
+}
+
+// unconnected is told of a connection that could not be made. An endpoint that does not even refuse it is gone with its
+// host, and others should not wait for that again.
+func (e *endpoint) unconnected(err error) {
+	var silent noAnswer
+	if errors.As(err, &silent) {
+		e.eject(time.Now())
+	} else {
+		e.failed(time.Now())
+	}
+}
+
+// dialLimits are those of the n-th endpoint that is tried for a request: short while there are others to try.
+func (b *backend) dialLimits(n int) dialLimits {
+	l := dialLimits{dialTimeout, dialTimeout}
+	if list := b.endpoints.Load(); list != nil && n < connectTries && len(list.active) > n {
+		l.connect = quickDial
+	}
+	return l
+}
+
+func (e *endpoint) eject(now time.Time) {
 	e.fails.Store(0)
 	for _, o := range e.drop() { // what is idle is probably broken as well
 		o.close()

@@ -17,6 +17,9 @@ import (
 // Bounds on waiting for endpoints.
 const (
 	dialTimeout = 5 * time.Second
+	// quickDial bounds a connection that is made while there are other endpoints to try: as long as it takes until the
+	// kernel asks a second time.
+	quickDial = time.Second
 	// quiet is how long an endpoint may say nothing, when the rule sets no timeout.
 	quiet = 5 * time.Minute
 	// stuck is how long a peer may take no data that is for it.
@@ -49,20 +52,32 @@ func (u *upstream) interrupt() {
 
 // dial connects to the endpoint by a deadline (zero: none but dialTimeout), with TLS where the backend has it.
 func (e *endpoint) dial(p *peer, by time.Time, protos []string) (net.Conn, error) {
-	return e.dialWithin(dialTimeout, p, by, protos)
+	return e.dialWithin(dialLimits{dialTimeout, dialTimeout}, p, by, protos)
 }
 
-// dialWithin is dial with a bound of its own in place of dialTimeout.
-func (e *endpoint) dialWithin(limit time.Duration, p *peer, by time.Time, protos []string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+// dialLimits bound a connection to an endpoint: until it is there, and until TLS is.
+type dialLimits struct{ connect, all time.Duration }
+
+// noAnswer is the error of a connection that an endpoint has not answered for as long as it may.
+type noAnswer struct{ error }
+
+func (e noAnswer) Unwrap() error { return e.error }
+
+// dialWithin is dial with bounds of its own in place of dialTimeout.
+func (e *endpoint) dialWithin(limits dialLimits, p *peer, by time.Time, protos []string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limits.all)
 	defer cancel()
+	began := time.Now()
 	if !by.IsZero() {
 		ctx, cancel = context.WithDeadline(ctx, by)
 		defer cancel()
 	}
-	d := net.Dialer{KeepAlive: -1} // connections that wait are bounded in time anyway, in tunnels by the client's
+	d := net.Dialer{Timeout: limits.connect, KeepAlive: -1} // connections that wait are bounded in time anyway, in tunnels by the client's
 	c, err := d.DialContext(ctx, "tcp", e.address)
 	if err != nil {
+		if timedOut(err) && time.Since(began) >= limits.connect {
+			err = noAnswer{err}
+		}
 		return nil, err
 	}
 	if v := e.backend.conf.ProxyProtocol; v != 0 {
@@ -110,9 +125,9 @@ func (x *exchange) attemptH1(e *endpoint, by time.Time, retryable func(int) bool
 	for {
 		kept := u != nil
 		if u == nil {
-			c, err := e.dialWithin(x.connectTimeout(), x.peer, by, nil)
+			c, err := e.dialWithin(x.dialLimits(e), x.peer, by, nil)
 			if err != nil {
-				e.failed(now)
+				e.unconnected(err)
 				return outcome{safe: true, status: unreachable(err), reason: err.Error()}
 			}
 			u = &upstream{endpoint: e, w: newWire(c)}

@@ -138,7 +138,7 @@ func (x *exchange) openH2(e *endpoint, call *h2call, by time.Time) (fresh, sent 
 }
 
 func (e *endpoint) dialH2(x *exchange, by time.Time) (*h2up, error) {
-	c, err := e.dialWithin(x.connectTimeout(), x.peer, by, nil)
+	c, err := e.dialWithin(x.dialLimits(e), x.peer, by, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -375,7 +375,7 @@ func (x *exchange) overH2(e *endpoint, by time.Time, retryable func(int) bool) (
 	fresh, sent, err := x.openH2(e, call, by)
 	if err != nil {
 		h2calls.Put(call)
-		e.failed(time.Now())
+		e.unconnected(err)
 		return outcome{safe: true, status: unreachable(err), reason: err.Error()}, false
 	}
 	call.patience, call.sendPatience = x.readTimeout(), x.sendTimeout()

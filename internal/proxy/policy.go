@@ -425,13 +425,13 @@ func (p *plan) backoff(attempt int) time.Duration {
 	return min(time.Duration(p.retry.Backoff)<<min(attempt-1, 10), 10*time.Second)
 }
 
-// connectTimeout, readTimeout and sendTimeout are what the endpoint may take: for a connection, between two parts of
-// its answer, and to take the next part of the request.
-func (x *exchange) connectTimeout() time.Duration {
+// dialLimits, readTimeout and sendTimeout are what an endpoint may take: for a connection, between two parts of its
+// answer, and to take the next part of the request.
+func (x *exchange) dialLimits(e *endpoint) dialLimits {
 	if x.plan != nil && x.plan.connect > 0 {
-		return x.plan.connect
+		return dialLimits{x.plan.connect, max(x.plan.connect, dialTimeout)}
 	}
-	return dialTimeout
+	return e.backend.dialLimits(len(x.tried))
 }
 
 func (x *exchange) readTimeout() time.Duration {
