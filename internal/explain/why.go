@@ -290,14 +290,23 @@ func (q *question) resolver(p *model.Pod) {
 	}
 }
 
-// ClusterDNS is the Service that pods' resolv.conf leads to; nil if it is not known.
+// ClusterDNS is the Service that pods' resolv.conf leads to; nil if it is not known. Anybody may put its label on a
+// Service: one of kube-system comes before all others.
 func (w *World) ClusterDNS() *model.Service {
+	var found *model.Service
 	for _, n := range sortedNames(w.all.Services) {
-		if s := w.all.Services[n]; s.Labels["k8s-app"] == "kube-dns" || n.Namespace == "kube-system" && n.Name == "kube-dns" {
+		s, home := w.all.Services[n], n.Namespace == "kube-system"
+		if s.Labels["k8s-app"] != "kube-dns" && !(home && n.Name == "kube-dns") {
+			continue
+		}
+		if home {
 			return s
 		}
+		if found == nil {
+			found = s
+		}
 	}
-	return nil
+	return found
 }
 
 // backends are the pods behind a Service.
