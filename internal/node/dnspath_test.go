@@ -54,7 +54,9 @@ func newDNSCluster(t *testing.T) *dnsCluster {
 	c.start(t)
 	var err error
 	c.metrics = prometheus.NewRegistry()
-	c.node[0].in(func() { c.path, err = NewDNSPath("node1", dnsNamespace, c.metrics, slog.New(slog.NewTextHandler(c.log, nil))) })
+	c.node[0].in(func() {
+		c.path, err = NewDNSPath("node1", dnsNamespace, c.metrics, slog.New(slog.NewTextHandler(c.log, nil)))
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
