@@ -50,11 +50,6 @@ func (u *upstream) interrupt() {
 	u.w.conn.Close()
 }
 
-// dial connects to the endpoint by a deadline (zero: none but dialTimeout), with TLS where the backend has it.
-func (e *endpoint) dial(p *peer, by time.Time, protos []string) (net.Conn, error) {
-	return e.dialWithin(dialLimits{dialTimeout, dialTimeout}, p, by, protos)
-}
-
 // dialLimits bound a connection to an endpoint: until it is there, and until TLS is.
 type dialLimits struct{ connect, all time.Duration }
 
@@ -63,8 +58,8 @@ type noAnswer struct{ error }
 
 func (e noAnswer) Unwrap() error { return e.error }
 
-// dialWithin is dial with bounds of its own in place of dialTimeout.
-func (e *endpoint) dialWithin(limits dialLimits, p *peer, by time.Time, protos []string) (net.Conn, error) {
+// dial connects to the endpoint by a deadline (zero: none but the limits), with TLS where the backend has it.
+func (e *endpoint) dial(limits dialLimits, p *peer, by time.Time, protos []string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limits.all)
 	defer cancel()
 	began := time.Now()
@@ -125,7 +120,7 @@ func (x *exchange) attemptH1(e *endpoint, by time.Time, retryable func(int) bool
 	for {
 		kept := u != nil
 		if u == nil {
-			c, err := e.dialWithin(x.dialLimits(e), x.peer, by, nil)
+			c, err := e.dial(x.dialLimits(e), x.peer, by, nil)
 			if err != nil {
 				e.unconnected(err)
 				return outcome{safe: true, status: unreachable(err), reason: err.Error()}

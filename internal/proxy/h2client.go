@@ -138,7 +138,7 @@ func (x *exchange) openH2(e *endpoint, call *h2call, by time.Time) (fresh, sent 
 }
 
 func (e *endpoint) dialH2(x *exchange, by time.Time) (*h2up, error) {
-	c, err := e.dialWithin(x.dialLimits(e), x.peer, by, nil)
+	c, err := e.dial(x.dialLimits(e), x.peer, by, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -92,7 +92,7 @@ func (s *Server) connect(pe *peer, l *listener, name string) (streamUpstream, *r
 		}
 		e.inflight.Add(1)
 		var c net.Conn
-		if c, err = e.dialWithin(b.dialLimits(len(tried)+1), pe, time.Time{}, nil); err == nil {
+		if c, err = e.dial(b.dialLimits(len(tried)+1), pe, time.Time{}, nil); err == nil {
 			e.succeeded()
 			return streamUpstream{c, e}, r, nil
 		}
