@@ -129,6 +129,9 @@ func (c *ingressConverter) spec(keys []string, name model.Name) *v1alpha1.Traffi
 			c.limits(out, p)
 			c.answers(out, p, name)
 			c.upstream(out, p)
+			if p.Connection != "" {
+				c.note(name, true, "", "backends no longer get Connection: %s: it concerns one hop, and no policy sets it", p.Connection)
+			}
 		}
 	}
 	return out

@@ -279,8 +279,8 @@ var proxyAnnotations = []Annotation{
 		set: unused(choice(ignoredString, "1.0", "1.1")),
 	},
 	{
-		Name: "connection-proxy-header", Group: "Proxy", Verdict: Accepted, Values: "keep-alive, close", Note: "Connection concerns one hop (RFC 9110 section 7.6.1): weft keeps connections to endpoints for as long as these do",
-		set: unused(choice(ignoredString, "keep-alive", "close")),
+		Name: "connection-proxy-header", Group: "Proxy", Verdict: Honoured, Values: "keep-alive, close", Note: "the Connection header that the backend gets; with close each request has a connection of its own",
+		set: choice(func(s *settings) *string { return &s.connection }, "keep-alive", "close"),
 	},
 }
 

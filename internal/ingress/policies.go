@@ -19,7 +19,7 @@ func (s *State) policiesOf(i *ingress, used map[string]backend) (main route.Poli
 	set := i.set // a copy: what is given out must not change with the Ingress
 	main = route.Policy{
 		Key: "Ingress/" + i.obj.Name.String(), MaxRequestBody: &set.bodySize,
-		ConnectTimeout: route.Duration(set.connectTimeout), ReadTimeout: route.Duration(set.readTimeout), SendTimeout: route.Duration(set.sendTimeout),
+		ConnectTimeout: route.Duration(set.connectTimeout), ReadTimeout: route.Duration(set.readTimeout), SendTimeout: route.Duration(set.sendTimeout), Connection: set.connection,
 		HideHeaders: set.hideHeaders, BufferRequest: set.bufferRequest, Balance: set.balancing(), WAF: set.firewall(),
 		RateLimits: set.rateLimits(), HSTS: &route.HSTS{Disabled: true},
 	}

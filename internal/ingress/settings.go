@@ -130,6 +130,7 @@ type settings struct {
 	hashSubset      bool
 	hashSubsetSize  int
 	connectTimeout  time.Duration
+	connection      string
 	readTimeout     time.Duration
 	sendTimeout     time.Duration
 	nextUpstream    []string

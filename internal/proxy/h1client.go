@@ -238,7 +238,7 @@ func (x *exchange) over(u *upstream, by, now time.Time, retryable func(int) bool
 		complete = complete && p.err == nil && p.complete && !early
 		x.last = x.last || !p.complete
 	}
-	if complete && !h.close && u.w.r == u.w.w && e.reusable() {
+	if complete && !h.close && u.w.r == u.w.w && e.reusable() && x.hop() != "close" {
 		e.put(u, time.Now())
 	} else {
 		u.discard()
@@ -304,6 +304,11 @@ func (x *exchange) writeRequest(w *wire) {
 	b = append(b, x.authority...)
 	b = append(b, "\r\n"...)
 	b = appendFields(b, x.fields)
+	if hop := x.hop(); hop != "" && x.upgrade == "" {
+		b = append(b, "Connection: "...)
+		b = append(b, hop...)
+		b = append(b, "\r\n"...)
+	}
 	switch {
 	case x.upgrade != "":
 		b = append(b, "Connection: Upgrade\r\nUpgrade: "...)

@@ -50,6 +50,7 @@ type plan struct {
 	connect  time.Duration // 0, of this and the next two: the gateway's
 	read     time.Duration
 	send     time.Duration
+	hop      string    // the Connection header for backends
 	balance  *balancer // nil: least request
 	guards   *guards   // nil: nothing to be passed
 	shape    *shape    // nil: answers go as they come
@@ -275,6 +276,7 @@ func (r *rule) merge(l *listener) *plan {
 		}
 	}
 	c := &m.conf
+	p.hop = c.Connection
 	p.connect, p.read, p.send = time.Duration(c.ConnectTimeout), time.Duration(c.ReadTimeout), time.Duration(c.SendTimeout)
 	p.balance, p.errors, p.log = m.balance, m.errors, c.AccessLog
 	p.rewrites, p.redirect = m.rewrites, m.redirect
@@ -377,6 +379,7 @@ func (m *policy) add(o *policy) {
 	c.ConnectTimeout = cmp.Or(oc.ConnectTimeout, c.ConnectTimeout)
 	c.ReadTimeout = cmp.Or(oc.ReadTimeout, c.ReadTimeout)
 	c.SendTimeout = cmp.Or(oc.SendTimeout, c.SendTimeout)
+	c.Connection = cmp.Or(oc.Connection, c.Connection)
 	override(&c.BufferRequest, oc.BufferRequest)
 	override(&c.BufferResponse, oc.BufferResponse)
 	override(&c.AccessLog, oc.AccessLog)
@@ -446,6 +449,14 @@ func (x *exchange) sendTimeout() time.Duration {
 		return x.plan.send
 	}
 	return stuck
+}
+
+// hop is what the backend is told in Connection, if anything.
+func (x *exchange) hop() string {
+	if x.plan == nil {
+		return ""
+	}
+	return x.plan.hop
 }
 
 // tunnelIdle is how long nothing may move in an upgraded connection.

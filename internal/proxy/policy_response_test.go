@@ -3,9 +3,11 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -207,4 +209,62 @@ func TestResponseRateOverHTTP2(t *testing.T) {
 		t.Fatal("the endpoint is still kept busy")
 	}
 	until(t, "the exchange is over", func() bool { return r.srv.active.Load() == 0 })
+}
+
+// TestConnectionForBackends has a policy say what backends are told in Connection, and close mean it.
+func TestConnectionForBackends(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	told := make(chan string, 8) // the number of the connection, and its header
+	go func() {
+		for n := 1; ; n++ {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				for in := bufio.NewReader(c); ; {
+					var head strings.Builder
+					for {
+						line, err := in.ReadString('\n')
+						if err != nil {
+							return
+						}
+						if line == "\r\n" {
+							break
+						}
+						if strings.HasPrefix(line, "Connection:") {
+							head.WriteString(strings.TrimSpace(line))
+						}
+					}
+					told <- fmt.Sprintf("%d %s", n, head.String())
+					fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+				}
+			}()
+		}
+	}()
+	r := start(t, guarded(route.Policy{}, l.Addr().String()))
+	ask := func(want string) {
+		t.Helper()
+		r.want(200, "/", nil)
+		if got := <-told; got != want {
+			t.Errorf("the backend was told %q, want %q", got, want)
+		}
+	}
+	ask("1 ")
+	r.update.Policies[0].Connection = "keep-alive"
+	r.apply()
+	ask("1 Connection: keep-alive")
+	r.update.Policies[0].Connection = "close"
+	r.apply()
+	ask("1 Connection: close")
+	ask("2 Connection: close")
+	r.update.Policies[0].Connection = ""
+	r.apply()
+	ask("3 ")
+	ask("3 ")
 }

@@ -28,6 +28,9 @@ func (p *Policy) Check() error {
 			fault(field, fmt.Errorf("%d is not a status from 400 to 599", s))
 		}
 	}
+	if c := p.Connection; c != "" && c != "keep-alive" && c != "close" {
+		fault("connection", fmt.Errorf("%q is neither keep-alive nor close", c))
+	}
 	if a := p.ExternalAuth; a != nil && !a.Disabled {
 		template("externalAuth.host", Template(a.Host))
 		template("externalAuth.path", a.Path)

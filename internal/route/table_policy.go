@@ -54,6 +54,9 @@ type Policy struct {
 	// off. Upgraded connections obey them too. 0 is the gateway's default.
 	ReadTimeout Duration `json:"readTimeout,omitempty"`
 	SendTimeout Duration `json:"sendTimeout,omitempty"`
+	// Connection is told to HTTP/1.1 backends in the header of that name, "keep-alive" or "close" (ingress-nginx's
+	// connection-proxy-header); "" is none, which is keep-alive. With "close" no connection serves a second request.
+	Connection string `json:"connection,omitempty"`
 	// BufferRequest reads a request's body, up to MaxRequestBody, before a backend is asked (proxy-request-buffering).
 	BufferRequest *bool `json:"bufferRequest,omitempty"`
 	// BufferResponse lets a backend go before a slow client has read all (proxy-buffering).
