@@ -51,6 +51,10 @@ type GatewayConfigSpec struct {
 	// balancer in front that sends it. Absent: none is expected.
 	ProxyProtocol *bool `json:"proxyProtocol,omitempty"`
 
+	// ProxyProtocolSources are the CIDRs of those whose PROXY header is believed: of others it is read, and does not
+	// count. Absent: all.
+	ProxyProtocolSources []string `json:"proxyProtocolSources,omitempty"`
+
 	// TrustedProxies are the CIDRs of proxies in front that may tell clients' addresses in X-Forwarded-For.
 	TrustedProxies []string `json:"trustedProxies,omitempty"`
 
@@ -133,6 +137,7 @@ func (s *GatewayConfigSpec) DeepCopy() *GatewayConfigSpec {
 		out.AccessLog.Percent = clone(s.AccessLog.Percent)
 	}
 	out.ProxyProtocol = clone(s.ProxyProtocol)
+	out.ProxyProtocolSources = slices.Clone(s.ProxyProtocolSources)
 	out.TrustedProxies, out.Args = slices.Clone(s.TrustedProxies), slices.Clone(s.Args)
 	return &out
 }

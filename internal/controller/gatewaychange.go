@@ -86,16 +86,22 @@ func take[K comparable, T any](to *map[K]*T, key K, o *model.Object) {
 // parametersOf is what of a GatewayConfig concerns listeners.
 func parametersOf(c *v1alpha1.GatewayConfig) *gatewayapi.Parameters {
 	out := &gatewayapi.Parameters{ProxyProtocol: c.Spec.ProxyProtocol}
-	if c.Spec.TrustedProxies != nil {
-		out.TrustedProxies = []netip.Prefix{}
-	}
-	for i, s := range c.Spec.TrustedProxies {
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			out.Invalid = fmt.Sprintf("GatewayConfig %s/%s: spec.trustedProxies[%d]: %q is not a CIDR such as 192.0.2.0/24", c.Namespace, c.Name, i, s)
-			return out
+	for _, l := range []struct {
+		field string
+		texts []string
+		to    *[]netip.Prefix
+	}{{"proxyProtocolSources", c.Spec.ProxyProtocolSources, &out.ProxySources}, {"trustedProxies", c.Spec.TrustedProxies, &out.TrustedProxies}} {
+		if l.texts != nil {
+			*l.to = []netip.Prefix{}
 		}
-		out.TrustedProxies = append(out.TrustedProxies, p)
+		for i, s := range l.texts {
+			p, err := netip.ParsePrefix(s)
+			if err != nil {
+				out.Invalid = fmt.Sprintf("GatewayConfig %s/%s: spec.%s[%d]: %q is not a CIDR such as 192.0.2.0/24", c.Namespace, c.Name, l.field, i, s)
+				continue
+			}
+			*l.to = append(*l.to, p)
+		}
 	}
 	return out
 }

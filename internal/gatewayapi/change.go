@@ -59,6 +59,8 @@ type Parameters struct {
 	Invalid string
 	// ProxyProtocol requires a PROXY protocol header on every TCP port; nil leaves it open.
 	ProxyProtocol *bool
+	// ProxySources are those whose PROXY header is believed; nil leaves it open, and without any it is all.
+	ProxySources []netip.Prefix
 	// TrustedProxies may tell the client's address in X-Forwarded-For; nil leaves it open.
 	TrustedProxies []netip.Prefix
 }

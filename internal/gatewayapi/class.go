@@ -116,6 +116,9 @@ func (s *State) parametersOf(g *gateway) *Parameters {
 		if p.ProxyProtocol != nil {
 			out.ProxyProtocol = p.ProxyProtocol
 		}
+		if p.ProxySources != nil {
+			out.ProxySources = p.ProxySources
+		}
 		if p.TrustedProxies != nil {
 			out.TrustedProxies = p.TrustedProxies
 		}

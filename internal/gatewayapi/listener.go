@@ -348,7 +348,7 @@ func (l *listener) table(p *Parameters) *route.Listener {
 		out.PublicPort = l.port
 	}
 	if p.ProxyProtocol != nil && l.protocol != route.UDP {
-		out.ProxyProtocol = *p.ProxyProtocol
+		out.ProxyProtocol, out.ProxySources = *p.ProxyProtocol, p.ProxySources
 	}
 	if l.protocol == route.HTTP || l.protocol == route.HTTPS {
 		out.TrustedProxies = p.TrustedProxies
