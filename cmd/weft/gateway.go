@@ -91,6 +91,7 @@ them from a file, and again whenever the file changes.`,
 	fs.DurationVar(&c.Proxy.IdleTimeout, "idle-timeout", 75*time.Second, "how long a client's connection is kept without a request")
 	fs.DurationVar(&c.Proxy.HeadTimeout, "header-timeout", 10*time.Second, "how long a client may take to send a request's head")
 	fs.DurationVar(&c.Proxy.BodyTimeout, "body-timeout", time.Minute, "how long a client may send nothing of a body")
+	fs.DurationVar(&c.Proxy.SendTimeout, "send-timeout", time.Minute, "how long a client may take nothing of an answer")
 	fs.Int64Var(&c.Proxy.MaxConnections, "max-connections", 65536, "client connections at a time; more are closed at once")
 	cmd.AddCommand(newGatewayRoutesCommand())
 	return cmd
