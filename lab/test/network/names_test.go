@@ -172,9 +172,13 @@ func TestDNSQuery(t *testing.T) {
 	if !q.Found || q.Suffix != ns+".svc.cluster.local" || len(q.Answers[0].Answer) != 1 || q.Answers[0].Answer[0].Data != ip || q.Answers[0].Answer[0].Object != "Service "+ns+"/web" {
 		t.Errorf("web: %+v", q)
 	}
-	if got := getent(t, ns, "ahosts", "web"); !strings.Contains(got, ip) {
-		t.Errorf("the server says %q, want %s", got, ip)
-	}
+	// The servers hear of a new Service in their own time.
+	labtest.Eventually(t, 20*time.Second, func() error {
+		if got := getent(t, ns, "ahosts", "web"); !strings.Contains(got, ip) {
+			return fmt.Errorf("the server says %q, want %s", got, ip)
+		}
+		return nil
+	})
 	if len(q.Answers[0].Notes) != 1 || !strings.Contains(q.Answers[0].Notes[0], "selector (app=nobody) matches no pod") {
 		t.Errorf("no word about the missing endpoints: %q", q.Answers[0].Notes)
 	}
