@@ -64,8 +64,10 @@ type Gateways struct {
 	inUse    map[string]bool              // classes of ours
 	gateways map[model.Name]*gatewayState // those that are ours
 	parts    map[model.Name]map[partID]any
-	nodes    map[string][]string // nodes' addresses
-	told     map[string]bool     // gateways of which the stream has news, by their key
+	nodes    map[string][]string       // nodes' addresses
+	fronts   map[model.Name]model.Name // Gateways by their own Services
+	slices   map[model.Name]model.Name // and by those Services' EndpointSlices
+	told     map[string]bool           // gateways of which the stream has news, by their key
 	writing  map[model.ObjectKey]string
 }
 
@@ -108,6 +110,8 @@ func NewGateways(api *rest.Config, opts GatewayOptions, record func(model.Event)
 			gateways: make(map[model.Name]*gatewayState),
 			parts:    make(map[model.Name]map[partID]any),
 			nodes:    make(map[string][]string),
+			fronts:   make(map[model.Name]model.Name),
+			slices:   make(map[model.Name]model.Name),
 			told:     make(map[string]bool),
 			writing:  make(map[model.ObjectKey]string),
 		}
@@ -163,7 +167,25 @@ func (p *Gateways) Update(d *model.Delta) {
 			due[name] = true
 		}
 	}
+	p.observeSlices(d.EndpointSlices, due)
 	p.feedback(slices.Collect(maps.Keys(due)))
+}
+
+// observeSlices notes whose own Service's endpoints changed. The caller holds the lock.
+func (p *Gateways) observeSlices(changed map[model.Name]*model.EndpointSlice, due map[model.Name]bool) {
+	for name, s := range changed {
+		if s == nil {
+			if gw, ours := p.slices[name]; ours {
+				delete(p.slices, name)
+				due[gw] = true
+			}
+			continue
+		}
+		if gw, ours := p.fronts[model.Name{Namespace: s.Namespace, Name: s.Service}]; ours {
+			p.slices[name] = gw
+			due[gw] = true
+		}
+	}
 }
 
 func nodeAddresses(n *model.Node) []string {
@@ -225,6 +247,9 @@ func (p *Gateways) observePart(key model.ObjectKey, o *model.Object, due map[mod
 			if name.Namespace == key.Namespace && parts[id] != nil {
 				delete(parts, id)
 				due[name] = true
+				if key.Kind == "Service" {
+					delete(p.fronts, model.Name{Namespace: key.Namespace, Name: key.Name})
+				}
 				if len(parts) == 0 {
 					delete(p.parts, name)
 				}
@@ -242,6 +267,9 @@ func (p *Gateways) observePart(key model.ObjectKey, o *model.Object, due map[mod
 	}
 	p.parts[name][id] = o.Value
 	due[name] = true
+	if key.Kind == "Service" {
+		p.fronts[model.Name{Namespace: key.Namespace, Name: key.Name}] = name
+	}
 }
 
 // apply has package gatewayapi take a change, and sees to what follows. The caller holds the lock.
@@ -337,6 +365,11 @@ func (p *Gateways) feedback(names []model.Name) {
 		f.Addresses, f.Problem = addressesOf(svc, g.infra, nodes)
 		if f.Problem == nil {
 			f.Problem = podProblem(deployment)
+		}
+		// Pods that have the tables serve nobody before the Service sends to one.
+		if f.Problem == nil && svc != nil && !p.state.Serving(model.Name{Namespace: svc.Namespace, Name: svc.Name}) {
+			f.Problem = &gatewayapi.Problem{Reason: gatewayv1.GatewayReasonPending, Message: fmt.Sprintf(
+				"No pod of Deployment %s/%s is ready.", svc.Namespace, svc.Name)}
 		}
 		p.complain(name, g, state.Errors)
 		if g.feedback != nil && reflect.DeepEqual(g.feedback, f) {

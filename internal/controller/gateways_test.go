@@ -175,6 +175,23 @@ func TestGatewayLife(t *testing.T) {
 	svc["status"] = object{"loadBalancer": object{"ingress": []any{object{"ip": "192.0.2.1"}}}}
 	f.put(svcPath+"web-weft", string(encode(svc)))
 	applied, stopPod := gatewayPod(t, f, secretPath+"web-weft", addr)
+	// A pod that has the tables is not yet one that the Service sends to.
+	eventually(t, "the pod has its tables", func() bool { return len(applied()) > 0 })
+	slice := func(ready string) {
+		f.put("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/web-weft-x", `{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice",
+			"metadata":{"labels":{"kubernetes.io/service-name":"web-weft"}},"addressType":"IPv4","ports":[{"name":"tcp-80","port":61080,"protocol":"TCP"}],
+			"endpoints":[{"addresses":["10.244.0.5"],"conditions":{"ready":`+ready+`,"serving":`+ready+`}}]}`)
+	}
+	slice("false")
+	f.put(routePath+"barrier", `{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"generation":1},"spec":{"parentRefs":[{"name":"web"}]}}`)
+	eventually(t, "later changes have been seen", func() bool {
+		return condition(f.get(routePath+"barrier"), "Accepted", "parents", 0) != ""
+	})
+	eventually(t, "the Gateway waits for a ready pod", func() bool {
+		return condition(f.get(gatewayPath+"web"), "Programmed") == "False Pending"
+	})
+	f.delete(routePath + "barrier")
+	slice("true")
 	eventually(t, "programmed", func() bool { return condition(f.get(gatewayPath+"web"), "Programmed") == "True Programmed" })
 	if got := condition(f.get(gatewayPath+"web"), "example.com/Other"); got != "True Theirs" {
 		t.Errorf("another's condition is %q", got)

@@ -257,6 +257,16 @@ func (s *State) endpointSet(id endpointsID) *route.EndpointSet {
 	return out
 }
 
+// Serving tells whether a Service has a ready endpoint, whatever its port.
+func (s *State) Serving(svc model.Name) bool {
+	for name := range s.slices.of(svc) {
+		if slice := s.endpointSlices[name]; slice != nil && slices.ContainsFunc(slice.Endpoints, func(e model.Endpoint) bool { return e.Ready }) {
+			return true
+		}
+	}
+	return false
+}
+
 func (s *State) endpointsOf(svc model.Name, port *model.ServicePort, family model.Family) []route.Endpoint {
 	terminating := map[netip.AddrPort]bool{}
 	for name := range s.slices.of(svc) {
