@@ -29,27 +29,10 @@ func changeOf(d *model.Delta) (c *gatewayapi.Change, policies map[model.Name]*v1
 	}
 	for key, o := range d.Objects {
 		name := model.Name{Namespace: key.Namespace, Name: key.Name}
+		if o == nil && c.Set(key.Kind, name, nil) || o != nil && c.Set(key.Kind, name, o.Value) {
+			continue
+		}
 		switch key.Kind {
-		case "GatewayClass":
-			take(&c.GatewayClasses, key.Name, o)
-		case "Gateway":
-			take(&c.Gateways, name, o)
-		case "ListenerSet":
-			take(&c.ListenerSets, name, o)
-		case "HTTPRoute":
-			take(&c.HTTPRoutes, name, o)
-		case "GRPCRoute":
-			take(&c.GRPCRoutes, name, o)
-		case "TLSRoute":
-			take(&c.TLSRoutes, name, o)
-		case "TCPRoute":
-			take(&c.TCPRoutes, name, o)
-		case "UDPRoute":
-			take(&c.UDPRoutes, name, o)
-		case "BackendTLSPolicy":
-			take(&c.BackendTLSPolicies, name, o)
-		case "ReferenceGrant":
-			take(&c.ReferenceGrants, name, o)
 		case "GatewayConfig":
 			if c.Parameters == nil {
 				c.Parameters = make(map[model.Name]*gatewayapi.Parameters)
@@ -59,7 +42,13 @@ func changeOf(d *model.Delta) (c *gatewayapi.Change, policies map[model.Name]*v1
 				c.Parameters[name] = parametersOf(o.Value.(*v1alpha1.GatewayConfig))
 			}
 		case "TrafficPolicy":
-			take(&policies, name, o)
+			if policies == nil {
+				policies = make(map[model.Name]*v1alpha1.TrafficPolicy)
+			}
+			policies[name] = nil
+			if o != nil {
+				policies[name] = o.Value.(*v1alpha1.TrafficPolicy)
+			}
 		case kube.CRDKind:
 			version, channel := "", ""
 			if o != nil {
@@ -70,17 +59,6 @@ func changeOf(d *model.Delta) (c *gatewayapi.Change, policies map[model.Name]*v1
 		}
 	}
 	return c, policies
-}
-
-// take puts an object into one of a Change's maps; nil is one that is gone.
-func take[K comparable, T any](to *map[K]*T, key K, o *model.Object) {
-	if *to == nil {
-		*to = make(map[K]*T)
-	}
-	(*to)[key] = nil
-	if o != nil {
-		(*to)[key] = o.Value.(*T)
-	}
 }
 
 // parametersOf is what of a GatewayConfig concerns listeners.

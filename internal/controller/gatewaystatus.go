@@ -96,64 +96,46 @@ func conditions(there, wanted []metav1.Condition, own []string, now metav1.Time)
 	return out
 }
 
-func routeParents(there, wanted []gatewayv1.RouteParentStatus, now metav1.Time) []gatewayv1.RouteParentStatus {
-	out := make([]gatewayv1.RouteParentStatus, 0, len(there)+len(wanted)) // never nil: the API requires the field
-	for _, p := range there {
-		if p.ControllerName != gatewayapi.ControllerName {
-			out = append(out, p)
+// entries keeps others' entries of a status's list, and puts ours, with their conditions, after them. The result is
+// never nil: the API requires the field. of gives an entry's controller, what it is about, and its conditions.
+func entries[T any](there, wanted []T, of func(*T) (controller gatewayv1.GatewayController, about any, conditions *[]metav1.Condition),
+	owned []string, now metav1.Time) []T {
+	out := make([]T, 0, len(there)+len(wanted))
+	for i := range there {
+		if controller, _, _ := of(&there[i]); controller != gatewayapi.ControllerName {
+			out = append(out, there[i])
 		}
 	}
 	for _, w := range wanted {
 		var had []metav1.Condition
-		for _, p := range there {
-			if p.ControllerName == gatewayapi.ControllerName && reflect.DeepEqual(p.ParentRef, w.ParentRef) {
-				had = p.Conditions
+		_, about, conds := of(&w)
+		for i := range there {
+			if controller, what, old := of(&there[i]); controller == gatewayapi.ControllerName && reflect.DeepEqual(what, about) {
+				had = *old
 			}
 		}
-		w.Conditions = conditions(had, w.Conditions, gatewayapi.OwnedConditions.Route, now)
+		*conds = conditions(had, *conds, owned, now)
 		out = append(out, w)
 	}
 	return out
+}
+
+func routeParents(there, wanted []gatewayv1.RouteParentStatus, now metav1.Time) []gatewayv1.RouteParentStatus {
+	return entries(there, wanted, func(p *gatewayv1.RouteParentStatus) (gatewayv1.GatewayController, any, *[]metav1.Condition) {
+		return p.ControllerName, p.ParentRef, &p.Conditions
+	}, gatewayapi.OwnedConditions.Route, now)
 }
 
 func ancestors(there, wanted []gatewayv1.PolicyAncestorStatus, now metav1.Time) []gatewayv1.PolicyAncestorStatus {
-	out := make([]gatewayv1.PolicyAncestorStatus, 0, len(there)+len(wanted))
-	for _, p := range there {
-		if p.ControllerName != gatewayapi.ControllerName {
-			out = append(out, p)
-		}
-	}
-	for _, w := range wanted {
-		var had []metav1.Condition
-		for _, p := range there {
-			if p.ControllerName == gatewayapi.ControllerName && reflect.DeepEqual(p.AncestorRef, w.AncestorRef) {
-				had = p.Conditions
-			}
-		}
-		w.Conditions = conditions(had, w.Conditions, gatewayapi.OwnedConditions.Policy, now)
-		out = append(out, w)
-	}
-	return out
+	return entries(there, wanted, func(p *gatewayv1.PolicyAncestorStatus) (gatewayv1.GatewayController, any, *[]metav1.Condition) {
+		return p.ControllerName, p.AncestorRef, &p.Conditions
+	}, gatewayapi.OwnedConditions.Policy, now)
 }
 
 func targets(there, wanted []v1alpha1.TrafficPolicyAncestor, now metav1.Time) []v1alpha1.TrafficPolicyAncestor {
-	out := make([]v1alpha1.TrafficPolicyAncestor, 0, len(there)+len(wanted))
-	for _, p := range there {
-		if p.ControllerName != gatewayapi.ControllerName {
-			out = append(out, p)
-		}
-	}
-	for _, w := range wanted {
-		var had []metav1.Condition
-		for _, p := range there {
-			if p.ControllerName == gatewayapi.ControllerName && p.AncestorRef == w.AncestorRef {
-				had = p.Conditions
-			}
-		}
-		w.Conditions = conditions(had, w.Conditions, gatewayapi.OwnedConditions.Policy, now)
-		out = append(out, w)
-	}
-	return out
+	return entries(there, wanted, func(p *v1alpha1.TrafficPolicyAncestor) (gatewayv1.GatewayController, any, *[]metav1.Condition) {
+		return gatewayv1.GatewayController(p.ControllerName), p.AncestorRef, &p.Conditions
+	}, gatewayapi.OwnedConditions.Policy, now)
 }
 
 // mergePatch is a JSON merge patch (RFC 7386) that brings a status from one to the other; nil when they are the same.

@@ -113,10 +113,7 @@ func describe(key, value string) string {
 func compile(objects []Object, opt IngressOptions, in *ingress.Changes) (*route.Update, error) {
 	change := &gatewayapi.Change{
 		GatewayClasses: map[string]*gwv1.GatewayClass{opt.GatewayClass: {}},
-		Gateways:       map[model.Name]*gwv1.Gateway{}, ListenerSets: map[model.Name]*gwv1.ListenerSet{},
-		HTTPRoutes: map[model.Name]*gwv1.HTTPRoute{}, GRPCRoutes: map[model.Name]*gwv1.GRPCRoute{}, TLSRoutes: map[model.Name]*gwv1.TLSRoute{},
-		BackendTLSPolicies: map[model.Name]*gwv1.BackendTLSPolicy{}, ReferenceGrants: map[model.Name]*gwv1.ReferenceGrant{},
-		Services: maps.Clone(in.Services), EndpointSlices: in.EndpointSlices, Secrets: in.Secrets, ConfigMaps: in.ConfigMaps,
+		Services:       maps.Clone(in.Services), EndpointSlices: in.EndpointSlices, Secrets: in.Secrets, ConfigMaps: in.ConfigMaps,
 		Namespaces: map[string]*model.Namespace{},
 	}
 	change.GatewayClasses[opt.GatewayClass].Name = opt.GatewayClass
@@ -127,24 +124,19 @@ func compile(objects []Object, opt IngressOptions, in *ingress.Changes) (*route.
 		change.Namespaces[name.Namespace] = &model.Namespace{Meta: model.Meta{
 			Name: model.Name{Name: name.Namespace}, Labels: map[string]string{"kubernetes.io/metadata.name": name.Namespace},
 		}}
-		var err error
+		if v := gatewayapi.NewObject(o.GetKind()); v != nil {
+			if err := readTyped(o, v); err != nil {
+				return nil, err
+			}
+			change.Set(o.GetKind(), name, v)
+			continue
+		}
 		switch o.GetKind() {
-		case "Gateway":
-			change.Gateways[name], err = typed[gwv1.Gateway](o)
-		case "ListenerSet":
-			change.ListenerSets[name], err = typed[gwv1.ListenerSet](o)
-		case "HTTPRoute":
-			change.HTTPRoutes[name], err = typed[gwv1.HTTPRoute](o)
-		case "GRPCRoute":
-			change.GRPCRoutes[name], err = typed[gwv1.GRPCRoute](o)
-		case "TLSRoute":
-			change.TLSRoutes[name], err = typed[gwv1.TLSRoute](o)
-		case "BackendTLSPolicy":
-			change.BackendTLSPolicies[name], err = typed[gwv1.BackendTLSPolicy](o)
-		case "ReferenceGrant":
-			change.ReferenceGrants[name], err = typed[gwv1.ReferenceGrant](o)
 		case "TrafficPolicy":
-			policies[name], err = typed[v1alpha1.TrafficPolicy](o)
+			policies[name] = &v1alpha1.TrafficPolicy{}
+			if err := readTyped(o, policies[name]); err != nil {
+				return nil, err
+			}
 		case "Service": // of type ExternalName: made for a server outside
 			s := &model.Service{Meta: model.Meta{Name: name}, Type: model.ExternalName, ExternalName: text(sub(o.Object, "spec"), "externalName")}
 			for _, p := range items(sub(o.Object, "spec"), "ports") {
@@ -153,9 +145,6 @@ func compile(objects []Object, opt IngressOptions, in *ingress.Changes) (*route.
 			}
 			change.Services[name] = s
 		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", o.name(), err)
-		}
 	}
 	trafficpolicy.New().Apply(change, policies)
 	state := gatewayapi.New(gatewayapi.Options{})
@@ -163,10 +152,12 @@ func compile(objects []Object, opt IngressOptions, in *ingress.Changes) (*route.
 	return state.Tables(opt.Gateway), nil
 }
 
-func typed[T any](o Object) (*T, error) {
-	var out T
-	err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(o.Object, &out, true)
-	return &out, err
+// readTyped reads an object into its Go type; a field that the type does not have is an error.
+func readTyped(o Object, to any) error {
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(o.Object, to, true); err != nil {
+		return fmt.Errorf("%s: %w", o.name(), err)
+	}
+	return nil
 }
 
 // policyOf is what all policies of a request say, merged, with what the rule says itself, as JSON by field. Names of

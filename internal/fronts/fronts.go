@@ -110,34 +110,21 @@ func (r *routing) take(m kube.Manifest) error {
 		case "GatewayConfig": // what it says of listeners does not matter here
 			r.change.Parameters[n] = &gatewayapi.Parameters{}
 		case "TrafficPolicy":
-			return takeTyped(r.policies, n, m.Object)
+			r.policies[n] = &v1alpha1.TrafficPolicy{}
+			return readTyped(r.policies[n], n, m.Object)
 		}
 	}
 	if gvk.Group != gatewayapi.GroupName {
 		return nil
 	}
-	switch gvk.Kind {
-	case "GatewayClass":
-		return takeTyped(r.change.GatewayClasses, n.Name, m.Object)
-	case "Gateway":
-		return takeTyped(r.change.Gateways, n, m.Object)
-	case "ListenerSet":
-		return takeTyped(r.change.ListenerSets, n, m.Object)
-	case "HTTPRoute":
-		return takeTyped(r.change.HTTPRoutes, n, m.Object)
-	case "GRPCRoute":
-		return takeTyped(r.change.GRPCRoutes, n, m.Object)
-	case "TLSRoute":
-		return takeTyped(r.change.TLSRoutes, n, m.Object)
-	case "TCPRoute":
-		return takeTyped(r.change.TCPRoutes, n, m.Object)
-	case "UDPRoute":
-		return takeTyped(r.change.UDPRoutes, n, m.Object)
-	case "BackendTLSPolicy":
-		return takeTyped(r.change.BackendTLSPolicies, n, m.Object)
-	case "ReferenceGrant":
-		return takeTyped(r.change.ReferenceGrants, n, m.Object)
+	v := gatewayapi.NewObject(gvk.Kind)
+	if v == nil {
+		return nil
 	}
+	if err := readTyped(v, n, m.Object); err != nil {
+		return err
+	}
+	r.change.Set(gvk.Kind, n, v)
 	return nil
 }
 
@@ -167,24 +154,18 @@ func takeModel[K comparable, O metav1.Object, T any](to map[K]*T, k K, o O, from
 	return err
 }
 
-// takeTyped turns an object of any of its versions, which have the same fields, into its Go type.
-func takeTyped[K comparable, T any](to map[K]*T, k K, o runtime.Object) error {
-	if v, ok := any(o).(*T); ok {
-		to[k] = v
-		return nil
-	}
+// readTyped reads an object of any of its versions, which have the same fields, into one of its Go type.
+func readTyped(v any, n model.Name, o runtime.Object) error {
 	u, ok := o.(*unstructured.Unstructured)
 	if !ok {
-		return nil
+		return fmt.Errorf("%T %s: is not read as it is written", o, n)
 	}
-	v := new(T)
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, v); err != nil {
-		return fmt.Errorf("%s %v: %w", u.GetKind(), k, err)
+		return fmt.Errorf("%s %s: %w", u.GetKind(), n, err)
 	}
-	if acc, ok := any(v).(metav1.Object); ok && acc.GetNamespace() == "" {
+	if acc, ok := v.(metav1.Object); ok && acc.GetNamespace() == "" {
 		acc.SetNamespace("default")
 	}
-	to[k] = v
 	return nil
 }
 

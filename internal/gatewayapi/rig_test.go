@@ -73,28 +73,12 @@ func (c *Change) addJSON(t testing.TB, raw []byte) error {
 		return err
 	}
 	n := model.Name{Namespace: head.Metadata.Namespace, Name: head.Metadata.Name}
+	if v := NewObject(head.Kind); v != nil {
+		c.Set(head.Kind, n, v)
+		return yaml.UnmarshalStrict(raw, v)
+	}
 	var err error
 	switch head.Kind {
-	case "GatewayClass":
-		c.GatewayClasses[n.Name], err = object[gwv1.GatewayClass](raw)
-	case "Gateway":
-		c.Gateways[n], err = object[gwv1.Gateway](raw)
-	case "ListenerSet":
-		c.ListenerSets[n], err = object[gwv1.ListenerSet](raw)
-	case "HTTPRoute":
-		c.HTTPRoutes[n], err = object[gwv1.HTTPRoute](raw)
-	case "GRPCRoute":
-		c.GRPCRoutes[n], err = object[gwv1.GRPCRoute](raw)
-	case "TLSRoute":
-		c.TLSRoutes[n], err = object[gwv1.TLSRoute](raw)
-	case "TCPRoute":
-		c.TCPRoutes[n], err = object[gwv1.TCPRoute](raw)
-	case "UDPRoute":
-		c.UDPRoutes[n], err = object[gwv1.UDPRoute](raw)
-	case "BackendTLSPolicy":
-		c.BackendTLSPolicies[n], err = object[gwv1.BackendTLSPolicy](raw)
-	case "ReferenceGrant":
-		c.ReferenceGrants[n], err = object[gwv1.ReferenceGrant](raw)
 	case "Service":
 		var o *corev1.Service
 		if o, err = object[corev1.Service](raw); err == nil {
