@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -21,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/addresses"
+	"github.com/weft-net/weft/internal/nstest"
 )
 
 // lan is one Ethernet segment: a bridge in a network namespace of its own, and hosts in theirs.
@@ -42,14 +42,8 @@ type host struct {
 func needNamespaces(t *testing.T) {
 	t.Helper()
 	ns, err := newNamespace()
-	if err == nil {
-		ns.Close()
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatalf("network namespaces: %v", err)
-	}
-	t.Skipf("needs root, for network namespaces: %v", err)
+	nstest.Require(t, err)
+	ns.Close()
 }
 
 // newNamespace makes a network namespace; the calling thread stays where it is.

@@ -5,8 +5,6 @@ package conntrack
 import (
 	"net"
 	"net/netip"
-	"os"
-	"runtime"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -15,17 +13,12 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/nft"
+	"github.com/weft-net/weft/internal/nstest"
 )
 
 // TestDelete tracks two UDP connections in a namespace, ends one, and finds the other left.
 func TestDelete(t *testing.T) {
-	runtime.LockOSThread() // and never unlocked: the thread is thrown away with the namespace
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("a network namespace can't be had: %v", err)
-		}
-		t.Skipf("needs network namespaces (root, or a user namespace): %v", err)
-	}
+	nstest.Enter(t)
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		t.Fatal(err)

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"testing"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/weft-net/weft/internal/dnszone"
+	"github.com/weft-net/weft/internal/nstest"
 )
 
 // inNamespace runs f on a thread in a network namespace of its own, in which the loopback has a small MTU.
@@ -46,12 +46,7 @@ func inNamespace(t *testing.T, mtu int, f func()) {
 			return nil
 		}()
 	}()
-	if err := <-done; err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("no network namespace: %v", err)
-		}
-		t.Skipf("no network namespace: %v", err)
-	}
+	nstest.Require(t, <-done)
 }
 
 // Answers that are too long for the path to leave together still arrive, each by itself.

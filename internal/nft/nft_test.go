@@ -6,25 +6,19 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"os"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/weft-net/weft/internal/nstest"
 )
 
 func dial(t testing.TB) *Conn {
 	t.Helper()
-	runtime.LockOSThread() // and never unlocked: the thread is thrown away with the namespace
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("a network namespace can't be had: %v", err)
-		}
-		t.Skipf("needs network namespaces (root, or a user namespace): %v", err)
-	}
+	nstest.Enter(t)
 	c, err := Dial()
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/nstest"
 )
 
 // space is a throw-away network namespace.
@@ -72,12 +73,7 @@ func newSpace(t testing.TB, name string) *space {
 		}
 	}()
 	<-done
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("a network namespace can't be had: %v", err)
-		}
-		t.Skipf("needs network namespaces (root, or a user namespace): %v", err)
-	}
+	nstest.Require(t, err)
 	if s.nl, err = netlink.NewHandleAt(s.ns, unix.NETLINK_ROUTE); err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/nstest"
 	"github.com/weft-net/weft/internal/podnet/plugin"
 )
 
@@ -50,12 +51,7 @@ func newSpace(t testing.TB, name string) *space {
 		ch <- made{f, err}
 	}()
 	m := <-ch
-	if m.err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("no network namespaces here: %v", m.err)
-		}
-		t.Skipf("no network namespaces here (run as root, or allow user namespaces): %v", m.err)
-	}
+	nstest.Require(t, m.err)
 	s := &space{netNS: &netNS{m.f}, t: t, name: name, path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), m.f.Fd())}
 	t.Cleanup(func() { s.close() })
 	s.sysctl("ipv6/conf/default/accept_dad", "0") // links made here are ready at once

@@ -130,8 +130,8 @@ var (
 	errLength       = bad("Content-Length is repeated or malformed")
 	errBoth         = bad("both Content-Length and Transfer-Encoding")
 	errTE           = bad("Transfer-Encoding is repeated or malformed")
-	errCoding       = &parseError{501, "transfer coding not implemented"}
-	errMethod       = &parseError{501, "method not implemented"}
+	errCoding       = &parseError{501, "unknown transfer coding"}
+	errMethod       = &parseError{501, "unknown method"}
 	errManyFields   = &parseError{431, "too many header fields"}
 	errHeadTooLarge = &parseError{431, "header fields too large"}
 	errPath         = bad("path leaves the root")

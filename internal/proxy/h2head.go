@@ -266,7 +266,7 @@ func (b *h2block) request(x *exchange) (malformed string, perr *parseError) {
 	case extended:
 		// The endpoint is asked in HTTP/1.1's way.
 		if !equalFold(b.protocol, "websocket") {
-			return "", &parseError{501, "protocol not implemented"}
+			return "", &parseError{501, "unknown protocol of an extended CONNECT"}
 		}
 		x.method, x.upgrade = http.MethodGet, "websocket"
 	}

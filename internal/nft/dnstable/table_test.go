@@ -6,31 +6,16 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/weft-net/weft/internal/dnspath"
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/nft"
+	"github.com/weft-net/weft/internal/nstest"
 )
-
-// inNamespace moves the test to a network namespace of its own. Its thread is never used again.
-func inNamespace(t *testing.T) {
-	t.Helper()
-	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("a network namespace can't be had: %v", err)
-		}
-		t.Skipf("needs network namespaces (root, or a user namespace): %v", err)
-	}
-}
 
 func open(t *testing.T) *Table {
 	t.Helper()
@@ -90,7 +75,7 @@ func held(t *testing.T, tab *Table) (out []string) {
 }
 
 func TestTableHoldsThePaths(t *testing.T) {
-	inNamespace(t)
+	nstest.Enter(t)
 	tab := open(t)
 	for _, c := range []struct {
 		why   string
@@ -145,7 +130,7 @@ func TestTableHoldsThePaths(t *testing.T) {
 
 // The rules are what the kernel says they are.
 func TestRules(t *testing.T) {
-	inNamespace(t)
+	nstest.Enter(t)
 	tab := open(t)
 	if err := tab.Apply(dnspath.Paths{}); err != nil {
 		t.Fatal(err)
@@ -171,7 +156,7 @@ func TestRules(t *testing.T) {
 
 // Somebody else's change is noticed, one's own is not.
 func TestWait(t *testing.T) {
-	inNamespace(t)
+	nstest.Enter(t)
 	tab, other := open(t), open(t)
 	if err := tab.Apply(paths(true, "10.1.0.5")); err != nil {
 		t.Fatal(err)

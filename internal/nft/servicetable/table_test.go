@@ -11,30 +11,16 @@ import (
 	"os"
 	"os/exec"
 	"reflect"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/nft"
+	"github.com/weft-net/weft/internal/nstest"
 	"github.com/weft-net/weft/internal/service"
 )
-
-// inNamespace moves the test to a network namespace of its own. Its thread is never used again.
-func inNamespace(t testing.TB) {
-	t.Helper()
-	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("a network namespace can't be had: %v", err)
-		}
-		t.Skipf("needs network namespaces (root, or a user namespace): %v", err)
-	}
-}
 
 func open(t testing.TB) *Table {
 	t.Helper()
@@ -276,7 +262,7 @@ func compareSlots(t *testing.T, fe service.Frontend, got, want slotted, numbers 
 func TestRandomChanges(t *testing.T) {
 	for _, limit := range []int{0, 60_000, 24_000} {
 		t.Run(fmt.Sprintf("limit %d", limit), func(t *testing.T) {
-			inNamespace(t)
+			nstest.Enter(t)
 			r := rand.New(rand.NewPCG(1, uint64(limit)))
 			tab := open(t)
 			reopen := func() {
@@ -334,7 +320,7 @@ func TestRandomChanges(t *testing.T) {
 // TestEveryMoment looks at the kernel after each transaction, and lets the agent die after any of them: at each moment
 // every Service is as it was or as it is to be, none is in between, and the next agent gets it right.
 func TestEveryMoment(t *testing.T) {
-	inNamespace(t)
+	nstest.Enter(t)
 	r := rand.New(rand.NewPCG(5, 5))
 	now := make(rules)
 	first := open(t)
@@ -439,7 +425,7 @@ func sameSlots(got, want slotted) bool {
 
 // TestBigService has more endpoints than a transaction takes.
 func TestBigService(t *testing.T) {
-	inNamespace(t)
+	nstest.Enter(t)
 	tab := open(t)
 	tab.limit = 64_000
 	fe := service.Frontend{Addr: netip.MustParseAddr("10.96.0.1"), Protocol: model.TCP, Port: 80}
@@ -543,7 +529,7 @@ func TestAliasesAreNeutral(t *testing.T) {
 // TestNobodyElse checks that other tables are left alone, that ours are repaired from any state, and that Remove
 // leaves nothing.
 func TestNobodyElse(t *testing.T) {
-	inNamespace(t)
+	nstest.Enter(t)
 	other, err := nft.Dial()
 	if err != nil {
 		t.Fatal(err)
@@ -623,7 +609,7 @@ func TestNobodyElse(t *testing.T) {
 
 // TestOwnChangesAreNotNews checks that a Table does not hear of what it did itself.
 func TestOwnChangesAreNotNews(t *testing.T) {
-	inNamespace(t)
+	nstest.Enter(t)
 	tab := open(t)
 	now := random(rand.New(rand.NewPCG(7, 7)), 1)
 	if _, err := tab.Sync(now); err != nil {
@@ -663,7 +649,7 @@ func TestOwnChangesAreNotNews(t *testing.T) {
 // TestOthersMeanwhile: what somebody else does to new tables while they are filled, when nobody listens yet, is found
 // out and repaired.
 func TestOthersMeanwhile(t *testing.T) {
-	inNamespace(t)
+	nstest.Enter(t)
 	other, err := nft.Dial()
 	if err != nil {
 		t.Fatal(err)
@@ -695,7 +681,7 @@ func TestOthersMeanwhile(t *testing.T) {
 // TestSetsGrow: sets that are made for a number of elements hold more; where the kernel can't change their size, they
 // are made for no number.
 func TestSetsGrow(t *testing.T) {
-	inNamespace(t)
+	nstest.Enter(t)
 	for _, resized := range []uint32{unlimited, 0} { // 0 changes nothing, as in a kernel that can't
 		tab := open(t)
 		tab.resized = resized
@@ -727,7 +713,7 @@ func TestReadable(t *testing.T) {
 		}
 		t.Skip("the nft tool is not installed")
 	}
-	inNamespace(t)
+	nstest.Enter(t)
 	tab := open(t)
 	tab.cfg.LoopbackNodePorts = true
 	now := make(rules)
