@@ -69,6 +69,8 @@ func New(plan topology.Plan) (*Fabric, error) {
 func (f *Fabric) addBridge(segment int) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = fmt.Sprintf("br%d", segment)
+	// A bridge without an address of its own takes the lowest of its ports', another one whenever a node comes or goes.
+	attrs.HardwareAddr = hardwareAddr(attrs.Name)
 	// Snooping needs a querier to keep neighbour discovery's multicast groups alive; a lab has none.
 	off := false
 	bridge := &netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &off}

@@ -95,6 +95,16 @@ func TestFabric(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Net.Close()
+	// The router's address as hosts know it must not follow whatever is plugged in: for as long as they believe the old
+	// one, nothing of theirs gets through it.
+	router := func() string {
+		l, err := f.nl.LinkByName("br0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l.Attrs().HardwareAddr.String()
+	}
+	before := router()
 	outside := host(t, f, "outside", 0, plan.Outside())
 	if err := f.AddInternet(outside); err != nil {
 		t.Fatal(err)
@@ -141,6 +151,9 @@ func TestFabric(t *testing.T) {
 	}
 	if err := f.Detach("node3"); err != nil {
 		t.Errorf("detach twice: %v", err)
+	}
+	if now := router(); now != before {
+		t.Errorf("the router's address was %s, and is %s", before, now)
 	}
 	if reaches(t, one, plan.Node(3)[0].Addr(), 300*time.Millisecond) {
 		t.Error("node3 answers without a link")
