@@ -21,6 +21,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -250,6 +251,55 @@ func (r *rig) get(target string, header map[string]string) (int, seen) {
 }
 
 // until polls a condition.
+// underLoad calls change so many times while four clients send a request, given in pieces, over kept connections; after
+// each change it waits for an answer. wrong says what is wrong with an answer.
+func (r *rig) underLoad(changes int, pieces []string, wrong func(*http.Response, string) string, change func(i int)) {
+	r.t.Helper()
+	stop := make(chan struct{})
+	var answers atomic.Int64
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			c, err := net.Dial("tcp", r.tcp())
+			if err != nil {
+				r.t.Error(err)
+				return
+			}
+			defer c.Close()
+			for in := bufio.NewReader(c); ; answers.Add(1) {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				for _, piece := range pieces {
+					_, _ = io.WriteString(c, piece) // a failure shows in the answer
+				}
+				resp, err := http.ReadResponse(in, nil)
+				if err != nil {
+					r.t.Error(err)
+					return
+				}
+				body, err := io.ReadAll(resp.Body)
+				if text := wrong(resp, string(body)); err != nil || text != "" {
+					r.t.Errorf("%s: %s, %v", resp.Status, text, err)
+					return
+				}
+			}
+		})
+	}
+	for i := range changes {
+		if r.t.Failed() {
+			break
+		}
+		change(i)
+		before := answers.Load()
+		until(r.t, "requests go on", func() bool { return answers.Load() > before || r.t.Failed() })
+	}
+	close(stop)
+	all.Wait()
+}
+
 func until(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	for end := time.Now().Add(15 * time.Second); !f(); time.Sleep(2 * time.Millisecond) {

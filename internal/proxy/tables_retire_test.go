@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/weft-net/weft/internal/route"
@@ -18,36 +16,15 @@ import (
 // A route moves from one backend to the next in the update that takes the former away: no request falls between.
 func TestBackendGoesWithItsRoute(t *testing.T) {
 	r := start(t, simple(newEcho(t, "a").addr()))
-	addr := r.tcp()
 	ends := []string{newEcho(t, "b").addr(), newEcho(t, "c").addr()}
-	var failed, sent atomic.Int64
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	for range 4 {
-		wg.Go(func() {
-			client := &http.Client{Transport: &http.Transport{}}
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				resp, err := client.Get("http://" + addr + "/")
-				if err != nil {
-					failed.Add(1)
-					continue
-				}
-				_, _ = io.Copy(io.Discard, resp.Body)
-				resp.Body.Close()
-				sent.Add(1)
-				if resp.StatusCode != http.StatusOK {
-					failed.Add(1)
-				}
-			}
-		})
+	wrong := func(resp *http.Response, _ string) string {
+		if resp.StatusCode != http.StatusOK {
+			return "failed"
+		}
+		return ""
 	}
 	last, policy := "b", ""
-	for i := range 300 {
+	r.underLoad(300, []string{"GET / HTTP/1.1\r\nHost: a\r\n\r\n"}, wrong, func(i int) {
 		key := fmt.Sprint("b", i)
 		rt := r.update.Routes[0]
 		rt.Rules = []route.Rule{{Backends: []route.WeightedBackend{{Backend: key, Weight: 1}}, Policies: []string{"p" + key}}}
@@ -64,14 +41,7 @@ func TestBackendGoesWithItsRoute(t *testing.T) {
 			t.Fatal(err)
 		}
 		last, policy = key, "p"+key
-		before := sent.Load()
-		until(t, "requests go on", func() bool { return sent.Load() > before || failed.Load() > 0 })
-	}
-	close(stop)
-	wg.Wait()
-	if failed.Load() > 0 || sent.Load() == 0 {
-		t.Errorf("%d of %d requests failed", failed.Load(), sent.Load())
-	}
+	})
 	r.srv.tables.mu.Lock()
 	defer r.srv.tables.mu.Unlock()
 	if n := len(r.srv.tables.backends); n != 1 {

@@ -3,14 +3,9 @@
 package proxy
 
 import (
-	"bufio"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/weft-net/weft/internal/route"
@@ -42,50 +37,18 @@ func TestNothingFailsWhenBackendsAreReplaced(t *testing.T) {
 	first := round(0)
 	first.Listeners, first.Removed = simple().Listeners, nil
 	r := start(t, first)
-	stop := make(chan struct{})
-	var answers atomic.Int64
-	var all sync.WaitGroup
-	for range 4 {
-		all.Go(func() {
-			c, err := net.Dial("tcp", r.tcp())
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer c.Close()
-			br := bufio.NewReader(c)
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				_, _ = io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel")
-				_, _ = io.WriteString(c, "lo")
-				resp, err := http.ReadResponse(br, nil)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				body, _ := io.ReadAll(resp.Body)
-				if resp.StatusCode != 200 || !strings.Contains(string(body), "hello") {
-					t.Errorf("%d %s", resp.StatusCode, body)
-					return
-				}
-				answers.Add(1)
-			}
-		})
+	wrong := func(resp *http.Response, body string) string {
+		if resp.StatusCode != 200 || !strings.Contains(body, "hello") {
+			return "answered " + body
+		}
+		return ""
 	}
-	for i := 1; i < 300 && !t.Failed(); i++ {
-		u := round(i)
+	r.underLoad(299, []string{"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel", "lo"}, wrong, func(i int) {
+		u := round(i + 1)
 		if err := r.srv.Apply(&u); err != nil {
 			t.Fatal(err)
 		}
-		before := answers.Load()
-		until(t, "requests go on", func() bool { return answers.Load() > before || t.Failed() })
-	}
-	close(stop)
-	all.Wait()
+	})
 	r.srv.tables.mu.Lock()
 	defer r.srv.tables.mu.Unlock()
 	if b, p, e := len(r.srv.tables.backends), len(r.srv.tables.policies), len(r.srv.tables.sets); b != 2 || p != 1 || e != 2 {
