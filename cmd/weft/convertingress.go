@@ -124,7 +124,6 @@ func (f *worldFlags) ingresses(ctx context.Context, sources map[model.Name]strin
 			if err != nil {
 				return nil, fmt.Errorf("%s: %s %s: %w", o.Source, o.GetKind(), o.GetName(), err)
 			}
-			file, line := o.Source, 0
 			if o.GetKind() == "Ingress" {
 				n := model.Name{Namespace: o.GetNamespace(), Name: o.GetName()}
 				if n.Namespace == "" {
@@ -132,7 +131,7 @@ func (f *worldFlags) ingresses(ctx context.Context, sources map[model.Name]strin
 				}
 				sources[n] = o.Source
 			}
-			ms = append(ms, kube.Manifest{File: file, Line: line, Object: typed})
+			ms = append(ms, kube.Manifest{File: o.Source, Object: typed})
 		}
 	} else {
 		var err error

@@ -100,7 +100,7 @@ func (r *routing) take(m kube.Manifest) error {
 	case *networkingv1.IngressClass:
 		return takeModel(r.ingresses.Classes, n.Name, o, kube.FromIngressClass)
 	case *corev1.Secret:
-		return takeModel(r.change.Secrets, n, withData(o), kube.FromSecret)
+		return takeModel(r.change.Secrets, n, o, kube.FromSecret)
 	case *corev1.ConfigMap:
 		return takeModel(r.change.ConfigMaps, n, o, kube.FromConfigMap)
 	}
@@ -126,21 +126,6 @@ func (r *routing) take(m kube.Manifest) error {
 	}
 	r.change.Set(gvk.Kind, n, v)
 	return nil
-}
-
-// withData is a Secret with its stringData where the API server puts it.
-func withData(s *corev1.Secret) *corev1.Secret {
-	if len(s.StringData) == 0 {
-		return s
-	}
-	s = s.DeepCopy()
-	if s.Data == nil {
-		s.Data = map[string][]byte{}
-	}
-	for k, v := range s.StringData {
-		s.Data[k] = []byte(v)
-	}
-	return s
 }
 
 func takeModel[K comparable, O metav1.Object, T any](to map[K]*T, k K, o O, from func(O) (*T, error)) error {

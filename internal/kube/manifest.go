@@ -236,7 +236,7 @@ func FromManifests(ms []Manifest, namespace string) (*model.Delta, error) {
 		case *networkingv1.IngressClass:
 			err = into(&d.IngressClasses, name.Name, o, FromIngressClass)
 		case *corev1.Secret:
-			err = into(&d.Secrets, name, withStringData(o), FromSecret)
+			err = into(&d.Secrets, name, o, FromSecret)
 		case *corev1.ConfigMap:
 			err = into(&d.ConfigMaps, name, o, FromConfigMap)
 		case *unstructured.Unstructured:
@@ -262,21 +262,6 @@ func namespaced(o runtime.Object) bool {
 		return o.GroupVersionKind() != clusterNetworkPolicyKind && o.GroupVersionKind() != addressPoolKind
 	}
 	return true
-}
-
-// withStringData puts a Secret's stringData into its data, as the API server does.
-func withStringData(s *corev1.Secret) *corev1.Secret {
-	if len(s.StringData) == 0 {
-		return s
-	}
-	s = s.DeepCopy()
-	if s.Data == nil {
-		s.Data = map[string][]byte{}
-	}
-	for k, v := range s.StringData {
-		s.Data[k] = []byte(v)
-	}
-	return s
 }
 
 func into[K comparable, O, T any](m *map[K]*T, k K, o O, from func(O) (*T, error)) error {

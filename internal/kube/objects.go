@@ -4,6 +4,7 @@ package kube
 
 import (
 	"context"
+	"maps"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -218,9 +219,17 @@ func selecting(l lister, fields, labels string) lister {
 // usefulSecrets leaves out what no route can refer to, and what is much: Helm's releases and ServiceAccounts' tokens.
 const usefulSecrets = "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token,type!=bootstrap.kubernetes.io/token"
 
-// FromSecret translates a Secret.
+// FromSecret translates a Secret. Its stringData, which manifests have, lies over its data, as the API server has it.
 func FromSecret(s *corev1.Secret) (*model.Secret, error) {
-	return &model.Secret{Meta: fromMeta(&s.ObjectMeta), Type: intern(string(s.Type)), Data: s.Data}, nil
+	out := &model.Secret{Meta: fromMeta(&s.ObjectMeta), Type: intern(string(s.Type)), Data: s.Data}
+	if len(s.StringData) > 0 {
+		out.Data = make(map[string][]byte, len(s.Data)+len(s.StringData))
+		maps.Copy(out.Data, s.Data)
+		for k, v := range s.StringData {
+			out.Data[k] = []byte(v)
+		}
+	}
+	return out, nil
 }
 
 // FromConfigMap translates a ConfigMap.

@@ -288,3 +288,12 @@ func FuzzParseManifests(f *testing.F) {
 		}
 	})
 }
+
+// TestFromSecret puts stringData over data, as the API server does, and leaves the object as it is.
+func TestFromSecret(t *testing.T) {
+	in := &corev1.Secret{Data: map[string][]byte{"a": []byte("old"), "b": []byte("kept")}, StringData: map[string]string{"a": "new"}}
+	out, err := FromSecret(in)
+	if err != nil || string(out.Data["a"]) != "new" || string(out.Data["b"]) != "kept" || string(in.Data["a"]) != "old" {
+		t.Errorf("%v, %v; the object has %s", out.Data, err, in.Data["a"])
+	}
+}
