@@ -4,8 +4,8 @@ package kube
 
 import (
 	"context"
-	"maps"
 	"fmt"
+	"maps"
 	"sync/atomic"
 	"time"
 
