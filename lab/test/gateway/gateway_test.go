@@ -54,29 +54,13 @@ spec: {addresses: ["172.30.0.100-172.30.0.150", "fd00:30::100-fd00:30::1ff"]}
 
 // echo is a Deployment and Service that say their name in each answer's pod.
 func echo(name string, replicas int) string {
-	return fmt.Sprintf(`
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: %[1]s}
-spec:
-  replicas: %[2]d
-  selector: {matchLabels: {app: %[1]s}}
-  template:
-    metadata: {labels: {app: %[1]s}}
-    spec:
-      containers:
-      - name: echo
-        image: ghcr.io/weft-net/echo:dev
-        env:
-        - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
-        readinessProbe: {httpGet: {path: /readyz, port: 8080}, periodSeconds: 1}
----
+	return labtest.EchoDeployment(name, replicas) + fmt.Sprintf(`
 apiVersion: v1
 kind: Service
 metadata: {name: %[1]s}
 spec: {selector: {app: %[1]s}, ports: [{port: 80, targetPort: 8080}]}
 ---
-`, name, replicas)
+`, name)
 }
 
 const httpGateway = `

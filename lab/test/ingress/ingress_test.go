@@ -108,23 +108,7 @@ func forward(target string) string {
 
 // backend is a Deployment of the echo server and its Service; ports http (80), https (443) and grpc (50051).
 func backend(name string, replicas int) string {
-	return fmt.Sprintf(`
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: %[1]s}
-spec:
-  replicas: %[2]d
-  selector: {matchLabels: {app: %[1]s}}
-  template:
-    metadata: {labels: {app: %[1]s}}
-    spec:
-      containers:
-      - name: echo
-        image: ghcr.io/weft-net/echo:dev
-        env:
-        - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
-        readinessProbe: {httpGet: {path: /readyz, port: 8080}, periodSeconds: 1}
----
+	return labtest.EchoDeployment(name, replicas) + fmt.Sprintf(`
 apiVersion: v1
 kind: Service
 metadata: {name: %[1]s}
@@ -134,7 +118,7 @@ spec:
   - {name: http, port: 80, targetPort: 8080}
   - {name: https, port: 443, targetPort: 8443}
 ---
-`, name, replicas)
+`, name)
 }
 
 // spec is an Ingress in short. Paths are "PATH SERVICE[:PORT]", with the type Prefix unless it is written before: "Exact
