@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/weft-net/weft/lab/pki"
 	"github.com/weft-net/weft/lab/topology"
 )
@@ -186,8 +188,8 @@ func (c *Cluster) Control() []Component {
 		manager = append(manager, "--node-cidr-mask-size-ipv4=24", "--node-cidr-mask-size-ipv6=64")
 	}
 	return []Component{
-		{Name: Etcd, Env: goMemory(60, "100MiB"), Args: []string{"--data-dir=" + f("etcd")}},
-		{Name: APIServer, Env: goMemory(100, "400MiB"), Args: []string{
+		{Name: Etcd, Env: goMemory(60, 100), Args: []string{"--data-dir=" + f("etcd")}},
+		{Name: APIServer, Env: goMemory(100, 400), Args: []string{
 			"--etcd-servers=http://127.0.0.1:2379",
 			"--advertise-address=" + c.Plan.Control()[0].Addr().String(),
 			"--secure-port=" + fmt.Sprint(APIPort),
@@ -218,13 +220,21 @@ func (c *Cluster) Control() []Component {
 			"--shutdown-delay-duration=0s",
 			"--watch-cache-sizes=",
 		}},
-		{Name: ControllerManager, Env: goMemory(50, "150MiB"), Args: manager},
-		{Name: Scheduler, Env: goMemory(50, "100MiB"), Args: controller(Scheduler, "--kube-api-qps=200", "--kube-api-burst=400")},
+		{Name: ControllerManager, Env: goMemory(50, 150), Args: manager},
+		{Name: Scheduler, Env: goMemory(50, 100), Args: controller(Scheduler, "--kube-api-qps=200", "--kube-api-burst=400")},
 	}
 }
 
 // goMemory trades processor time for memory: collect garbage when the heap has grown by percent, and harder near the
-// limit.
-func goMemory(percent int, limit string) []string {
-	return []string{fmt.Sprintf("GOGC=%d", percent), "GOMEMLIMIT=" + limit}
+// limit, in MiB. The limit is for small machines: where there is more memory it grows with it, for a component that
+// holds more than that would do nothing but collect.
+func goMemory(percent, limit int) []string {
+	var machine unix.Sysinfo_t
+	if unix.Sysinfo(&machine) == nil {
+		limit = max(limit, limit*int(machine.Totalram>>20*uint64(machine.Unit))/smallMachine)
+	}
+	return []string{fmt.Sprintf("GOGC=%d", percent), fmt.Sprintf("GOMEMLIMIT=%dMiB", limit)}
 }
+
+// smallMachine is the memory, in MiB, of the machines that the components' limits are made for.
+const smallMachine = 4096

@@ -107,7 +107,7 @@ logging: {verbosity: 1}
 
 // Kubelet is how a node's kubelet runs, on the node.
 func (c *Cluster) Kubelet(n Node) Component {
-	return Component{Name: "kubelet", Env: goMemory(50, "120MiB"), Args: []string{
+	return Component{Name: "kubelet", Env: goMemory(50, 120), Args: []string{
 		"--config=" + filepath.Join(NodeConfigDir, "kubelet.yaml"),
 		"--kubeconfig=" + filepath.Join(NodeConfigDir, "kubelet.conf"),
 		"--hostname-override=" + n.Name,
