@@ -39,13 +39,16 @@ type Config struct {
 	TraceShare float64
 
 	NewFirewall NewFirewall // nil: policies that ask for one refuse requests
+
+	Resolver *net.Resolver // finds the addresses of UDP endpoints that are names; nil: the system's
 }
 
 // Server is a gateway's data plane. Apply tells it what to serve; it serves at once.
 type Server struct {
 	conf     Config
 	tables   *tables
-	unbound  bool // some socket could not be bound; guarded by the tables' lock
+	changes  atomic.Uint64 // to the tables: what was decided before the last one may have to be decided again
+	unbound  bool          // some socket could not be bound; guarded by the tables' lock
 	draining atomic.Bool
 	conns    atomic.Int64
 	active   atomic.Int64 // requests and streams
@@ -100,6 +103,7 @@ func (s *Server) Apply(u *route.Update) error {
 		s.unbound = bindErr != nil
 		err = errors.Join(err, bindErr)
 	}
+	s.changes.Add(1)
 	return err
 }
 
@@ -142,6 +146,8 @@ type port struct {
 	table atomic.Pointer[portTable]
 	l     net.Listener
 	udp   *net.UDPConn
+	// sessions are the clients of UDP.
+	sessions udpSessions
 }
 
 func (s *Server) open(k portKey, t *portTable) (*port, error) {
@@ -158,7 +164,8 @@ func (s *Server) open(k portKey, t *portTable) (*port, error) {
 			return nil, err
 		}
 		p.udp = c.(*net.UDPConn)
-		s.running.Go(p.serveUDP)
+		p.sessions.port, p.sessions.all = p, map[netip.AddrPort]*udpSession{}
+		s.running.Go(p.sessions.serve)
 		return p, nil
 	}
 	// What accepted sockets inherit needs no system calls for each of them.

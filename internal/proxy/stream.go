@@ -52,30 +52,72 @@ var (
 	errNoEndpoints = errors.New("the backend has no endpoints")
 )
 
-// target gives the rule and backend for a connection or session of a client.
-// Of policies, sources count.
-func (l *listener) target(name string, client netip.Addr) (*rule, *backend, error) {
+// admit gives the rule for a connection or session of a client. Of policies, sources count.
+func (l *listener) admit(name string, client netip.Addr) (*rule, error) {
 	e := l.route(name, &route.Request{Path: "/"})
 	if e == nil {
-		return nil, nil, errNoRoute
+		return nil, errNoRoute
 	}
 	r := e.Target.(*rule)
 	plan := r.planFor(l)
 	if plan.invalid != "" {
-		return nil, nil, errors.New(plan.invalid)
+		return nil, errors.New(plan.invalid)
 	}
 	if g := plan.guards; g != nil && g.sources != nil && !allowed(g.sources, client) {
-		return nil, nil, errSource
+		return nil, errSource
 	}
-	w := r.choose()
-	if w == nil || w.cell == nil || r.invalid != "" {
-		return nil, nil, errNoBackend
+	if r.invalid != "" {
+		return nil, errNoBackend
+	}
+	return r, nil
+}
+
+// target is admit, with a backend that the rule's weights choose.
+func (l *listener) target(name string, client netip.Addr) (*rule, *backend, error) {
+	r, err := l.admit(name, client)
+	if err != nil {
+		return nil, nil, err
+	}
+	if w := r.choose(); w != nil {
+		if b := w.usable(); b != nil {
+			return r, b, nil
+		}
+	}
+	return nil, nil, errNoBackend
+}
+
+// usable gives the backend, if connections may be made to it.
+func (w *weighted) usable() *backend {
+	if w.cell == nil {
+		return nil
 	}
 	b := w.cell.Load()
 	if b == nil || b.err != nil || b.conf.Invalid != "" {
-		return nil, nil, errNoBackend
+		return nil
 	}
-	return r, b, nil
+	return b
+}
+
+// keeps gives the endpoint of an address, if the rule may still use it, though it would not choose it now.
+func (r *rule) keeps(address string) *endpoint {
+	before := uint64(0)
+	for i := range r.backends {
+		w := &r.backends[i]
+		weight := w.upto - before
+		before = w.upto
+		b := w.usable()
+		if weight == 0 || b == nil {
+			continue
+		}
+		if list := b.endpoints.Load(); list != nil {
+			for _, e := range list.all {
+				if e.address == address {
+					return e
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // connect finds an endpoint that takes the connection. Its inflight is counted up.

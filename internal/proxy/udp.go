@@ -3,6 +3,8 @@
 package proxy
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -13,32 +15,53 @@ import (
 	"time"
 )
 
-// maxSessions bounds the UDP sessions of one port: each has a socket and a goroutine. Datagrams of more clients are
-// dropped until sessions end.
-const maxSessions = 16384
+// Bounds of one port's UDP sessions. Datagrams beyond them are dropped.
+const (
+	// maxSessions is how many clients there may be at a time: each has a socket and a goroutine.
+	maxSessions = 16384
+	// maxEarly is how many datagrams of a client wait until its endpoint's name is resolved, and maxEarlyBytes how many
+	// bytes of all clients do.
+	maxEarly      = 16
+	maxEarlyBytes = 1 << 20
+)
 
-// udpSession is one client's datagrams on their way to one endpoint and back.
-type udpSession struct {
-	client   netip.AddrPort
-	conn     *net.UDPConn // to the endpoint
-	endpoint *endpoint
-	rule     *rule
-	last     atomic.Int64 // Unix nanoseconds
+// udpSessions are the clients of one port.
+type udpSessions struct {
+	port *port
+
+	mu    sync.Mutex
+	all   map[netip.AddrPort]*udpSession
+	early int // bytes that wait for their endpoints' names
+	back  sync.WaitGroup
 }
 
-// serveUDP carries datagrams until the socket is closed. A session keeps its endpoint until it is quiet for the idle
-// time, or the endpoint refuses datagrams.
-func (p *port) serveUDP() {
-	var mu sync.Mutex
-	sessions := map[netip.AddrPort]*udpSession{}
-	var back sync.WaitGroup
+// udpSession is one client's datagrams on their way to one endpoint and back. It keeps its endpoint until it is quiet
+// for the idle time, the endpoint refuses datagrams, or the tables no longer have the client sent there.
+type udpSession struct {
+	client  netip.AddrPort
+	last    atomic.Int64         // Unix nanoseconds
+	checked atomic.Uint64        // the tables' change after which it was found to stand
+	rule    atomic.Pointer[rule] // for its figures
+
+	// Guarded by the port's lock.
+	endpoint *endpoint
+	conn     *net.UDPConn // to the endpoint; nil as long as its name is being resolved
+	early    [][]byte     // sent meanwhile
+	over     bool
+}
+
+// serve carries datagrams until the socket is closed. It waits for nothing but the next one.
+func (s *udpSessions) serve() {
+	p := s.port
+	ctx, cancel := context.WithCancel(context.Background())
 	defer func() {
-		mu.Lock()
-		for _, u := range sessions {
-			u.conn.Close()
+		cancel()
+		s.mu.Lock()
+		for _, u := range s.all {
+			s.end(u)
 		}
-		mu.Unlock()
-		back.Wait()
+		s.mu.Unlock()
+		s.back.Wait()
 	}()
 	buf := make([]byte, 64<<10)
 	for {
@@ -49,93 +72,201 @@ func (p *port) serveUDP() {
 		if err != nil {
 			continue // an ICMP error of an earlier answer
 		}
-		mu.Lock()
-		u, count := sessions[client], len(sessions)
-		if u != nil {
-			u.last.Store(time.Now().UnixNano()) // with the lock held, so that it does not end just now
+		if c := s.to(ctx, client, buf[:n]); c != nil {
+			_, _ = c.Write(buf[:n]) // datagrams may be lost; a refusal ends the session in answers
 		}
-		mu.Unlock()
-		if u == nil {
-			if count >= maxSessions {
-				p.srv.stats.overLimit.Add(1)
-				continue
-			}
-			if u = p.session(client); u == nil {
-				p.srv.stats.streamsFailed.Add(1)
-				continue
-			}
-			mu.Lock()
-			sessions[client] = u
-			mu.Unlock()
-			back.Go(func() {
-				for over := false; !over; {
-					quiet := u.answers(p)
-					mu.Lock()
-					if over = !quiet || u.quiet(p.srv.conf.UDPIdle); over {
-						delete(sessions, client)
-					}
-					mu.Unlock()
-				}
-				u.conn.Close()
-				u.endpoint.inflight.Add(-1)
-			})
-		}
-		_, _ = u.conn.Write(buf[:n]) // datagrams may be lost; a refusal ends the session in answers
 	}
 }
 
-func (p *port) session(client netip.AddrPort) *udpSession {
-	l := p.table.Load().only
-	r, b, err := l.target("", client.Addr().Unmap())
+// to gives the connection for a client's datagram; nil when it goes nowhere, or waits.
+func (s *udpSessions) to(ctx context.Context, client netip.AddrPort, datagram []byte) *net.UDPConn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := s.all[client]
+	if u != nil && !s.stands(u) {
+		s.end(u)
+		u = nil
+	}
+	if u == nil {
+		if len(s.all) >= maxSessions {
+			s.port.srv.stats.overLimit.Add(1)
+			return nil
+		}
+		if u = s.begin(ctx, client); u == nil {
+			s.port.srv.stats.streamsFailed.Add(1)
+			return nil
+		}
+	}
+	u.last.Store(time.Now().UnixNano()) // with the lock held, so that it does not end just now
+	if u.conn == nil && len(u.early) < maxEarly && s.early+len(datagram) <= maxEarlyBytes {
+		s.early += len(datagram)
+		u.early = append(u.early, bytes.Clone(datagram))
+	}
+	return u.conn
+}
+
+// begin makes a session; nil when the tables have no endpoint for the client. The caller holds the lock.
+func (s *udpSessions) begin(ctx context.Context, client netip.AddrPort) *udpSession {
+	u := &udpSession{client: client}
+	u.checked.Store(s.port.srv.changes.Load())
+	r, b, err := s.port.table.Load().only.target("", client.Addr().Unmap())
 	if err != nil {
 		return nil
 	}
-	e := b.pick(time.Now().UnixNano(), nil)
-	if e == nil {
+	if u.endpoint = b.pick(time.Now().UnixNano(), nil); u.endpoint == nil {
 		return nil
 	}
-	c, err := net.Dial("udp", e.address)
-	if err != nil {
-		return nil
+	e := u.endpoint
+	if addr, err := netip.ParseAddrPort(e.address); err == nil {
+		if u.conn, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(addr)); err != nil {
+			return nil
+		}
 	}
 	e.inflight.Add(1)
 	r.stats.streams.Add(1)
-	u := &udpSession{client: client, conn: c.(*net.UDPConn), endpoint: e, rule: r}
-	u.last.Store(time.Now().UnixNano())
+	u.rule.Store(r)
+	s.all[client] = u
+	c := u.conn
+	s.back.Go(func() {
+		if c == nil {
+			if c = s.resolve(ctx, u, e.address); c == nil {
+				return
+			}
+		}
+		s.carryBack(u, c)
+	})
 	return u
+}
+
+// resolve connects a session to an endpoint that has a name, and sends what has come meanwhile. It returns nil when
+// the session is over.
+func (s *udpSessions) resolve(ctx context.Context, u *udpSession, name string) *net.UDPConn {
+	d := net.Dialer{Timeout: dialTimeout, Resolver: s.port.srv.conf.Resolver}
+	c, err := d.DialContext(ctx, "udp", name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		if !u.over {
+			s.port.srv.stats.streamsFailed.Add(1)
+		}
+		s.end(u)
+		return nil
+	}
+	if u.over {
+		c.Close()
+		return nil
+	}
+	u.conn = c.(*net.UDPConn)
+	for _, b := range s.takeEarly(u) {
+		_, _ = u.conn.Write(b)
+	}
+	return u.conn
+}
+
+// takeEarly gives what waits. The caller holds the lock.
+func (s *udpSessions) takeEarly(u *udpSession) [][]byte {
+	all := u.early
+	u.early = nil
+	for _, b := range all {
+		s.early -= len(b)
+	}
+	return all
+}
+
+// end ends a session, unless it is over. The caller holds the lock.
+func (s *udpSessions) end(u *udpSession) {
+	if u.over {
+		return
+	}
+	u.over = true
+	delete(s.all, u.client)
+	s.takeEarly(u)
+	u.endpoint.inflight.Add(-1)
+	if u.conn != nil {
+		u.conn.Close()
+	}
+}
+
+// stands tells whether the tables still let the session's client use its endpoint. The caller holds the lock.
+func (s *udpSessions) stands(u *udpSession) bool {
+	now := s.port.srv.changes.Load()
+	if u.checked.Load() == now {
+		return true
+	}
+	r, err := s.port.table.Load().only.admit("", u.client.Addr().Unmap())
+	if err != nil {
+		return false
+	}
+	e := r.keeps(u.endpoint.address)
+	if e == nil {
+		return false
+	}
+	if e != u.endpoint { // the same server, of a backend that is new
+		u.endpoint.inflight.Add(-1)
+		e.inflight.Add(1)
+		u.endpoint = e
+	}
+	u.rule.Store(r)
+	u.checked.Store(now)
+	return true
+}
+
+// carryBack carries the endpoint's datagrams to the client until the session is over.
+func (s *udpSessions) carryBack(u *udpSession, c *net.UDPConn) {
+	for {
+		err := s.answers(u, c)
+		s.mu.Lock()
+		over := u.over || !timedOut(err) || u.quiet(s.port.srv.conf.UDPIdle)
+		if over {
+			if !u.over && !timedOut(err) && !errors.Is(err, errMoved) {
+				u.endpoint.failed(time.Now())
+			}
+			s.end(u)
+		}
+		s.mu.Unlock()
+		if over {
+			return
+		}
+	}
 }
 
 func (u *udpSession) quiet(idle time.Duration) bool {
 	return time.Since(time.Unix(0, u.last.Load())) >= idle
 }
 
-// answers carries the endpoint's datagrams back until it is quiet for the idle time, which the result tells, or the
-// session has failed.
-func (u *udpSession) answers(p *port) (quiet bool) {
-	idle := p.srv.conf.UDPIdle
-	for {
-		_ = u.conn.SetReadDeadline(time.Unix(0, u.last.Load()).Add(idle))
-		err := u.receive(func(b []byte) error {
+var errMoved = errors.New("the tables send the client elsewhere")
+
+// answers carries datagrams back until the endpoint is quiet for the idle time, which is a timeout, or the session has
+// failed.
+func (s *udpSessions) answers(u *udpSession, c *net.UDPConn) error {
+	p := s.port
+	for answered := false; ; answered = true {
+		_ = c.SetReadDeadline(time.Unix(0, u.last.Load()).Add(p.srv.conf.UDPIdle))
+		if err := receive(c, func(b []byte) error {
+			if !answered || u.checked.Load() != p.srv.changes.Load() {
+				s.mu.Lock()
+				ok := !u.over && s.stands(u)
+				u.endpoint.succeeded()
+				s.mu.Unlock()
+				if !ok {
+					return errMoved
+				}
+			}
 			u.last.Store(time.Now().UnixNano())
-			u.rule.stats.bytes.Add(uint64(len(b)))
-			_, err := p.udp.WriteToUDPAddrPort(b, u.client)
+			u.rule.Load().stats.bytes.Add(uint64(len(b)))
+			if _, err := p.udp.WriteToUDPAddrPort(b, u.client); errors.Is(err, net.ErrClosed) {
+				return err
+			}
+			return nil // what can't be passed on is lost
+		}); err != nil {
 			return err
-		})
-		switch {
-		case err == nil:
-		case timedOut(err) && !u.quiet(idle):
-		case timedOut(err):
-			return true
-		default:
-			return false
 		}
 	}
 }
 
-// receive waits for a datagram and has it taken. It holds a buffer only then, so that sessions that wait cost none. The
-// error is that of the session: a datagram that take can't pass on is lost, unless the port is closed.
-func (u *udpSession) receive(take func([]byte) error) error {
-	raw, err := u.conn.SyscallConn()
+// receive waits for a datagram and has it taken. It holds a buffer only then, so that sessions that wait cost none.
+func receive(c *net.UDPConn, take func([]byte) error) error {
+	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
 	}
@@ -153,9 +284,7 @@ func (u *udpSession) receive(take func([]byte) error) error {
 			case err != nil:
 				broke = os.NewSyscallError("read", err)
 			default:
-				if err := take((*buf)[:n]); errors.Is(err, net.ErrClosed) {
-					broke = err
-				}
+				broke = take((*buf)[:n])
 			}
 			return true
 		}
