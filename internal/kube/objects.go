@@ -42,31 +42,33 @@ type objectKind struct {
 	group          string
 	versions       []string // that may be served, the preferred one first; all have one Go type
 	new            func() metav1.Object
+	older          func(version string, content map[string]any) // brings an older version's fields to the Go type's; nil: they are the same
 }
 
-// gatewayKinds are the kinds of Gateway API. Versions differ in name only: fields have been the same ever since.
+// gatewayKinds are the kinds of Gateway API, in all versions in which releases 1.0 to 1.7 served them. Versions differ in
+// name only unless older says otherwise.
 var gatewayKinds = []objectKind{
-	{"GatewayClass", "gatewayclasses", GatewayGroup, []string{"v1", "v1beta1"}, func() metav1.Object { return &gatewayv1.GatewayClass{} }},
-	{"Gateway", "gateways", GatewayGroup, []string{"v1", "v1beta1"}, func() metav1.Object { return &gatewayv1.Gateway{} }},
-	{"ListenerSet", "listenersets", GatewayGroup, []string{"v1"}, func() metav1.Object { return &gatewayv1.ListenerSet{} }},
-	{"HTTPRoute", "httproutes", GatewayGroup, []string{"v1", "v1beta1"}, func() metav1.Object { return &gatewayv1.HTTPRoute{} }},
-	{"GRPCRoute", "grpcroutes", GatewayGroup, []string{"v1", "v1alpha2"}, func() metav1.Object { return &gatewayv1.GRPCRoute{} }},
-	{"TLSRoute", "tlsroutes", GatewayGroup, []string{"v1", "v1alpha3", "v1alpha2"}, func() metav1.Object { return &gatewayv1.TLSRoute{} }},
-	{"TCPRoute", "tcproutes", GatewayGroup, []string{"v1", "v1alpha2"}, func() metav1.Object { return &gatewayv1.TCPRoute{} }},
-	{"UDPRoute", "udproutes", GatewayGroup, []string{"v1", "v1alpha2"}, func() metav1.Object { return &gatewayv1.UDPRoute{} }},
-	{"BackendTLSPolicy", "backendtlspolicies", GatewayGroup, []string{"v1", "v1alpha3"}, func() metav1.Object { return &gatewayv1.BackendTLSPolicy{} }},
-	{"ReferenceGrant", "referencegrants", GatewayGroup, []string{"v1", "v1beta1"}, func() metav1.Object { return &gatewayv1.ReferenceGrant{} }},
+	{"GatewayClass", "gatewayclasses", GatewayGroup, []string{"v1", "v1beta1"}, func() metav1.Object { return &gatewayv1.GatewayClass{} }, nil},
+	{"Gateway", "gateways", GatewayGroup, []string{"v1", "v1beta1"}, func() metav1.Object { return &gatewayv1.Gateway{} }, nil},
+	{"ListenerSet", "listenersets", GatewayGroup, []string{"v1"}, func() metav1.Object { return &gatewayv1.ListenerSet{} }, nil},
+	{"HTTPRoute", "httproutes", GatewayGroup, []string{"v1", "v1beta1"}, func() metav1.Object { return &gatewayv1.HTTPRoute{} }, nil},
+	{"GRPCRoute", "grpcroutes", GatewayGroup, []string{"v1", "v1alpha2"}, func() metav1.Object { return &gatewayv1.GRPCRoute{} }, nil},
+	{"TLSRoute", "tlsroutes", GatewayGroup, []string{"v1", "v1alpha3", "v1alpha2"}, func() metav1.Object { return &gatewayv1.TLSRoute{} }, nil},
+	{"TCPRoute", "tcproutes", GatewayGroup, []string{"v1", "v1alpha2"}, func() metav1.Object { return &gatewayv1.TCPRoute{} }, nil},
+	{"UDPRoute", "udproutes", GatewayGroup, []string{"v1", "v1alpha2"}, func() metav1.Object { return &gatewayv1.UDPRoute{} }, nil},
+	{"BackendTLSPolicy", "backendtlspolicies", GatewayGroup, []string{"v1", "v1alpha3", "v1alpha2"}, func() metav1.Object { return &gatewayv1.BackendTLSPolicy{} }, olderBackendTLSPolicy},
+	{"ReferenceGrant", "referencegrants", GatewayGroup, []string{"v1", "v1beta1"}, func() metav1.Object { return &gatewayv1.ReferenceGrant{} }, nil},
 }
 
 var trafficPolicyKind = objectKind{"TrafficPolicy", v1alpha1.TrafficPolicies.Resource, v1alpha1.GroupVersion.Group,
-	[]string{v1alpha1.GroupVersion.Version}, func() metav1.Object { return &v1alpha1.TrafficPolicy{} }}
+	[]string{v1alpha1.GroupVersion.Version}, func() metav1.Object { return &v1alpha1.TrafficPolicy{} }, nil}
 
 // CRDKind is the kind under which Objects has the CustomResourceDefinition of GatewayClass: what release of Gateway
 // API is installed, as a *metav1.PartialObjectMetadata.
 const CRDKind = "CustomResourceDefinition"
 
 var crdKind = objectKind{CRDKind, "customresourcedefinitions", "apiextensions.k8s.io", []string{"v1"},
-	func() metav1.Object { return &metav1.PartialObjectMetadata{} }}
+	func() metav1.Object { return &metav1.PartialObjectMetadata{} }, nil}
 
 // GatewayResource is the resource of a kind of Gateway API, or of TrafficPolicy: "httproutes" of "HTTPRoute".
 func GatewayResource(kind string) string {
@@ -79,7 +81,7 @@ func GatewayResource(kind string) string {
 }
 
 var gatewayConfigKind = objectKind{"GatewayConfig", v1alpha1.GatewayConfigs.Resource, v1alpha1.GroupVersion.Group,
-	[]string{v1alpha1.GroupVersion.Version}, func() metav1.Object { return &v1alpha1.GatewayConfig{} }}
+	[]string{v1alpha1.GroupVersion.Version}, func() metav1.Object { return &v1alpha1.GatewayConfig{} }, nil}
 
 // NewPart makes an empty object of a kind that GatewayParts follows; nil for another.
 func NewPart(kind string) metav1.Object {
@@ -158,12 +160,57 @@ func (k objectKind) feed(w *Watcher, dyn dynamic.Interface, silence time.Duratio
 	}
 }
 
+// from translates an object. What its Go type does not have or can't hold is told apart (model.Object.Unknown). u is
+// changed.
 func (k objectKind) from(u *unstructured.Unstructured) (*model.Object, error) {
 	o := k.new()
+	if k.older != nil {
+		k.older(u.GroupVersionKind().Version, u.Object)
+	}
+	unknown := takeUnknown(u.Object, o)
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, o); err != nil {
 		return nil, fmt.Errorf("%s %s: %w", u.GetAPIVersion(), k.kind, err)
 	}
-	return asIs(o)
+	out, err := asIs(o)
+	out.Unknown = unknown
+	return out, err
+}
+
+// FromGatewayObject translates an object of Gateway API in whichever of its versions, as the API server's are; nil
+// without an error is an object of a kind or group that is none. u is changed.
+func FromGatewayObject(u *unstructured.Unstructured) (*model.Object, error) {
+	for _, k := range gatewayKinds {
+		if gvk := u.GroupVersionKind(); gvk.Kind == k.kind && gvk.Group == k.group {
+			return k.from(u)
+		}
+	}
+	return nil, nil
+}
+
+// olderBackendTLSPolicy brings a policy of version v1alpha2, which release 1.0 served, to the fields of all later ones.
+func olderBackendTLSPolicy(version string, content map[string]any) {
+	spec, _ := content["spec"].(map[string]any)
+	if version != "v1alpha2" || spec == nil {
+		return
+	}
+	if ref, ok := spec["targetRef"].(map[string]any); ok {
+		meta, _ := content["metadata"].(map[string]any)
+		if ns := ref["namespace"]; ns == "" || ns == meta["namespace"] {
+			delete(ref, "namespace")
+		}
+		spec["targetRefs"] = []any{ref}
+		delete(spec, "targetRef")
+	}
+	if tls, ok := spec["tls"].(map[string]any); ok {
+		for was, is := range map[string]string{"caCertRefs": "caCertificateRefs", "wellKnownCACerts": "wellKnownCACertificates"} {
+			if v, there := tls[was]; there {
+				tls[is] = v
+				delete(tls, was)
+			}
+		}
+		spec["validation"] = tls
+		delete(spec, "tls")
+	}
 }
 
 // lister tries the version that was served last, and where it is not there (any more) the next.

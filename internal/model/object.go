@@ -12,4 +12,8 @@ type ObjectKey struct {
 // changes.
 type Object struct {
 	Value any
+	// Unknown are the fields of its spec that the Go type does not have or can't hold, such as those of a later release
+	// of the API, by their path ("spec.listeners[0].filters"), as JSON has them. They may restrict what the rest allows:
+	// who compiles the object must understand or refuse them, never pass over them.
+	Unknown map[string]any
 }
