@@ -62,8 +62,9 @@ type exchange struct {
 	id       [32]byte
 	joined   string // of the last Lookup that had to join
 
-	// cancelBody makes a reader of the body give up.
-	cancelBody func()
+	from   origin  // of the body; nil where there is none
+	duplex *duplex // while the body is being sent and after; nil: it is not, or was before an answer was awaited
+	call   bool    // of gRPC
 
 	whole1 bytesBody
 	edits  []edit // of responses, from rule and backend
@@ -542,6 +543,10 @@ func (x *exchange) relay(e *endpoint, status int, reason string, fields []field,
 		x.fail("client: " + err.Error())
 		return false
 	}
+	if x.duplex != nil {
+		x.duplex.move()
+		x.duplex.talks.Store(true)
+	}
 	for {
 		if !b.ready() {
 			if err := out.flush(); err != nil {
@@ -558,6 +563,9 @@ func (x *exchange) relay(e *endpoint, status int, reason string, fields []field,
 			break
 		}
 		x.sent += int64(len(p))
+		if x.duplex != nil {
+			x.duplex.move()
+		}
 		if err := out.data(p); err != nil {
 			x.fail("client: " + err.Error())
 			break
@@ -601,7 +609,7 @@ func replaceCORS(fields, ours []field) []field {
 // reset makes the exchange ready for another request of the same connection.
 func (x *exchange) reset() {
 	*x = exchange{
-		srv: x.srv, peer: x.peer, sink: x.sink, major: x.major, client: x.client, cancelBody: x.cancelBody, fields: x.fields[:0],
+		srv: x.srv, peer: x.peer, sink: x.sink, major: x.major, client: x.client, from: x.from, fields: x.fields[:0],
 		tried: x.tried[:0], edits: x.edits[:0],
 	}
 }

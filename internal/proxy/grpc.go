@@ -10,7 +10,7 @@ const maxCallTimeout = 24 * time.Hour
 // callTimeout is how long a gRPC call's client waits for its end (gRPC over HTTP/2: grpc-timeout). An endpoint that does
 // not heed it is not waited for either.
 func (x *exchange) callTimeout() (time.Duration, bool) {
-	if !x.isGRPC() {
+	if !x.call {
 		return 0, false
 	}
 	v, ok := x.Lookup("grpc-timeout")

@@ -160,6 +160,7 @@ func (e *endpoint) takeAlive(now time.Time) *upstream {
 // over carries the exchange over a connection. stale says that it ended before anything came back.
 func (x *exchange) over(u *upstream, by, now time.Time, retryable func(int) bool) (out outcome, stale bool) {
 	e := u.endpoint
+	u.w.more = nil
 	u.w.deliverBy(now, x.sendTimeout())
 	if by.IsZero() {
 		u.w.patience = x.readTimeout()
@@ -264,7 +265,7 @@ func (u *upstream) readHead(x *exchange) error {
 			return &parseError{502, "response: head too large"}
 		}
 		if n == 0 {
-			if err := w.fill(); err != nil {
+			if err := w.fill(); err != nil && !w.bears(err) {
 				return unexpected(err)
 			}
 			continue
@@ -354,6 +355,8 @@ func appendChunk(b, p []byte) []byte {
 // it has read everything.
 type pump struct {
 	done     chan struct{}
+	duplex   *duplex
+	send     time.Duration // how long an endpoint may take nothing of the body
 	complete bool
 	touched  atomic.Bool // some of the body has been read
 	broke    atomic.Bool // the client did
@@ -361,9 +364,13 @@ type pump struct {
 }
 
 func (x *exchange) startPump(u *upstream) *pump {
-	p := &pump{done: make(chan struct{})}
+	p := &pump{done: make(chan struct{}), duplex: x.duplexed(u.endpoint), send: x.sendTimeout()}
+	if u.w.patience > 0 { // else it is a deadline that bounds the wait
+		u.w.bear(p.duplex.endpoint)
+	}
 	go func() {
 		defer close(p.done)
+		defer p.duplex.sent()
 		p.run(x.body, x.length, u)
 	}()
 	return p
@@ -373,7 +380,7 @@ func (p *pump) run(b body, length int64, u *upstream) {
 	w := u.w
 	for {
 		if !b.ready() {
-			w.deliverBy(time.Now(), stuck)
+			w.deliverBy(time.Now(), p.send)
 			if w.flush() != nil {
 				return // the endpoint's answer, if any, tells why
 			}
@@ -388,8 +395,9 @@ func (p *pump) run(b body, length int64, u *upstream) {
 			u.close() // wakes the reader of the answer
 			return
 		}
+		p.duplex.move()
 		if length >= 0 && len(piece) >= large {
-			w.deliverBy(time.Now(), stuck)
+			w.deliverBy(time.Now(), p.send)
 			if w.flushWith(piece) != nil {
 				return
 			}
@@ -399,7 +407,7 @@ func (p *pump) run(b body, length int64, u *upstream) {
 			w.out = appendChunk(w.out, piece)
 		}
 		if len(w.out) >= spill {
-			w.deliverBy(time.Now(), stuck)
+			w.deliverBy(time.Now(), p.send)
 			if w.flush() != nil {
 				return
 			}
@@ -454,7 +462,9 @@ func (x *exchange) stopPump(p *pump) (client bool) {
 	t := time.NewTicker(20 * time.Millisecond)
 	defer t.Stop()
 	for {
-		x.cancelBody()
+		if x.from != nil && !x.isWhole { // the client's connection is none of a body's that is here
+			x.from.giveUp()
+		}
 		select {
 		case <-p.done:
 			return false

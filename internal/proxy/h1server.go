@@ -31,7 +31,7 @@ type h1conn struct {
 
 func (s *Server) serveH1(c net.Conn, p *peer) {
 	h := &h1conn{srv: s, w: newWire(c)}
-	h.x = exchange{srv: s, peer: p, sink: h, major: 1, cancelBody: h.w.giveUp}
+	h.x = exchange{srv: s, peer: p, sink: h, major: 1, from: h.w}
 	h.w.patience = s.conf.BodyTimeout
 	forget := s.idlers.add(h)
 	preface := h.serve()
@@ -173,6 +173,7 @@ func (h *h1conn) accept() *parseError {
 	}
 	x.length = r.length
 	h.w.pin()
+	h.w.more = nil
 	h.body.reset(h.w, r.length)
 	if r.length != 0 {
 		x.body = &h.body

@@ -344,7 +344,7 @@ func (c *h2call) await() (h2info, error) {
 		case c.gone != nil:
 			return h2info{}, c.gone
 		}
-		if err := c.awaitRead(by); err != nil {
+		if err := c.awaitRead(by); err != nil && !c.bears(&by) {
 			return h2info{}, err
 		}
 	}
@@ -394,7 +394,7 @@ func (x *exchange) overH2(e *endpoint, by time.Time, retryable func(int) bool) (
 	call.m.flush()
 	var p *pump
 	if !sent {
-		p = x.pumpH2(call)
+		p = x.pumpH2(e, call)
 	}
 	out, again = x.answerH2(e, call, p, fresh, retryable)
 	if x.client != nil {
@@ -492,10 +492,12 @@ func (x *exchange) brokenH2(e *endpoint, call *h2call, p *pump, fresh bool, err 
 func (x *exchange) repeatable() bool { return x.body == nil || x.isWhole }
 
 // pumpH2 sends a request's body while the response is awaited.
-func (x *exchange) pumpH2(call *h2call) *pump {
-	p := &pump{done: make(chan struct{})}
+func (x *exchange) pumpH2(e *endpoint, call *h2call) *pump {
+	p := &pump{done: make(chan struct{}), duplex: x.duplexed(e)}
+	call.bear(p.duplex.endpoint)
 	go func() {
 		defer close(p.done)
+		defer p.duplex.sent()
 		p.runH2(x.body, call)
 	}()
 	return p
@@ -521,6 +523,7 @@ func (p *pump) runH2(b body, call *h2call) {
 			return
 		}
 		p.touched.Store(true)
+		p.duplex.move()
 		if call.sendData(piece) != nil {
 			return // the endpoint's answer, if any, tells why
 		}

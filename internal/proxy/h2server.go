@@ -60,7 +60,7 @@ type h2request struct {
 
 var h2requests = sync.Pool{New: func() any {
 	r := &h2request{}
-	r.x.cancelBody = r.giveUp
+	r.x.from = r
 	return r
 }}
 

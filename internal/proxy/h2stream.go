@@ -31,10 +31,11 @@ type h2stream struct {
 	recvWindow int64 // what the peer thinks it may send is at most this
 	recvSize   int64
 	recvTaken  int64
-	ends       []field       // trailers
-	patience   time.Duration // for each wait of the reader
-	readEnd    int64         // when it is to stop waiting whatever comes; 0: never
-	cancelled  bool          // the reader is to give up
+	ends       []field              // trailers
+	patience   time.Duration        // for each wait of the reader
+	more       func() time.Duration // how much longer it waits when that is over; nil: not at all
+	readEnd    int64                // when it is to stop waiting whatever comes; 0: never
+	cancelled  bool                 // the reader is to give up
 	reading    bool
 	readBy     int64 // Unix nanoseconds; 0: no end
 	readLate   bool
@@ -315,7 +316,7 @@ func (s *h2stream) next() ([]byte, error) {
 				by = time.Now().Add(s.patience).UnixNano()
 			}
 		}
-		if err := s.awaitRead(by); err != nil {
+		if err := s.awaitRead(by); err != nil && !s.bears(&by) {
 			return nil, err
 		}
 	}
@@ -334,6 +335,19 @@ func (s *h2stream) ready() bool {
 
 // trailers implements body.
 func (s *h2stream) trailers() []field { return s.ends }
+
+// bears tells whether a reader that has waited for as long as it has patience waits on, and until when.
+func (s *h2stream) bears(by *int64) bool {
+	if s.more == nil || s.readEnd != 0 {
+		return false
+	}
+	d := s.more()
+	*by = time.Now().Add(d).UnixNano()
+	return d > 0
+}
+
+// bear implements origin.
+func (s *h2stream) bear(more func() time.Duration) { s.more = more }
 
 // giveUp makes a reader of the body return.
 func (s *h2stream) giveUp() {

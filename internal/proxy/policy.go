@@ -441,6 +441,9 @@ func (x *exchange) readTimeout() time.Duration {
 	if x.plan != nil && x.plan.read > 0 {
 		return x.plan.read
 	}
+	if x.call {
+		return x.srv.conf.TunnelIdle
+	}
 	return quiet
 }
 

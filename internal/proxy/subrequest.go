@@ -31,7 +31,7 @@ func (x *exchange) ask(b *backend, q *question, to sink) error {
 	}
 	sub := &exchange{
 		srv: x.srv, began: time.Now(), peer: x.peer, sink: to, major: x.major, minor: x.minor, method: q.method,
-		path: q.path, query: q.query, authority: q.authority, fields: q.fields, cancelBody: func() {},
+		path: q.path, query: q.query, authority: q.authority, fields: q.fields,
 	}
 	by := sub.began.Add(q.timeout)
 	for range connectTries {

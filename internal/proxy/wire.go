@@ -30,6 +30,7 @@ type wire struct {
 	// patience bounds each wait for a part of a body; 0 leaves the deadline alone. given is set when another goroutine
 	// wants the reader of a body to give up.
 	patience time.Duration
+	more     func() time.Duration // how much longer a reader waits whose patience is over; nil: not at all
 	given    atomic.Bool
 
 	readBy, writeBy time.Time // the deadlines set
@@ -185,11 +186,30 @@ func (w *wire) fillBody() error {
 	if w.patience > 0 && !w.given.Load() {
 		w.expectBy(time.Now(), w.patience)
 	}
-	if w.given.Load() {
-		return os.ErrDeadlineExceeded
+	for {
+		if w.given.Load() {
+			return os.ErrDeadlineExceeded
+		}
+		if err := w.fill(); err == nil || !w.bears(err) {
+			return err
+		}
 	}
-	return w.fill()
 }
+
+// bears tells whether a read that was not in time is to be tried again, and until when.
+func (w *wire) bears(err error) bool {
+	if w.more == nil || !timedOut(err) || w.given.Load() {
+		return false
+	}
+	d := w.more()
+	if d > 0 {
+		w.setRead(time.Now().Add(d))
+	}
+	return d > 0
+}
+
+// bear implements origin.
+func (w *wire) bear(more func() time.Duration) { w.more = more }
 
 // giveUp makes a reader of the body return soon; the connection can't be read from any more. It may have to be called
 // again: the reader may be about to set a deadline.
