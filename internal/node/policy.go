@@ -40,6 +40,9 @@ type PolicyConfig struct {
 	DNSNamespace string
 	NamesFile    string // where what names resolved to is kept; "" is DefaultNamesFile
 
+	// Shared leaves the kernel's table for everybody to change, as it is anyway before Linux 6.9.
+	Shared bool
+
 	Registerer prometheus.Registerer
 	Events     func(model.Event) // may be nil
 	Log        *slog.Logger
@@ -79,7 +82,7 @@ func NewPolicy(cfg PolicyConfig) (*Policy, error) {
 	if cfg.Netns == 0 {
 		cfg.Netns = -1
 	}
-	t, err := policytable.Open(policytable.Options{Netns: cfg.Netns, LogAdmitted: cfg.LogAdmitted})
+	t, err := policytable.Open(policytable.Options{Netns: cfg.Netns, LogAdmitted: cfg.LogAdmitted, Shared: cfg.Shared})
 	if err != nil {
 		return nil, fmt.Errorf("policy: %w", err)
 	}
@@ -132,10 +135,16 @@ func (p *Policy) enforce(change *policy.Change) error {
 		return nil
 	}
 	if p.stale {
-		if err := p.table.Sync(p.compiler.Program()); err != nil {
+		program := p.compiler.Program()
+		if err := p.table.Sync(program); err != nil {
 			return err
 		}
 		p.stale = false
+		// Whatever the kernel held may have let through what it should not, and a connection once open is not asked
+		// about again.
+		for a := range program.Pods {
+			p.uncut[a] = true
+		}
 	} else if !change.Empty() {
 		if err := p.table.Apply(change); err != nil {
 			p.log.Warn("a change of the policy table was refused; comparing all of it", "err", err)

@@ -14,11 +14,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables/expr"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/flowlog"
 	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/nft"
+	"github.com/weft-net/weft/internal/nft/policytable"
 	"github.com/weft-net/weft/internal/policy/policytest"
 )
 
@@ -32,6 +35,7 @@ type policyRig struct {
 	dir     string
 	events  *recorded
 	metrics *prometheus.Registry
+	shared  bool // as kernels before 6.9 have it: everybody may change the table
 }
 
 // recorded keeps Events.
@@ -58,6 +62,13 @@ func newPolicyRig(t *testing.T) *policyRig {
 	return r
 }
 
+// newSharedPolicyRig is newPolicyRig on a kernel that can't keep others from the table.
+func newSharedPolicyRig(t *testing.T) *policyRig {
+	r := &policyRig{t: t, node: policytest.NewNode(t), dir: t.TempDir(), events: &recorded{}, shared: true}
+	r.start()
+	return r
+}
+
 // start runs a new agent's part; the one before it, if any, is as if killed.
 func (r *policyRig) start(local ...model.LocalPod) {
 	r.t.Helper()
@@ -65,6 +76,7 @@ func (r *policyRig) start(local ...model.LocalPod) {
 	p, err := NewPolicy(PolicyConfig{
 		Node: "n1", Netns: r.node.FD, Local: func() []model.LocalPod { return local },
 		FlowSocket: filepath.Join(r.dir, "flows.sock"), NamesFile: filepath.Join(r.dir, "names.json"), Events: r.events.add, Registerer: r.metrics,
+		Shared: r.shared,
 	})
 	if err != nil {
 		r.t.Fatal(err)
@@ -299,11 +311,129 @@ func TestPolicySurvivesRestartAndRemoval(t *testing.T) {
 		t.Errorf("%d packets leaked while agents were replaced", n)
 	}
 
-	// Somebody flushes the ruleset.
-	start := time.Now()
+	// Somebody flushes the ruleset while there is an agent: the table stays.
 	flushRuleset(t, r.node)
-	policytest.Eventually(t, time.Second, "the table is back after a flush of the ruleset", func() bool { return !open(false) })
-	t.Logf("the table was back within %s", time.Since(start))
+	if open(false) {
+		t.Error("a flush of the ruleset opened an isolated pod")
+	}
+
+	// The next agent starts before the last one is gone: it says so, and takes over once it can.
+	old := r.kill
+	r.kill = nil
+	r.start(localPod(p, a))
+	opened := with(deltaOf(podOf("db", role("other"), "")), allow("db", "db", "web"))
+	opened.Complete = true
+	if err := r.part.Update(context.Background(), opened); !errors.Is(err, unix.EPERM) {
+		t.Errorf("beside an agent that has the table, an update says %v", err)
+	}
+	if open(false) {
+		t.Error("a second agent opened an isolated pod")
+	}
+	old()
+	r.update(&model.Delta{})
+	if !open(true) {
+		t.Error("the second agent did not take over")
+	}
+}
+
+// Where the kernel can't keep others from the table, it is put back, and what slipped through meanwhile ends.
+func TestPolicyRepairEndsWhatSlippedThrough(t *testing.T) {
+	r := newSharedPolicyRig(t)
+	track(t, r.node)
+	pods := map[string]*policytest.Pod{}
+	d := deltaOf()
+	for n, a := range map[string]string{"web": "10.0.0.1 fd00::1", "app": "10.0.0.2 fd00::2", "db": "10.0.0.3 fd00::3"} {
+		pods[n] = r.node.Connect(t, policytest.Addrs(a)...)
+		p := podOf(n, role(n), a)
+		d.Pods[p.Name] = p
+	}
+	pods["db"].Listen(t, model.TCP, 80)
+	r.update(with(d, allow("db", "db", "web")))
+	for _, a := range pods["db"].Addrs {
+		to := netip.AddrPortFrom(a, 80)
+		web, node := pods["web"].Dial(t, to), r.node.Dial(t, to)
+		if pods["app"].Reaches(t, netip.Addr{}, to, model.TCP, false) {
+			t.Fatal("an isolated pod is open")
+		}
+
+		r.part.mu.Lock() // keeps the repair waiting
+		removeTable(t, r.node)
+		app := pods["app"].Dial(t, to)
+		alive := policytest.Echoes(t, app, true)
+		start := time.Now()
+		r.part.mu.Unlock()
+		if !alive {
+			t.Fatal("without a table nothing should be closed")
+		}
+		policytest.Eventually(t, time.Second, "a connection that was opened while the table was gone ends", func() bool {
+			return !policytest.Echoes(t, app, false)
+		})
+		t.Logf("ended within %s", time.Since(start))
+		if pods["app"].Reaches(t, netip.Addr{}, to, model.TCP, false) {
+			t.Error("the table is not back")
+		}
+		if !policytest.Echoes(t, web, true) || !policytest.Echoes(t, node, true) {
+			t.Errorf("an allowed connection to %s was cut", to)
+		}
+	}
+}
+
+// The same, where the table goes while there is no agent.
+func TestPolicyStartEndsWhatSlippedThrough(t *testing.T) {
+	r := newPolicyRig(t)
+	track(t, r.node)
+	client, db := r.node.Connect(t, policytest.Addrs("10.0.0.9 fd00::9")...), r.node.Connect(t, policytest.Addrs("10.0.0.3 fd00::3")...)
+	db.Listen(t, model.TCP, 80)
+	state := func() *model.Delta {
+		return with(deltaOf(podOf("db", role("db"), "10.0.0.3 fd00::3")), allow("db", "db", "web"))
+	}
+	r.update(state())
+	r.kill()
+	if client.Reaches(t, netip.Addr{}, netip.AddrPortFrom(db.Addrs[0], 80), model.TCP, false) {
+		t.Fatal("the table went with its agent")
+	}
+	removeTable(t, r.node)
+	conn := client.Dial(t, netip.AddrPortFrom(db.Addrs[0], 80))
+	if !policytest.Echoes(t, conn, true) {
+		t.Fatal("without a table nothing should be closed")
+	}
+	r.start()
+	r.update(state())
+	if policytest.Echoes(t, conn, false) {
+		t.Error("a connection that was opened without a table and an agent goes on")
+	}
+}
+
+// track has the node track connections whether there is a policy table or not, as Services have it do.
+func track(t *testing.T, n *policytest.Node) {
+	t.Helper()
+	chain := nft.Chain{Table: nft.Table{Family: nft.Inet, Name: "services"}, Name: "forward",
+		Hook: &nft.Hook{Type: "filter", Num: unix.NF_INET_FORWARD}}
+	commit(t, n, func(b *nft.Batch) {
+		b.AddTable(chain.Table, "")
+		b.AddChain(chain)
+		b.AddRule(chain, "", &expr.Ct{Key: expr.CtKeySTATE, Register: 1})
+	})
+}
+
+// removeTable takes the policy table away, and nothing else.
+func removeTable(t *testing.T, n *policytest.Node) {
+	t.Helper()
+	commit(t, n, func(b *nft.Batch) { b.DeleteTable(nft.Table{Family: nft.Inet, Name: policytable.Name}) })
+}
+
+func commit(t *testing.T, n *policytest.Node, fill func(*nft.Batch)) {
+	t.Helper()
+	n.Do(t, func() error {
+		c, err := nft.Dial()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		var b nft.Batch
+		fill(&b)
+		return c.Commit(&b)
+	})
 }
 
 func flushRuleset(t *testing.T, n *policytest.Node) {

@@ -26,6 +26,13 @@
 //
 // A drop is counted, and logged (a few a second for each chain) to a netlink group with the chain's name as prefix.
 //
+// # Owner
+//
+// Where the kernel can (Linux 6.9: NFT_TABLE_F_OWNER with NFT_TABLE_F_PERSIST) the table belongs to this process's
+// netlink socket, so that a firewall's reload, which flushes the whole ruleset, opens nothing. It stays when the
+// process ends, and the next one takes it over as it is. Two agents of one node can't be at work at a time: the second
+// waits for the first one's end.
+//
 // # Changes
 //
 // A Change is one transaction. Where the socket's buffer can't be as large as that takes (in a user namespace) it is

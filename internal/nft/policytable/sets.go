@@ -71,6 +71,9 @@ func (s *set) flags() uint32 {
 // Numbers of linux/netfilter/nf_tables.h and libnftnl's udata.h that package unix lacks.
 const (
 	tableUserdata     = 6
+	tableOwnerPort    = 7 // NFTA_TABLE_OWNER
+	tableOwner        = 2 // NFT_TABLE_F_OWNER: only the netlink socket that made it may change it
+	tablePersist      = 4 // NFT_TABLE_F_PERSIST: it outlives that socket
 	setConcat         = 0x80
 	setDescConcat     = 2
 	setFieldLen       = 1

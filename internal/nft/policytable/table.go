@@ -4,6 +4,7 @@ package policytable
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -29,7 +30,7 @@ const (
 )
 
 // layout numbers the way of building the table's fixed parts. A table of another layout is replaced as a whole.
-const layout = "weft policy layout 2"
+const layout = "weft policy layout 3"
 
 // Options are how a Table is to work.
 type Options struct {
@@ -38,6 +39,11 @@ type Options struct {
 
 	Group       uint16 // the netlink log group; 0 is DefaultGroup
 	LogAdmitted bool   // log new admitted connections too
+
+	// Shared leaves the table for everybody to change. Else, where the kernel can (Linux 6.9), nobody but this process
+	// may change or remove it, not even by a flush of the whole ruleset; it outlives the process, and is then there for
+	// whoever comes first.
+	Shared bool
 }
 
 // Table is the kernel's table. It is safe for concurrent use.
@@ -54,6 +60,8 @@ type Table struct {
 	limit     int  // bytes of a transaction
 	sent      int  // transactions
 	names     bool // the table has what policies that go by name need
+	shared    bool // asked for, or all that this kernel knows
+	probed    bool // what this kernel knows is known
 	nextSetID uint32
 }
 
@@ -62,7 +70,7 @@ func Open(o Options) (*Table, error) {
 	if o.Group == 0 {
 		o.Group = DefaultGroup
 	}
-	t := &Table{name: Name, netns: o.Netns, group: o.Group, logAdmitted: o.LogAdmitted}
+	t := &Table{name: Name, netns: o.Netns, group: o.Group, logAdmitted: o.LogAdmitted, shared: o.Shared}
 	err := inNetns(o.Netns, func() (err error) {
 		if t.conn, err = nft.Dial(); err != nil {
 			return err
@@ -273,7 +281,7 @@ func (t *Table) Sync(prog *policy.Program) error {
 	defer t.mu.Unlock()
 	var err error
 	for range 5 { // somebody who changes the table at the same time makes a try fail, and the next one read anew
-		if err = t.sync(prog); err == nil {
+		if err = t.sync(prog); err == nil || errors.Is(err, unix.EPERM) {
 			break
 		}
 	}
@@ -284,6 +292,9 @@ func (t *Table) Sync(prog *policy.Program) error {
 }
 
 func (t *Table) sync(prog *policy.Program) error {
+	if err := t.probe(); err != nil {
+		return err
+	}
 	have, err := t.read()
 	if err != nil {
 		return err
@@ -316,13 +327,19 @@ func (t *Table) sync(prog *policy.Program) error {
 	}
 
 	var p plan
-	if have != nil && !have.fits(wantSets, wantChains) {
+	if have != nil && have.flags&tableOwner != 0 && have.owner != t.conn.Port() {
+		return fmt.Errorf("another process owns it (netlink port %d), such as an older agent of this node: it has to end first: %w", have.owner, unix.EPERM)
+	}
+	if have != nil && !have.fits(wantSets, wantChains, t.tableFlags()) {
 		p.tables = append(p.tables, t.delTable())
 		have = nil
 	}
-	if have == nil {
+	switch {
+	case have == nil:
 		p.tables = append(p.tables, t.newTable())
 		have = &state{}
+	case !t.shared && have.flags&tableOwner == 0: // its last owner is gone
+		p.tables = append(p.tables, t.newTable())
 	}
 	for name, s := range wantSets {
 		del, add := elements{}, wantElements[name]
@@ -392,6 +409,8 @@ func difference(have, want elements) (del, add elements) {
 // state is what a table in the kernel looks like from outside.
 type state struct {
 	layout string
+	flags  uint32
+	owner  uint32 // netlink port
 	sets   map[string]setShape
 	chains map[string]*chainShape
 }
@@ -404,8 +423,9 @@ type chainShape struct {
 type setShape struct{ flags, keyLen uint32 }
 
 // fits tells whether the table can be changed into the wanted one: what has the same name is of the same make.
-func (s *state) fits(sets map[string]*set, chains []*chain) bool {
-	if s.layout != layout {
+func (s *state) fits(sets map[string]*set, chains []*chain, flags uint32) bool {
+	// Whether it outlives its owner is for good.
+	if s.layout != layout || (s.flags^flags)&tablePersist != 0 {
 		return false
 	}
 	for name, want := range sets {
@@ -427,16 +447,21 @@ func (t *Table) read() (*state, error) {
 	there := false
 	err := t.conn.Dump(unix.NFT_MSG_GETTABLE, nft.Inet, nil, func(b []byte) {
 		var name, user string
+		var flags, owner uint32
 		nft.EachAttr(b, func(typ uint16, data []byte) {
 			switch typ {
 			case unix.NFTA_TABLE_NAME:
 				name = nft.CString(data)
+			case unix.NFTA_TABLE_FLAGS:
+				flags = binary.BigEndian.Uint32(data)
+			case tableOwnerPort:
+				owner = binary.BigEndian.Uint32(data)
 			case tableUserdata:
 				user = nft.CString(data[min(2, len(data)):])
 			}
 		})
 		if name == t.name {
-			there, s.layout = true, user
+			there, s.layout, s.flags, s.owner = true, user, flags, owner
 		}
 	})
 	if err != nil || !there {
@@ -507,9 +532,43 @@ func (t *Table) read() (*state, error) {
 	return s, err
 }
 
+// tableFlags are those that the table is to have.
+func (t *Table) tableFlags() uint32 {
+	if t.shared {
+		return 0
+	}
+	return tableOwner | tablePersist
+}
+
+// probe finds out, once, whether this kernel can keep others from a table. A transaction that makes one and removes it
+// leaves nothing behind.
+func (t *Table) probe() error {
+	if t.shared || t.probed {
+		return nil
+	}
+	var a nft.Attrs
+	a.String(unix.NFTA_TABLE_NAME, t.name+"-probe")
+	remove := nft.Message{Type: unix.NFT_MSG_DELTABLE, Body: slices.Clone(a), About: "removal of a table to try what the kernel can"}
+	a.Uint32(unix.NFTA_TABLE_FLAGS, t.tableFlags())
+	err := t.transact([]nft.Message{{Type: unix.NFT_MSG_NEWTABLE, Flags: unix.NLM_F_CREATE, Body: a, About: "a table to try what the kernel can"}, remove})
+	switch {
+	case err == nil:
+		t.probed = true
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
+		t.shared = true
+	default:
+		return err
+	}
+	return nil
+}
+
+// newTable makes the table, or becomes the owner of one that has none.
 func (t *Table) newTable() nft.Message {
 	var a nft.Attrs
 	a.String(unix.NFTA_TABLE_NAME, t.name)
+	if f := t.tableFlags(); f != 0 {
+		a.Uint32(unix.NFTA_TABLE_FLAGS, f)
+	}
 	// The user data is a comment as nft writes it: type 0, length, text.
 	a.Put(tableUserdata, append(append([]byte{0, byte(len(layout) + 1)}, layout...), 0))
 	return nft.Message{Type: unix.NFT_MSG_NEWTABLE, Flags: unix.NLM_F_CREATE, Body: a, About: "table " + t.name}

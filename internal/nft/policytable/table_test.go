@@ -3,6 +3,7 @@
 package policytable
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -27,9 +28,12 @@ type rig struct {
 	pods  map[string]*policytest.Pod
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T) *rig { return newRigWith(t, false) }
+
+// newRigWith is newRig with a table that others may change, or not.
+func newRigWith(t *testing.T, shared bool) *rig {
 	node := policytest.NewNode(t)
-	table, err := Open(Options{Netns: node.FD})
+	table, err := Open(Options{Netns: node.FD, Shared: shared})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,8 +175,62 @@ func TestNetworkPolicyInTheKernel(t *testing.T) {
 }
 
 // Sync takes over what is there, puts right what somebody changed, and leaves nothing else.
-func TestSyncAdoptsAndRepairs(t *testing.T) {
+// Nobody else changes the table; when its owner is gone the next one takes it over as it is.
+func TestOwnership(t *testing.T) {
 	r := newRig(t)
+	if r.table.shared {
+		t.Skip("this kernel can't keep others from a table (Linux 6.9)")
+	}
+	r.update(namespace("a", ""))
+	r.pod("a/web", "role=web", "10.0.0.1 fd00::1")
+	r.pod("a/db", "role=db", "10.0.0.2 fd00::2")
+	r.update(&model.NetworkPolicy{Meta: model.Meta{Name: named("a/db")}, PodSelector: *sel("role=db"), Ingress: true})
+	other, err := Open(Options{Netns: r.node.FD})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	for what, m := range map[string]nft.Message{"remove the table": other.delTable(), "flush a chain": other.flushChain(chainForward)} {
+		if err := other.transact([]nft.Message{m}); !errors.Is(err, unix.EPERM) {
+			t.Errorf("to %s, as somebody else, says %v", what, err)
+		}
+	}
+	// What "nft flush ruleset" sends: everything that is somebody's is left alone.
+	if err := other.transact([]nft.Message{{Type: unix.NFT_MSG_DELTABLE}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Sync(r.k.Program()); !errors.Is(err, unix.EPERM) {
+		t.Errorf("beside the owner, Sync says %v", err)
+	}
+	r.reach("a/web", "a/db", model.TCP, 80, false)
+
+	before, err := r.table.read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.table.Close()
+	r.reach("a/web", "a/db", model.TCP, 80, false)
+	if err := other.Sync(r.k.Program()); err != nil {
+		t.Fatal(err)
+	}
+	after, err := other.read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.owner != other.conn.Port() || before.owner == after.owner {
+		t.Errorf("the table passed from %d to %d, want to %d", before.owner, after.owner, other.conn.Port())
+	}
+	before.owner = after.owner
+	if !reflect.DeepEqual(after, before) {
+		t.Errorf("the table is now %v, was %v", after, before)
+	}
+	if err := other.Erase(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSyncAdoptsAndRepairs(t *testing.T) {
+	r := newRigWith(t, true)
 	r.update(namespace("a", ""))
 	r.pod("a/web", "role=web", "10.0.0.1 fd00::1")
 	r.pod("a/db", "role=db", "10.0.0.2 fd00::2")
@@ -200,7 +258,7 @@ func TestSyncAdoptsAndRepairs(t *testing.T) {
 			if err := r.table.transact(msgs); err != nil {
 				t.Fatal(err)
 			}
-			again, err := Open(Options{Netns: r.node.FD})
+			again, err := Open(Options{Netns: r.node.FD, Shared: true})
 			if err != nil {
 				t.Fatal(err)
 			}
