@@ -203,7 +203,7 @@ func (a *externalAuth) answering(x *exchange, l *listener, host string, q *quest
 	}
 	r := e.Target.(*rule)
 	w := r.choose()
-	if r.invalid != "" || r.filters.redirect != nil || w == nil || w.cell == nil {
+	if r.invalid != "" || r.filters.redirect != nil || w == nil || w.cell == nil || w.filters.redirect != nil {
 		return nil, errNoBackend
 	}
 	if !a.mayAsk(x, l, r.planFor(l)) {

@@ -262,8 +262,15 @@ func (x *exchange) forward(r *rule, w *weighted, sticky *endpoint, prefix int) {
 		x.reply(http.StatusInternalServerError, reason)
 		return
 	}
-	x.editRequest(w.filters.request)
+	if w.filters.cors != nil && x.crossOrigin(w.filters.cors) {
+		return
+	}
 	x.edits = append(x.edits, w.filters.response...)
+	if w.filters.redirect != nil {
+		x.redirect(w.filters.redirect, prefix)
+		return
+	}
+	x.editRequest(w.filters.request)
 	rewrites := r.filters.rewrite
 	if len(rewrites) == 0 {
 		rewrites = x.plan.rewrites

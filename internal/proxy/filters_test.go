@@ -56,6 +56,45 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
+// Filters of one of a rule's backends act when that one is chosen, beside the rule's own.
+func TestBackendFilters(t *testing.T) {
+	e := newEcho(t, "one")
+	u := simple(e.addr())
+	rule := &u.Routes[0].Rules[0]
+	rule.Matches = []route.Match{{Path: &route.PathMatch{Kind: route.PathPrefix, Value: "/p"}}}
+	rule.Filters = []route.Filter{{ResponseHeaders: &route.HeaderEdit{Set: []route.Header{{Name: "X-Rule", Value: "r"}}}}}
+	backend := &rule.Backends[0]
+
+	backend.Filters = []route.Filter{{Redirect: &route.Redirect{Status: 307, Hostname: "b.example.com", Path: &route.PathRewrite{Prefix: ptr("/q")}}},
+		{ResponseHeaders: &route.HeaderEdit{Set: []route.Header{{Name: "X-Backend", Value: "b"}}}}}
+	r := start(t, u)
+	resp, _ := r.once("GET", "/p/x?y", nil, "")
+	if resp.StatusCode != 307 || !strings.HasPrefix(resp.Header.Get("Location"), "http://b.example.com") || !strings.HasSuffix(resp.Header.Get("Location"), "/q/x?y") ||
+		resp.Header.Get("X-Rule") != "r" || resp.Header.Get("X-Backend") != "b" {
+		t.Errorf("%d %v", resp.StatusCode, resp.Header)
+	}
+
+	origin := map[string]string{"Origin": "https://a.example", "Access-Control-Request-Method": "PUT"}
+	backend.Filters = []route.Filter{{CORS: &route.CORS{AllowOrigins: []string{"https://a.example"}, AllowMethods: []string{"PUT"}, ExposeHeaders: []string{"X-From"}}}}
+	r = start(t, u)
+	resp, _ = r.once("OPTIONS", "/p", origin, "")
+	if resp.StatusCode != 204 || resp.Header.Get("Access-Control-Allow-Origin") != "https://a.example" || resp.Header.Get("Access-Control-Allow-Methods") != "PUT" {
+		t.Errorf("%d %v", resp.StatusCode, resp.Header)
+	}
+	if e.count.Load() != 0 {
+		t.Error("the endpoint was asked")
+	}
+	if resp, _ = r.once("GET", "/p", origin, ""); resp.StatusCode != 200 || resp.Header.Get("Access-Control-Expose-Headers") != "X-From" {
+		t.Errorf("%d %v", resp.StatusCode, resp.Header)
+	}
+
+	// What can't be forwarded is not redirected either.
+	backend.Filters = []route.Filter{{Redirect: &route.Redirect{}}}
+	backend.Invalid = "no such Service"
+	r = start(t, u)
+	r.want(500, "/p", nil)
+}
+
 // The table of HTTPPathModifier's documentation.
 func TestPathRewrites(t *testing.T) {
 	for _, c := range []struct{ path, match, replacement, want string }{
