@@ -18,6 +18,9 @@ type Endpoint struct {
 
 	// Names are those that it was looked up by and that still lead to it, as NormalName spells them.
 	Names []string
+
+	// Block, where valid, is what Addr is one example of: the endpoint's own address is not known, or does not matter.
+	Block netip.Prefix
 }
 
 // String names the endpoint as a person would.
@@ -27,6 +30,12 @@ func (e Endpoint) String() string {
 		return "pod " + e.Pod.Name.String()
 	case e.Node != "":
 		return "node " + e.Node
+	case len(e.Names) > 0 && e.Block.IsValid():
+		return e.Names[0]
+	case e.Block.IsValid() && e.Block.Bits() == 0:
+		return "outside"
+	case e.Block.IsValid():
+		return e.Block.String()
 	case len(e.Names) > 0 && e.Addr.IsValid():
 		return fmt.Sprintf("%s (%s)", e.Names[0], e.Addr)
 	case len(e.Names) > 0:
@@ -42,13 +51,16 @@ func (e Endpoint) String() string {
 type Flow struct {
 	Src, Dst Endpoint
 	Protocol model.Protocol
-	Port     uint16 // destination; 0 where the protocol has none
+	Port     uint16 // destination; 0 where the protocol has none, or all of its ports are asked for
 }
 
-// String is "TCP 80".
+// portString is "TCP 80".
 func (f *Flow) portString() string {
 	switch f.Protocol {
 	case model.TCP, model.UDP, model.SCTP:
+		if f.Port == 0 {
+			return fmt.Sprintf("every %s port", f.Protocol)
+		}
 		return fmt.Sprintf("%s %d", f.Protocol, f.Port)
 	case 1:
 		return "ICMP"
@@ -153,47 +165,7 @@ func exempt(d Direction, self, peer Endpoint) string {
 
 func (c *Cluster) sideAllows(d Direction, f *Flow) bool {
 	self, peer := ends(d, f)
-	if exempt(d, self, peer) != "" {
-		return true
-	}
-	if action, ok := c.tierDecides(c.admin, d, self.Pod, peer, f); ok {
-		return action == model.AcceptTraffic
-	}
-	isolated := false
-	for _, np := range c.policies[self.Pod.Namespace] {
-		if !isolatesFor(np, d) || !np.PodSelector.Matches(self.Pod.Labels) {
-			continue
-		}
-		isolated = true
-		for _, r := range rulesOfPolicy(np, d) {
-			if c.ruleMatches(&r, peer, f) {
-				return true
-			}
-		}
-	}
-	if isolated {
-		return false
-	}
-	action, ok := c.tierDecides(c.baseline, d, self.Pod, peer, f)
-	return !ok || action == model.AcceptTraffic
-}
-
-func (c *Cluster) tierDecides(tier []*model.ClusterNetworkPolicy, d Direction, p *model.Pod, peer Endpoint, f *Flow) (model.PolicyAction, bool) {
-	for _, cnp := range tier {
-		if !c.isSubject(cnp, p) {
-			continue
-		}
-		for _, r := range rulesOfCluster(cnp, d) {
-			if c.ruleMatches(&r, peer, f) {
-				return r.action, r.action != model.PassTraffic
-			}
-		}
-	}
-	return 0, false
-}
-
-func (c *Cluster) ruleMatches(r *rule, peer Endpoint, f *Flow) bool {
-	return portMatches(r.ports, f) && c.peersMatch(r, peer) != ""
+	return exempt(d, self, peer) != "" || c.Guard(self.Pod, d).toward(peer).admits(f)
 }
 
 // peersMatch names the peer that matched; "" if none does.

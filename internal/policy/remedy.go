@@ -53,7 +53,7 @@ func (c *Cluster) Remedy(s *Side, f *Flow) *Remedy {
 		return nil
 	}
 	rule := fmt.Sprintf("- %s:\n  - %s", sideField(s.Direction), peerYAML(s.Pod, peer, "    "))
-	if f.Port != 0 {
+	if f.Protocol == model.TCP || f.Protocol == model.UDP || f.Protocol == model.SCTP {
 		rule += "\n  ports:\n  - " + portYAML(f)
 	}
 	return &Remedy{Policy: refOf(last), Field: "spec." + s.Direction.String(),
@@ -67,7 +67,12 @@ func sideField(d Direction) string {
 	return "to"
 }
 
-func portYAML(f *Flow) string { return fmt.Sprintf("{protocol: %s, port: %d}", f.Protocol, f.Port) }
+func portYAML(f *Flow) string {
+	if f.Port == 0 {
+		return fmt.Sprintf("{protocol: %s}", f.Protocol)
+	}
+	return fmt.Sprintf("{protocol: %s, port: %d}", f.Protocol, f.Port)
+}
 
 // peerYAML is a NetworkPolicyPeer that means this endpoint.
 func peerYAML(self *model.Pod, peer Endpoint, indent string) string {
@@ -81,6 +86,10 @@ func peerYAML(self *model.Pod, peer Endpoint, indent string) string {
 			return fmt.Sprintf("namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: %s}}\n%s%s", peer.Pod.Namespace, indent, sel)
 		}
 		return sel
+	case peer.Block.IsValid() && len(peer.Names) > 0:
+		return fmt.Sprintf("ipBlock: {cidr: <the address of %s>}", peer.Names[0])
+	case peer.Block.IsValid():
+		return fmt.Sprintf("ipBlock: {cidr: %s}", peer.Block)
 	case peer.Addr.IsValid():
 		return fmt.Sprintf("ipBlock: {cidr: %s/%d}", peer.Addr, peer.Addr.BitLen())
 	case peer.Pod != nil:
