@@ -21,8 +21,9 @@ import (
 var clusterNetworkPolicyKind = schema.GroupVersionKind{Group: "policy.networking.k8s.io", Version: "v1alpha2", Kind: "ClusterNetworkPolicy"}
 
 // FromClusterNetworkPolicy translates a ClusterNetworkPolicy. What can't be read fails closed, as the API asks of an
-// implementation that meets a field it does not know: an Accept rule goes without it, a Deny or Pass rule denies
-// everything. The error names it.
+// implementation that meets a field it does not know: an Accept rule matches nothing, a Deny or Pass rule denies
+// everything. Of a policy whose subject can't be read in full, what was read selects, which may be more than was meant,
+// and it only denies. The error names it.
 func FromClusterNetworkPolicy(p *v1alpha2.ClusterNetworkPolicy) (*model.ClusterNetworkPolicy, error) {
 	var bad problems
 	out := &model.ClusterNetworkPolicy{Meta: fromMeta(&p.ObjectMeta), Priority: int(p.Spec.Priority)}
@@ -36,10 +37,10 @@ func FromClusterNetworkPolicy(p *v1alpha2.ClusterNetworkPolicy) (*model.ClusterN
 	}
 	switch s := p.Spec.Subject; {
 	case s.Namespaces != nil:
-		out.Namespaces = value(bad.selector("spec.subject.namespaces", s.Namespaces))
+		out.Namespaces, _ = bad.requirements("spec.subject.namespaces", s.Namespaces)
 	case s.Pods != nil:
-		out.Namespaces = value(bad.selector("spec.subject.pods.namespaceSelector", &s.Pods.NamespaceSelector))
-		out.Pods = value(bad.selector("spec.subject.pods.podSelector", &s.Pods.PodSelector))
+		out.Namespaces, _ = bad.requirements("spec.subject.pods.namespaceSelector", &s.Pods.NamespaceSelector)
+		out.Pods, _ = bad.requirements("spec.subject.pods.podSelector", &s.Pods.PodSelector)
 	default:
 		bad.add("spec.subject", "{}", errors.New("want namespaces or pods; until then it means every pod, for its Deny rules only"))
 	}
@@ -66,16 +67,13 @@ func FromClusterNetworkPolicy(p *v1alpha2.ClusterNetworkPolicy) (*model.ClusterN
 	return out, errors.Join(bad...)
 }
 
+// onlyDeny leaves Accept rules out and has Pass rules deny.
 func onlyDeny(in []model.ClusterPolicyRule) []model.ClusterPolicyRule {
-	return slices.DeleteFunc(in, func(r model.ClusterPolicyRule) bool { return r.Action != model.DenyTraffic })
-}
-
-// value is what a selector pointer holds; one that could not be read selects everything.
-func value(s *model.Selector) model.Selector {
-	if s == nil {
-		return nil
+	out := slices.DeleteFunc(in, func(r model.ClusterPolicyRule) bool { return r.Action == model.AcceptTraffic })
+	for i := range out {
+		out[i].Action = model.DenyTraffic
 	}
-	return *s
+	return out
 }
 
 func (p *problems) clusterRule(field, name string, action v1alpha2.ClusterNetworkPolicyRuleAction, peers []model.ClusterPolicyPeer, protocols []v1alpha2.ClusterNetworkPolicyProtocol) model.ClusterPolicyRule {
@@ -100,21 +98,26 @@ func (p *problems) clusterRule(field, name string, action v1alpha2.ClusterNetwor
 	return out
 }
 
+// clusterPeer translates one peer; of one that can't be read nothing is set.
 func (p *problems) clusterPeer(field string, in *v1alpha2.ClusterNetworkPolicyEgressPeer) model.ClusterPolicyPeer {
 	var out model.ClusterPolicyPeer
 	switch {
 	case in.Namespaces != nil:
-		if out.Namespaces = p.selector(field+".namespaces", in.Namespaces); out.Namespaces != nil {
-			out.Pods = &model.Selector{}
+		namespaces, ok := p.requirements(field+".namespaces", in.Namespaces)
+		if ok {
+			out.Namespaces, out.Pods = &namespaces, &model.Selector{}
 		}
 	case in.Pods != nil:
-		out.Namespaces = p.selector(field+".pods.namespaceSelector", &in.Pods.NamespaceSelector)
-		out.Pods = p.selector(field+".pods.podSelector", &in.Pods.PodSelector)
-		if out.Namespaces == nil || out.Pods == nil {
-			return model.ClusterPolicyPeer{}
+		namespaces, ok := p.requirements(field+".pods.namespaceSelector", &in.Pods.NamespaceSelector)
+		pods, ok2 := p.requirements(field+".pods.podSelector", &in.Pods.PodSelector)
+		if ok && ok2 {
+			out.Namespaces, out.Pods = &namespaces, &pods
 		}
 	case in.Nodes != nil:
-		out.Nodes = p.selector(field+".nodes", in.Nodes)
+		nodes, ok := p.requirements(field+".nodes", in.Nodes)
+		if ok {
+			out.Nodes = &nodes
+		}
 	case len(in.Networks) > 0:
 		for i, n := range in.Networks {
 			prefix := p.prefix(fmt.Sprintf("%s.networks[%d]", field, i), string(n))
@@ -149,8 +152,9 @@ func (p *problems) clusterPort(field string, in *v1alpha2.ClusterNetworkPolicyPr
 		p.add(field, "{}", errors.New("no protocol that weft knows"))
 		return out, false
 	}
-	if port == nil {
-		return out, true
+	if port == nil { // the CRD wants something: it is something of a newer API
+		p.add(field, "{}", errors.New("no destinationPort, and nothing else that weft knows"))
+		return out, false
 	}
 	first, last := port.Number, port.Number
 	if port.Range != nil {

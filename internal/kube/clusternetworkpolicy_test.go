@@ -72,3 +72,48 @@ spec:
 		t.Errorf("a policy whose subject is unknown may only deny: %+v", newer)
 	}
 }
+
+// An unreadable part of a subject may only widen whom a Deny is about, one of a peer or a port makes its rule fail closed.
+func TestUnreadableClusterNetworkPolicyFailsClosed(t *testing.T) {
+	const near = "{matchExpressions: [{key: a, operator: in, values: [b]}]}"
+	read := func(subject, rules string) *model.ClusterNetworkPolicy {
+		t.Helper()
+		ms, err := ParseManifests("policy.yaml", []byte("{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: p}, "+
+			"spec: {tier: Admin, priority: 1, subject: "+subject+", egress: "+rules+"}}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := FromManifests(ms, "default")
+		if err == nil {
+			t.Errorf("subject %s, rules %s: no error", subject, rules)
+		}
+		return d.ClusterNetworkPolicies["p"]
+	}
+	for _, subject := range []string{
+		"{namespaces: " + near + "}",
+		"{pods: {namespaceSelector: " + near + ", podSelector: {}}}",
+		"{pods: {namespaceSelector: {}, podSelector: " + near + "}}",
+	} {
+		p := read(subject, "[{action: Accept, to: [{namespaces: {}}]}, {action: Pass, to: [{namespaces: {}}]}, {action: Deny, to: [{nodes: {}}]}]")
+		if !p.Namespaces.Matches(nil) || !p.Pods.Matches(nil) {
+			t.Errorf("subject %s: is about %v %v", subject, p.Namespaces, p.Pods)
+		}
+		if len(p.EgressTo) != 2 || p.EgressTo[0].Action != model.DenyTraffic || p.EgressTo[1].Action != model.DenyTraffic {
+			t.Errorf("subject %s: does %+v", subject, p.EgressTo)
+		}
+	}
+	for _, rule := range []string{
+		"to: [{namespaces: " + near + "}]",
+		"to: [{namespaces: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}]",
+		"to: [{pods: {namespaceSelector: {}, podSelector: " + near + "}}]",
+		"to: [{nodes: " + near + "}]",
+		"to: [{networks: [nonsense]}]",
+		"to: [{namespaces: {}}], protocols: [{tcp: {sourcePort: 1}}]",
+		"to: [{namespaces: {}}], protocols: [{quic: {}}]",
+	} {
+		p := read("{namespaces: {}}", "[{action: Deny, "+rule+"}]")
+		if peers := p.EgressTo[0].Peers; len(peers) != 1 || !reflect.DeepEqual(peers[0], model.ClusterPolicyPeer{}) {
+			t.Errorf("%s: the peer is read as %+v", rule, peers)
+		}
+	}
+}

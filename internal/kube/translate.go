@@ -400,14 +400,25 @@ func FromServiceCIDR(c *networkingv1.ServiceCIDR) (*model.ServiceCIDR, error) {
 	return out, errors.Join(bad...)
 }
 
-// selector translates a LabelSelector; nil stays nil. An operator that can't be read makes the selector match
-// nothing and is reported.
+// selector translates a LabelSelector; nil stays nil. One that can't be read in full matches nothing and is reported.
 func (p *problems) selector(field string, s *metav1.LabelSelector) *model.Selector {
 	if s == nil {
 		return nil
 	}
-	out := model.MatchLabels(s.MatchLabels)
+	out, ok := p.requirements(field, s)
+	if !ok {
+		out = append(out, model.Requirement{Op: model.In})
+	}
+	return &out
+}
+
+// requirements translates a LabelSelector. What can't be read of it is left out, so that it matches more than was meant,
+// and reported; ok is false then. A custom resource's schema asks nothing of operators and values: they have to be
+// looked at here, as the API server does for its own kinds.
+func (p *problems) requirements(field string, s *metav1.LabelSelector) (out model.Selector, ok bool) {
+	out, ok = model.MatchLabels(s.MatchLabels), true
 	for i, e := range s.MatchExpressions {
+		field := fmt.Sprintf("%s.matchExpressions[%d]", field, i)
 		r := model.Requirement{Key: e.Key, Values: slices.Clone(e.Values)}
 		slices.Sort(r.Values)
 		switch e.Operator {
@@ -420,11 +431,16 @@ func (p *problems) selector(field string, s *metav1.LabelSelector) *model.Select
 		case metav1.LabelSelectorOpDoesNotExist:
 			r.Op = model.DoesNotExist
 		default:
-			p.add(fmt.Sprintf("%s.matchExpressions[%d].operator", field, i), string(e.Operator),
-				errors.New("want In, NotIn, Exists or DoesNotExist"))
-			r.Op, r.Values = model.In, nil
+			p.add(field+".operator", string(e.Operator), errors.New("want In, NotIn, Exists or DoesNotExist"))
+			ok = false
+			continue
+		}
+		if wants := r.Op == model.In || r.Op == model.NotIn; wants != (len(r.Values) > 0) {
+			p.add(field+".values", strings.Join(r.Values, ","), errors.New("In and NotIn want values, Exists and DoesNotExist none"))
+			ok = false
+			continue
 		}
 		out = append(out, r)
 	}
-	return &out
+	return out, ok
 }

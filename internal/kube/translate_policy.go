@@ -8,19 +8,19 @@ import (
 	"strconv"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/weft-net/weft/internal/model"
 )
 
 // FromNetworkPolicy translates a NetworkPolicy, policyTypes' default filled in: Ingress always, Egress when there
-// are egress rules. What can't be read is left out and named by the error; leaving out an allow only tightens.
+// are egress rules. What can't be read is named by the error and only tightens: such an allow is left out, such a
+// selector of pods to isolate selects more, and such a policy type stands for both.
 func FromNetworkPolicy(p *networkingv1.NetworkPolicy) (*model.NetworkPolicy, error) {
 	var bad problems
 	out := &model.NetworkPolicy{Meta: fromMeta(&p.ObjectMeta)}
-	if s := bad.selector("spec.podSelector", &p.Spec.PodSelector); s != nil {
-		out.PodSelector = *s
-	}
+	out.PodSelector, _ = bad.requirements("spec.podSelector", &p.Spec.PodSelector)
 	if len(p.Spec.PolicyTypes) == 0 {
 		out.Ingress, out.Egress = true, len(p.Spec.Egress) > 0
 	}
@@ -32,6 +32,7 @@ func FromNetworkPolicy(p *networkingv1.NetworkPolicy) (*model.NetworkPolicy, err
 			out.Egress = true
 		default:
 			bad.add(fmt.Sprintf("spec.policyTypes[%d]", i), string(t), errors.New("want Ingress or Egress"))
+			out.Ingress, out.Egress = true, true
 		}
 	}
 	for i, r := range p.Spec.Ingress {
@@ -66,9 +67,19 @@ func (p *problems) policyRule(field, side string, peers []networkingv1.NetworkPo
 }
 
 func (p *problems) policyPeer(field string, in *networkingv1.NetworkPolicyPeer) (model.PolicyPeer, bool) {
-	out := model.PolicyPeer{
-		PodSelector:       p.selector(field+".podSelector", in.PodSelector),
-		NamespaceSelector: p.selector(field+".namespaceSelector", in.NamespaceSelector),
+	out, readable := model.PolicyPeer{}, true
+	for _, part := range []struct {
+		name string
+		from *metav1.LabelSelector
+		to   **model.Selector
+	}{{"podSelector", in.PodSelector, &out.PodSelector}, {"namespaceSelector", in.NamespaceSelector, &out.NamespaceSelector}} {
+		if part.from != nil {
+			s, ok := p.requirements(field+"."+part.name, part.from)
+			*part.to, readable = &s, readable && ok
+		}
+	}
+	if !readable {
+		return out, false
 	}
 	if in.IPBlock == nil {
 		if out.PodSelector == nil && out.NamespaceSelector == nil {

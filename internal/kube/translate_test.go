@@ -171,6 +171,9 @@ func TestUnreadablePolicyFailsClosed(t *testing.T) {
 		"{from: [{ipBlock: {cidr: nonsense}}]}",
 		"{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [nonsense]}}]}",
 		"{from: [{}]}",
+		"{from: [{podSelector: {matchExpressions: [{key: a, operator: Near}]}}]}",
+		"{from: [{namespaceSelector: {}, podSelector: {matchExpressions: [{key: a, operator: NotIn}]}}]}",
+		"{from: [{namespaceSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}]}",
 		"{ports: [{port: 80, endPort: 79}]}",
 		"{ports: [{protocol: ICMP}]}",
 	} {
@@ -182,10 +185,18 @@ func TestUnreadablePolicyFailsClosed(t *testing.T) {
 			t.Errorf("%s: still allows %+v", rule, p.IngressFrom)
 		}
 	}
-	d, err := translate(t, "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p}, spec: {podSelector: {}, ingress: [{from: [{podSelector: {matchExpressions: [{key: a, operator: Near}]}}]}]}}")
-	sel := d.NetworkPolicies[model.Name{Namespace: "default", Name: "p"}].IngressFrom[0].Peers[0].PodSelector
-	if err == nil || sel.Matches(map[string]string{"a": "b"}) || sel.Matches(nil) {
-		t.Errorf("an unknown operator matches: %v, %v", sel, err)
+	for _, c := range []struct{ spec, why string }{
+		{"{podSelector: {matchExpressions: [{key: a, operator: Near}]}}", "spec.podSelector.matchExpressions[0].operator"},
+		{"{podSelector: {matchExpressions: [{key: a, operator: In}]}}", "spec.podSelector.matchExpressions[0].values"},
+		{"{podSelector: {}, policyTypes: [Sideways]}", "spec.policyTypes[0]"},
+	} {
+		d, err := translate(t, "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p}, spec: "+c.spec+"}")
+		if err == nil || !strings.Contains(err.Error(), c.why) {
+			t.Errorf("%s: says %v, want something of %s", c.spec, err, c.why)
+		}
+		if p := d.NetworkPolicies[model.Name{Namespace: "default", Name: "p"}]; !p.Ingress || !p.PodSelector.Matches(nil) {
+			t.Errorf("%s: isolates nobody: %+v", c.spec, p)
+		}
 	}
 }
 

@@ -89,8 +89,8 @@ type ClusterPolicyRule struct {
 }
 
 // ClusterPolicyPeer is one peer, with exactly one kind set. Pods are given by both selectors (a "namespaces" peer
-// has Pods select everything). A peer with nothing set is one of a newer API that this program does not know: an
-// Accept rule then matches nothing by it, a Deny or Pass rule denies everything.
+// has Pods select everything). A peer with nothing set is one that this program can't read, as of a newer API: an Accept
+// rule with it matches nothing, a Deny or Pass rule denies everything.
 type ClusterPolicyPeer struct {
 	Namespaces  *Selector
 	Pods        *Selector

@@ -140,6 +140,8 @@ func TestTiers(t *testing.T) {
 	}
 	deny := policyFor("a/deny", "", []model.PolicyRule{}, nil)
 	open := policyFor("a/open", "", []model.PolicyRule{{}}, nil)
+	half := act(model.AcceptTraffic, "team=b")
+	half.Peers = append(half.Peers, model.ClusterPolicyPeer{})
 	unknown := model.ClusterPolicyRule{Action: model.PassTraffic, Peers: []model.ClusterPolicyPeer{{}}}
 	for _, tc := range []struct {
 		what     string
@@ -155,6 +157,7 @@ func TestTiers(t *testing.T) {
 		{"Baseline has no say over an isolated pod", []any{deny, clusterPolicy("x", model.BaselineTier, 1, act(model.AcceptTraffic, ""))}, false, "NetworkPolicy a/deny"},
 		{"Baseline decides for others", []any{clusterPolicy("x", model.BaselineTier, 1, act(model.DenyTraffic, ""))}, false, "(Baseline tier"},
 		{"what nobody decides is open", []any{clusterPolicy("x", model.BaselineTier, 1, act(model.DenyTraffic, "team=z"))}, true, "no policy isolates"},
+		{"an Accept with a peer of a newer API beside others accepts nothing", []any{deny, clusterPolicy("x", model.AdminTier, 1, half)}, false, "NetworkPolicy a/deny"},
 		{"a peer of a newer API fails closed", []any{clusterPolicy("x", model.AdminTier, 1, unknown)}, false, "Deny any port from anyone"},
 	} {
 		t.Run(tc.what, func(t *testing.T) {

@@ -177,7 +177,7 @@ func termOf(namespace string, p *model.PolicyPeer) term {
 }
 
 // rulesOfCluster are a ClusterNetworkPolicy's rules of one direction. A rule with a peer of a kind that this program
-// does not know fails closed, as the API asks: an Accept goes without that peer, a Deny or Pass denies everything.
+// does not know fails closed, as the API asks: an Accept matches nothing, a Deny or Pass denies everything.
 func rulesOfCluster(cnp *model.ClusterNetworkPolicy, d Direction) []rule {
 	in := clusterRulesOf(cnp, d)
 	out := make([]rule, 0, len(in))
@@ -190,13 +190,14 @@ func rulesOfCluster(cnp *model.ClusterNetworkPolicy, d Direction) []rule {
 		for j := range r.Peers {
 			terms := clusterTerms(&r.Peers[j])
 			// By name there are Accept rules only.
-			unknown = unknown || len(terms) == 0 || terms[0].kind == ofDomains
+			unknown = unknown || len(terms) == 0 || terms[0].kind == ofDomains && r.Action != model.AcceptTraffic
 			n.peers = append(n.peers, terms...)
 		}
-		if unknown && r.Action != model.AcceptTraffic {
-			n.action, n.peers, n.ports = model.DenyTraffic, nil, nil
-		} else if len(n.peers) == 0 {
+		switch {
+		case unknown && r.Action == model.AcceptTraffic:
 			continue
+		case unknown:
+			n.action, n.peers, n.ports = model.DenyTraffic, nil, nil
 		}
 		out = append(out, n)
 	}
