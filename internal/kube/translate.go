@@ -436,7 +436,7 @@ func (p *problems) requirements(field string, s *metav1.LabelSelector) (out mode
 			continue
 		}
 		if wants := r.Op == model.In || r.Op == model.NotIn; wants != (len(r.Values) > 0) {
-			p.add(field+".values", strings.Join(r.Values, ","), errors.New("In and NotIn want values, Exists and DoesNotExist none"))
+			p.add(field+".values", strings.Join(r.Values, ","), errors.New("want values for In and NotIn, none for Exists and DoesNotExist"))
 			ok = false
 			continue
 		}

@@ -94,19 +94,21 @@ func (p *Policy) learn(message []byte, now time.Time) error {
 		if !p.compiler.NamesMatter(name) {
 			continue
 		}
+		var kept []netip.Addr // only what lapses one day may be opened
 		for _, addr := range addrs {
 			r := resolution{name, addr}
-			if old, known := p.expiry[r]; !known && len(p.expiry) >= maxNames {
-				errs = append(errs, fmt.Errorf("%s: %d addresses are known already: make the policies' domainNames narrower", name, maxNames))
+			old, known := p.expiry[r]
+			if !known && len(p.expiry) >= maxNames {
+				errs = append(errs, fmt.Errorf("%s: %s stays closed, for %d addresses are known already: make the policies' domainNames narrower", name, addr, maxNames))
 				continue
-			} else if known && old.After(until) {
-				continue
-			} else if !known {
-				news = true
 			}
-			p.expiry[r] = until
+			kept = append(kept, addr)
+			news = news || !known
+			if !known || until.After(old) {
+				p.expiry[r] = until
+			}
 		}
-		change := p.compiler.Learn(name, addrs...)
+		change := p.compiler.Learn(name, kept...)
 		if !change.Empty() {
 			errs = append(errs, p.enforce(change))
 		}

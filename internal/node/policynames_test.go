@@ -285,6 +285,41 @@ func TestPolicyByNameFirstPacket(t *testing.T) {
 	policytest.Eventually(t, policytest.Deadline, "200 first packets", func() bool { return sink.Count("hello") == 200 })
 }
 
+// Beyond the limit an address stays closed: nothing would ever take it back.
+func TestPolicyByNameStopsAtTheLimit(t *testing.T) {
+	r := newPolicyRig(t)
+	d := deltaOf(podOf("client", role("client"), "10.0.0.1 fd00::1"))
+	d.ClusterNetworkPolicies = map[string]*model.ClusterNetworkPolicy{"by-name": onlyByName("client", "*.example.com")}
+	r.update(d)
+	now := time.Now()
+	r.part.mu.Lock()
+	for i := range maxNames - 1 {
+		r.part.expiry[resolution{fmt.Sprintf("%d.example.com", i), netip.MustParseAddr("192.0.2.1")}] = now.Add(time.Hour)
+	}
+	r.part.mu.Unlock()
+	q := new(dns.Msg)
+	q.SetQuestion("www.example.com.", dns.TypeA)
+	m := new(dns.Msg)
+	m.SetRcode(q, dns.RcodeSuccess)
+	for _, a := range []string{"198.51.100.1", "198.51.100.2"} {
+		m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: "www.example.com.", Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: net.ParseIP(a)})
+	}
+	wire, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // asked again, it is no different
+		if err := r.part.learn(wire, now); err == nil || !strings.Contains(err.Error(), "domainNames") {
+			t.Errorf("beyond the limit learn says %v", err)
+		}
+		for a, want := range map[string]int{"198.51.100.1": 1, "198.51.100.2": 0} {
+			if names := r.part.compiler.EndpointOf(netip.MustParseAddr(a)).Names; len(names) != want {
+				t.Errorf("%s is open by %v, want %d names", a, names, want)
+			}
+		}
+	}
+}
+
 func TestResolutions(t *testing.T) {
 	head := func(name string, typ uint16, ttl uint32) dns.RR_Header {
 		return dns.RR_Header{Name: name, Rrtype: typ, Class: dns.ClassINET, Ttl: ttl}
