@@ -244,7 +244,7 @@ var proxyAnnotations = []Annotation{
 		},
 	},
 	{
-		Name: "proxy-next-upstream-tries", Group: "Proxy", Verdict: Honoured, Values: "number (3; 0: as many as there are)", Note: "how many are asked at most, 11 in any case",
+		Name: "proxy-next-upstream-tries", Group: "Proxy", Verdict: Honoured, Values: "number (3; 0: 11)", Note: "how many are asked at most",
 		set: number(func(s *settings) *int { return &s.nextTries }, 0),
 	},
 	{

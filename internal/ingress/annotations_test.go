@@ -192,7 +192,7 @@ func TestValues(t *testing.T) {
 		{"enable-cors=true ; cors-allow-origin=https://*.a.test, http://b.test:8080 ; cors-allow-methods=GET ; cors-allow-headers=X-A,X-B ; cors-expose-headers=* ; cors-allow-credentials=false ; cors-max-age=5", cors,
 			`{"allowOrigins":["https://*.a.test","http://b.test:8080"],"allowMethods":["GET"],"allowHeaders":["X-A","X-B"],"exposeHeaders":["*"],"oneLabel":true,"maxAge":5}`},
 		{"enable-cors=true ; cors-allow-origin=https://a.test,nonsense here", cors, "!is not an origin"}, {"cors-allow-origin=https://a.test", cors, "none"},
-		{"proxy-next-upstream=error http_502 non_idempotent ; proxy-next-upstream-tries=5 ; proxy-next-upstream-timeout=7", retry, `{"codes":[502],"attempts":4,"within":"7s"}`},
+		{"proxy-next-upstream=error http_502 non_idempotent ; proxy-next-upstream-tries=5 ; proxy-next-upstream-timeout=7", retry, `{"codes":[502],"attempts":4,"unsafe":true,"within":"7s"}`}, {"proxy-next-upstream-tries=1", retry, `{"never":true}`},
 		{"proxy-next-upstream=off", retry, `{"never":true}`}, {"proxy-next-upstream=sometimes", retry, "!is not one of error"},
 		{"affinity=cookie", session, `{"kind":"Cookie","name":"INGRESSCOOKIE","path":"/"}`},
 		{"affinity=cookie ; session-cookie-name=a ; session-cookie-expires=60 ; session-cookie-max-age=30 ; session-cookie-path=/x ; session-cookie-samesite=strict ; session-cookie-domain=a.test ; session-cookie-secure=true ; session-cookie-change-on-failure=true", session,

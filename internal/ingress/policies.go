@@ -239,7 +239,10 @@ func (s *settings) retry() *route.Retry {
 		}
 		any = true
 	}
-	if !any || r.Attempts <= 0 {
+	switch r.Unsafe = !r.Idempotent; {
+	case r.Attempts <= 0:
+		return &route.Retry{Never: true}
+	case !any:
 		return nil
 	}
 	return r

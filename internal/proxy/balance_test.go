@@ -273,11 +273,92 @@ func TestRetryRules(t *testing.T) {
 		{route.Retry{Codes: []int{503}, Attempts: 2, Never: true}, "GET", 1},
 		{route.Retry{Codes: []int{503}, Attempts: 2, Within: 1}, "GET", 1},
 		{route.Retry{Codes: []int{502}, Attempts: 2}, "GET", 1},
+		{route.Retry{Codes: []int{503}}, "GET", 1},
+		{route.Retry{Codes: []int{503}, Attempts: 15}, "GET", 16},
 	} {
 		n.Store(0)
 		u := guarded(route.Policy{Retry: &c.retry}, e)
 		if resp, _ := start(t, u).once(c.method, "/", nil, "x"); resp.StatusCode != 503 || n.Load() != c.want {
 			t.Errorf("%+v %s: %d after %d attempts, want %d", c.retry, c.method, resp.StatusCode, n.Load(), c.want)
+		}
+	}
+}
+
+// A request that may have been acted on is sent again when its method allows that, or when whoever made the rule does.
+func TestRequestsThatBreakOff(t *testing.T) {
+	for _, two := range []bool{false, true} {
+		var n atomic.Int64
+		breaks := func(http.ResponseWriter, *http.Request) {
+			n.Add(1)
+			panic(http.ErrAbortHandler)
+		}
+		var endpoint string
+		if two {
+			endpoint = serve2(t, breaks).Listener.Addr().String()
+		} else {
+			endpoint = serve(t, breaks)
+		}
+		for _, c := range []struct {
+			retry  route.Retry
+			method string
+			want   int64
+		}{
+			{route.Retry{Codes: []int{502}, Attempts: 2}, "POST", 1},
+			{route.Retry{Codes: []int{502}, Attempts: 2}, "PUT", 3},
+			{route.Retry{Codes: []int{502}, Attempts: 2, Unsafe: true}, "POST", 3},
+			{route.Retry{Codes: []int{502}}, "PUT", 1},
+		} {
+			n.Store(0)
+			u := guarded(route.Policy{Retry: &c.retry}, endpoint)
+			if two {
+				u.Backends[0].Protocol = route.HTTP2
+			}
+			if resp, _ := start(t, u).once(c.method, "/", nil, "x"); resp.StatusCode != 502 || n.Load() != c.want {
+				t.Errorf("HTTP/2 %v, %+v %s: %d after %d attempts, want %d", two, c.retry, c.method, resp.StatusCode, n.Load(), c.want)
+			}
+		}
+	}
+}
+
+// attemptsLog knows how many attempts the last exchange took.
+type attemptsLog struct{ attempts atomic.Int64 }
+
+func (l *attemptsLog) log(x *exchange, _ time.Duration) { l.attempts.Store(int64(x.attempts)) }
+
+// Connections that can't be made count as attempts where a rule says how many there may be.
+func TestConnectionsOfRetries(t *testing.T) {
+	for _, c := range []struct {
+		retry *route.Retry
+		want  int
+	}{
+		{nil, connectTries}, {&route.Retry{}, 1}, {&route.Retry{Attempts: 1}, 2}, {&route.Retry{Attempts: 4}, 5}, {&route.Retry{Never: true}, 1},
+		{&route.Retry{Attempts: 4, Idempotent: true}, 5},
+	} {
+		u := simple("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4", "127.0.0.1:5", "127.0.0.1:6")
+		u.Routes[0].Rules[0].Retry = c.retry
+		var log attemptsLog
+		r := start(t, u, Config{AccessLog: &log})
+		r.once("POST", "/", nil, "x")
+		if int(log.attempts.Load()) != c.want {
+			t.Errorf("%+v: %d connections were tried, want %d", c.retry, log.attempts.Load(), c.want)
+		}
+	}
+}
+
+// The wait before a retry is never shorter than was asked for.
+func TestBackoff(t *testing.T) {
+	for _, c := range []struct {
+		backoff time.Duration
+		attempt int
+		want    time.Duration
+	}{
+		{0, 1, 0}, {25 * time.Millisecond, 1, 25 * time.Millisecond}, {25 * time.Millisecond, 3, 100 * time.Millisecond},
+		{25 * time.Millisecond, 100, backoffMost}, {30 * time.Second, 1, 30 * time.Second}, {30 * time.Second, 50, 30 * time.Second},
+		{200_000 * time.Hour, 60, 200_000 * time.Hour},
+	} {
+		p := plan{retry: &route.Retry{Backoff: route.Duration(c.backoff)}}
+		if got := p.backoff(c.attempt); got != c.want {
+			t.Errorf("%v, attempt %d: %v, want %v", c.backoff, c.attempt, got, c.want)
 		}
 	}
 }

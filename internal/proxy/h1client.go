@@ -89,7 +89,7 @@ func (e *endpoint) dial(limits dialLimits, p *peer, by time.Time, protos []strin
 		conf = conf.Clone()
 		conf.NextProtos = protos
 	}
-	t := tls.Client(c, conf)
+	t := tls.Client(&transport{Conn: c}, conf)
 	if err := t.HandshakeContext(ctx); err != nil {
 		c.Close()
 		return nil, err
@@ -225,7 +225,7 @@ func (x *exchange) over(u *upstream, by, now time.Time, retryable func(int) bool
 	}
 	if retryable(h.status) {
 		u.discard()
-		return outcome{status: h.status, reason: "endpoint: " + strconv.Itoa(h.status)}, false
+		return outcome{answered: true, status: h.status, reason: "endpoint: " + strconv.Itoa(h.status)}, false
 	}
 	u.body.reset(u.w, h.length)
 	early := p != nil && !p.ended()

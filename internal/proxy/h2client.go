@@ -432,7 +432,7 @@ func (x *exchange) answerH2(e *endpoint, call *h2call, p *pump, fresh bool, retr
 		e.succeeded()
 	}
 	if retryable(call.status) {
-		return outcome{status: call.status, reason: "endpoint: " + strconv.Itoa(call.status)}, false
+		return outcome{answered: true, status: call.status, reason: "endpoint: " + strconv.Itoa(call.status)}, false
 	}
 	length := call.length(x.major == 1)
 	complete := x.relay(e, call.status, "", call.fields, call, length)

@@ -399,15 +399,23 @@ func (p *plan) attempts(method string) int {
 	if p.retry == nil || p.retry.Never || p.retry.Idempotent && !idempotent(method) {
 		return 1
 	}
-	return 1 + min(max(p.retry.Attempts, 0), 10)
+	return 1 + max(p.retry.Attempts, 0)
 }
 
-// tries is how many connections may be tried until one can be made, when a request may be sent most times.
-func (p *plan) tries(most int) int {
-	if p.retry != nil && p.retry.Never {
+// tries is how many connections may be tried until one can be made.
+func (p *plan) tries() int {
+	switch {
+	case p.retry == nil:
+		return connectTries
+	case p.retry.Never:
 		return 1
 	}
-	return max(connectTries, most)
+	return 1 + max(p.retry.Attempts, 0)
+}
+
+// breaks tells whether a request is sent again of which the endpoint may have made something before the connection broke.
+func (p *plan) breaks(method string) bool {
+	return idempotent(method) || p.retry != nil && p.retry.Unsafe
 }
 
 // inTime tells whether another attempt may begin.
@@ -420,12 +428,19 @@ func (p *plan) retries(status int) bool {
 	return p.retry != nil && slices.Contains(p.retry.Codes, status)
 }
 
+// backoffMost is the longest wait before a retry where the first one's is shorter.
+const backoffMost = 10 * time.Second
+
 // backoff is the wait before the attempt of that number, the first retry being 1.
 func (p *plan) backoff(attempt int) time.Duration {
 	if p.retry == nil {
 		return 0
 	}
-	return min(time.Duration(p.retry.Backoff)<<min(attempt-1, 10), 10*time.Second)
+	d := time.Duration(p.retry.Backoff)
+	for ; attempt > 1 && d > 0 && d < backoffMost; attempt-- {
+		d = min(2*d, backoffMost)
+	}
+	return d
 }
 
 // dialLimits, readTimeout and sendTimeout are what an endpoint may take: for a connection, between two parts of its

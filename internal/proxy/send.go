@@ -27,10 +27,11 @@ const connectTries = 3
 
 // outcome says how an attempt ended.
 type outcome struct {
-	done   bool   // a response began: nothing is left to do
-	safe   bool   // nothing reached the endpoint
-	status int    // otherwise: what to answer unless another attempt is made
-	reason string // and why
+	done     bool   // a response began: nothing is left to do
+	safe     bool   // nothing reached the endpoint
+	answered bool   // the endpoint's answer is one after which there may be another attempt
+	status   int    // otherwise: what to answer unless another attempt is made
+	reason   string // and why
 }
 
 // send makes attempts until a response begins or no attempt is left.
@@ -57,7 +58,7 @@ func (x *exchange) send(r *rule, b *backend, sticky *endpoint) {
 			end = t
 		}
 	}
-	tries := x.plan.tries(most)
+	tries := x.plan.tries()
 	for {
 		e := sticky
 		if e == nil || x.attempts > 0 && x.plan.session.ChangeOnFailure {
@@ -91,7 +92,7 @@ func (x *exchange) send(r *rule, b *backend, sticky *endpoint) {
 		switch {
 		case expired:
 			out.status = http.StatusGatewayTimeout
-		case (out.safe && x.attempts < tries || again) && x.plan.inTime(x.began) && b.mayRetry():
+		case (out.safe && x.attempts < tries || again && (out.answered || x.plan.breaks(x.method))) && x.plan.inTime(x.began) && b.mayRetry():
 			if x.pause(x.plan.backoff(x.attempts), end) {
 				continue
 			}

@@ -329,16 +329,20 @@ type Timeouts struct {
 	BackendRequest Duration `json:"backendRequest,omitempty"`
 }
 
-// Retry says when another attempt is made (GEP-1731). Connections that can't be made are retried anyhow.
+// Retry says when another attempt is made (GEP-1731): when a connection can't be made, when the answer has one of the
+// statuses in Codes, and when the connection broke or no answer came in time, if the method is idempotent (RFC 9110
+// section 9.2.2). Without a Retry, connections that can't be made are retried twice, on other endpoints.
 type Retry struct {
 	Codes    []int    `json:"codes,omitempty"`
 	Attempts int      `json:"attempts,omitempty"` // retries beyond the first attempt; 0 is none
-	Backoff  Duration `json:"backoff,omitempty"`  // before the first retry, doubled with each
-	// Never leaves out connections that can't be made, too (nginx's proxy_next_upstream off).
+	Backoff  Duration `json:"backoff,omitempty"`  // at least, before the first retry; doubled with each
+	// Never is no retry at all, whatever Attempts is (nginx's proxy_next_upstream off).
 	Never bool `json:"never,omitempty"`
-	// Idempotent keeps requests that reached a backend from being sent again unless their method is idempotent
-	// (RFC 9110 section 9.2.2).
+	// Idempotent keeps requests of other methods from being sent again once they reached a backend, whatever it answered.
 	Idempotent bool `json:"idempotent,omitempty"`
+	// Unsafe sends requests of any method again whose connection broke, or that were not answered in time, though the
+	// backend may have acted on them (nginx's non_idempotent).
+	Unsafe bool `json:"unsafe,omitempty"`
 	// Within bounds the time in which further attempts may begin; 0 is none.
 	Within Duration `json:"within,omitempty"`
 }

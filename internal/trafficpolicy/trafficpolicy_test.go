@@ -98,7 +98,7 @@ func TestTranslate(t *testing.T) {
 		`{timeouts: {request: 10s, connect: 1s, read: 2s, send: 3s}}`: {Timeouts: &route.Timeouts{Request: route.Duration(10 * time.Second)},
 			ConnectTimeout: route.Duration(time.Second), ReadTimeout: route.Duration(2 * time.Second), SendTimeout: route.Duration(3 * time.Second)},
 		`{retry: {statuses: [502, 503], backoff: 50ms}}`:          {Retry: &route.Retry{Codes: []int{502, 503}, Attempts: 1, Backoff: route.Duration(50 * time.Millisecond), Idempotent: true}},
-		`{retry: {attempts: 0, idempotentOnly: false}}`:           {Retry: &route.Retry{}},
+		`{retry: {attempts: 0, idempotentOnly: false}}`:           {Retry: &route.Retry{Unsafe: true}},
 		`{accessLog: false, firewall: {mode: Detect}}`:            {AccessLog: &no, WAF: &route.WAF{CoreRules: true, DetectOnly: true}},
 		`{firewall: {mode: Enforce, coreRules: false, rules: x}}`: {WAF: &route.WAF{Rules: "x"}},
 		`{firewall: {mode: "Off"}}`:                               {WAF: &route.WAF{CoreRules: true, Disabled: true}},

@@ -228,7 +228,7 @@ func (t *translation) backends(s *v1alpha1.TrafficPolicySpec) {
 	if c := s.Retry; c != nil {
 		t.out.Retry = &route.Retry{
 			Codes: ints(c.Statuses), Attempts: defaultRetryAttempts, Backoff: t.duration("retry.backoff", c.Backoff),
-			Idempotent: c.IdempotentOnly == nil || *c.IdempotentOnly,
+			Idempotent: c.IdempotentOnly == nil || *c.IdempotentOnly, Unsafe: c.IdempotentOnly != nil && !*c.IdempotentOnly,
 		}
 		if c.Attempts != nil {
 			t.out.Retry.Attempts = int(*c.Attempts)
