@@ -2,7 +2,10 @@
 
 package model
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Pod is core/v1 Pod.
 type Pod struct {
@@ -39,6 +42,27 @@ type Node struct {
 	Ready       bool
 	// ExcludedFromLB is the node.kubernetes.io/exclude-from-external-load-balancers label.
 	ExcludedFromLB bool
+}
+
+// TunnelAddr is the address of a podCIDR that its node uses as its own where what it sends to pods goes through a tunnel,
+// because it shares no link with their node: the range's first, which no pod gets. It is invalid for a range of fewer
+// than four addresses, which has none to spare.
+func TunnelAddr(podCIDR netip.Prefix) netip.Addr {
+	if podCIDR.Addr().BitLen()-podCIDR.Bits() < 2 {
+		return netip.Addr{}
+	}
+	return podCIDR.Masked().Addr()
+}
+
+// Addresses are all that packets from the node itself may come from: those that the API lists, and its TunnelAddrs.
+func (n *Node) Addresses() []netip.Addr {
+	out := slices.Concat(n.InternalIPs, n.ExternalIPs)
+	for _, c := range n.PodCIDRs {
+		if a := TunnelAddr(c); a.IsValid() {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // Namespace is core/v1 Namespace.

@@ -49,15 +49,6 @@ func newRange(p netip.Prefix) *addressRange {
 	return r
 }
 
-// tunnelAddr is the address of a podCIDR that a node uses as its own source when it sends through a tunnel, so that
-// answers come back the same way. It is invalid for a range that is too small to spare one.
-func tunnelAddr(p netip.Prefix) netip.Addr {
-	if r := newRange(p); r.first != r.prefix.Addr() {
-		return r.prefix.Addr()
-	}
-	return netip.Addr{}
-}
-
 func lastAddr(p netip.Prefix) netip.Addr {
 	b := p.Masked().Addr().AsSlice()
 	for bit := p.Bits(); bit < len(b)*8; bit++ {

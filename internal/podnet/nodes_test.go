@@ -168,7 +168,7 @@ func TestAlwaysTunnel(t *testing.T) {
 	for _, f := range both {
 		p.sees("tcp", q.ip(f), 80, p.ip(f))
 		p.sees("tcp", b.ip(f), 8080, a.ip(f)) // under an address that such a network lets through
-		a.sees("tcp", q.ip(f), 80, tunnelAddr(a.obj.PodCIDRs[f/6]))
+		a.sees("tcp", q.ip(f), 80, model.TunnelAddr(a.obj.PodCIDRs[f/6]))
 	}
 	for dst, via := range a.routes() {
 		if via != "unreachable" && !strings.HasSuffix(via, "vxlan-weft4") {

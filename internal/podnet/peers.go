@@ -93,7 +93,7 @@ func planNode(self, remote *model.Node, lookup func(netip.Addr) underlay) (nodeP
 			r.tunnel, r.via = p.tunnel.family, tunnelNextHop(p.tunnel, f)
 			for _, own := range self.PodCIDRs {
 				if model.FamilyOf(own.Addr()) == f {
-					r.src = tunnelAddr(own)
+					r.src = model.TunnelAddr(own)
 					break
 				}
 			}

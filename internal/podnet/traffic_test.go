@@ -43,7 +43,7 @@ func TestReach(t *testing.T) {
 						a.sees(proto, b1.ip(f), 80, a.ip(f))
 						a1.sees(proto, b.ip(f), 8080, a1.ip(f))
 					} else {
-						a.sees(proto, b1.ip(f), 80, tunnelAddr(a.obj.PodCIDRs[f/6]))
+						a.sees(proto, b1.ip(f), 80, model.TunnelAddr(a.obj.PodCIDRs[f/6]))
 						a1.sees(proto, b.ip(f), 8080, a.ip(f))
 					}
 				}

@@ -104,7 +104,7 @@ func tunnelSysctls(name string) []sysctl {
 func (r *router) tunnelAddresses(l netlink.Link, self *model.Node, own netip.Addr) error {
 	want := make(map[netip.Prefix]bool)
 	for _, c := range self.PodCIDRs {
-		if a := tunnelAddr(c); a.IsValid() {
+		if a := model.TunnelAddr(c); a.IsValid() {
 			want[hostPrefix(a)] = true
 		}
 	}

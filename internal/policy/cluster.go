@@ -110,7 +110,7 @@ func (c *Cluster) setPod(n model.Name, p *model.Pod) []netip.Addr {
 
 func (c *Cluster) setNode(n string, node *model.Node) {
 	if old := c.nodes[n]; old != nil {
-		for _, a := range nodeAddrs(old) {
+		for _, a := range old.Addresses() {
 			if c.nodeAddrs[a] == n {
 				delete(c.nodeAddrs, a)
 			}
@@ -118,7 +118,7 @@ func (c *Cluster) setNode(n string, node *model.Node) {
 	}
 	put(c.nodes, n, node)
 	if node != nil {
-		for _, a := range nodeAddrs(node) {
+		for _, a := range node.Addresses() {
 			c.nodeAddrs[a] = n
 		}
 	}
@@ -131,8 +131,6 @@ func podAddrs(p *model.Pod) []netip.Addr {
 	}
 	return p.IPs
 }
-
-func nodeAddrs(n *model.Node) []netip.Addr { return slices.Concat(n.InternalIPs, n.ExternalIPs) }
 
 // owner tells whose an address is. Where several pods list it, because one is on its way out and its address was
 // given on, the youngest has it.

@@ -116,7 +116,7 @@ func (k *Compiler) Update(d *model.Delta) *Change {
 	for n := range d.Nodes {
 		for _, node := range []*model.Node{k.nodes[n], d.Nodes[n]} {
 			if node != nil {
-				for _, a := range nodeAddrs(node) {
+				for _, a := range node.Addresses() {
 					w.recheck[a] = append(w.recheck[a], "")
 				}
 			}

@@ -43,7 +43,8 @@ func place(policies ...any) *Cluster {
 	hostNet := pod("a/host", "app=host", "192.0.2.1")
 	hostNet.HostNetwork = true
 	c.Apply(delta(append([]any{
-		namespace("a", "team=a"), namespace("b", "team=b"), node("n1", "192.0.2.1", "2001:db8::1"), node("n2", "192.0.2.2"), hostNet,
+		namespace("a", "team=a"), namespace("b", "team=b"), tunnelled(node("n1", "192.0.2.1", "2001:db8::1"), "10.9.1.0/24", "fd09:1::/64"),
+		tunnelled(node("n2", "192.0.2.2"), "10.9.2.0/24"), hostNet,
 		pod("a/web", "app=web", "10.0.0.1", "fd00::1"), pod("a/db", "app=db", "10.0.0.2", "fd00::2"),
 		pod("b/web", "app=web", "10.0.0.3", "fd00::3"), pod("b/db", "app=db", "10.0.0.4", "fd00::4"),
 	}, policies...)...))
@@ -56,6 +57,25 @@ func node(name string, addrs ...string) *model.Node {
 		n.InternalIPs = append(n.InternalIPs, netip.MustParseAddr(a))
 	}
 	return n
+}
+
+func tunnelled(n *model.Node, podCIDRs ...string) *model.Node {
+	for _, c := range podCIDRs {
+		n.PodCIDRs = append(n.PodCIDRs, netip.MustParsePrefix(c))
+	}
+	return n
+}
+
+// A peer of nodes means them under whatever address they send from.
+func TestNodesAsPeers(t *testing.T) {
+	c := place(&model.ClusterNetworkPolicy{Meta: model.Meta{Name: model.Name{Name: "x"}}, EgressTo: []model.ClusterPolicyRule{
+		{Action: model.DenyTraffic, Peers: []model.ClusterPolicyPeer{{Nodes: sel("node=n2")}}}}})
+	for to, want := range map[string]bool{"192.0.2.2": false, "10.9.2.0": false, "192.0.2.1": true, "10.9.1.0": true, "10.9.2.1": true} {
+		f := flow(c, "a/web", to, "tcp/80")
+		if v := c.Evaluate(f); v.Allowed != want {
+			t.Errorf("to %s (%s): %v, want %v: %s", to, f.Dst, v.Allowed, want, v.Egress.Why)
+		}
+	}
 }
 
 func flow(c *Cluster, from, to, port string) *Flow {
@@ -115,6 +135,7 @@ func TestEvaluate(t *testing.T) {
 			"a/web a/db tcp/80; !a/web a/db tcp/81; !b/web a/web tcp/80"},
 		{"both ends must agree", []any{policyFor("a/p", "app=db", all, nil), policyFor("b/q", "app=web", nil, none)}, "!b/web a/db tcp/80; b/db a/db tcp/80"},
 		{"a node reaches its own pods", []any{policyFor("a/p", "", none, none)}, "192.0.2.1 a/db tcp/80; 2001:db8::1 fd00::2 tcp/80; !192.0.2.2 a/db tcp/80; !a/db 192.0.2.1 tcp/80"},
+		{"a node is its address on tunnels too", []any{policyFor("a/p", "", none, none)}, "10.9.1.0 a/db tcp/80; fd09:1:: fd00::2 tcp/80; !10.9.2.0 a/db tcp/80; !10.9.1.1 a/db tcp/80"},
 		{"a pod reaches itself", []any{policyFor("a/p", "", none, none)}, "a/db a/db tcp/80"},
 	} {
 		t.Run(tc.what, func(t *testing.T) {
