@@ -6,10 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -539,18 +539,43 @@ func TestPolicyDropsAreExplained(t *testing.T) {
 	if events := r.events.all(); len(events) != 1 || events[0].Reason != "NetworkPolicyDrop" || events[0].Name.String() != "a/db" {
 		t.Errorf("events: %+v", events)
 	}
+	if n := r.drops(t, "a", "db", "ingress"); n == 0 {
+		t.Error("no drop is counted for the policy")
+	}
+
+	// A ClusterNetworkPolicy's drops count for the pod's namespace too.
+	d := deltaOf()
+	d.ClusterNetworkPolicies = map[string]*model.ClusterNetworkPolicy{"guard": {
+		Meta: model.Meta{Name: model.Name{Name: "guard"}}, Pods: model.MatchLabels(role("db")),
+		IngressFrom: []model.ClusterPolicyRule{{Action: model.DenyTraffic, Peers: []model.ClusterPolicyPeer{{Namespaces: &model.Selector{}}}}},
+	}}
+	r.update(d)
+	if web.Reaches(t, netip.Addr{}, netip.AddrPortFrom(db.Addrs[0], 80), model.TCP, false) {
+		t.Error("a ClusterNetworkPolicy's Deny lets through")
+	}
+	if n := r.drops(t, "a", "guard", "ingress"); n == 0 {
+		t.Error("no drop is counted for the ClusterNetworkPolicy and the pod's namespace")
+	}
+}
+
+// drops is what the metric says for these labels.
+func (r *policyRig) drops(t *testing.T, namespace, policies, direction string) float64 {
+	t.Helper()
 	families, err := r.metrics.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := false
+	want := map[string]string{"namespace": namespace, "policies": policies, "direction": direction}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			found = found || f.GetName() == "weft_policy_dropped_packets_total" && m.GetCounter().GetValue() > 0 &&
-				strings.Contains(m.String(), `"db"`) && strings.Contains(m.String(), `"ingress"`)
+			got := map[string]string{}
+			for _, l := range m.GetLabel() {
+				got[l.GetName()] = l.GetValue()
+			}
+			if f.GetName() == "weft_policy_dropped_packets_total" && maps.Equal(got, want) {
+				return m.GetCounter().GetValue()
+			}
 		}
 	}
-	if !found {
-		t.Errorf("no drop counted in %v", families)
-	}
+	return 0
 }

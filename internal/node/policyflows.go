@@ -267,12 +267,12 @@ func (p *Policy) dropCounts() map[dropLabels]uint64 {
 	for chain, n := range counts {
 		l := dropLabels{policies: chain}
 		if s := p.compiler.Source(chain); s != nil {
+			l.namespace = s.Namespace
 			names := make([]string, 0, len(s.Isolating))
 			for _, r := range s.Isolating {
-				l.namespace = r.Namespace
 				names = append(names, r.Name.Name)
 			}
-			if len(s.Isolating) == 0 { // a ClusterNetworkPolicy denies, in whatever namespace
+			if len(s.Isolating) == 0 { // a ClusterNetworkPolicy denies
 				for _, r := range s.Cluster {
 					names = append(names, r.Name.Name)
 				}

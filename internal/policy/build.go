@@ -26,6 +26,7 @@ type built struct {
 // Source tells what a chain that drops stands for.
 type Source struct {
 	Direction Direction
+	Namespace string      // of the pods that it guards; "" of pods that nothing is known of
 	Isolating []PolicyRef // NetworkPolicies
 	Cluster   []PolicyRef // ClusterNetworkPolicies, in the order they are tried
 }
@@ -34,15 +35,16 @@ type Source struct {
 type builder struct {
 	c   *Cluster
 	d   Direction
-	pod *model.Pod // ingress only: whose container ports names mean
+	pod *model.Pod // one of those to guard: for ingress its container ports say what names mean
 	out *built
 
 	chains map[string]string // peerChain's answers, by the peers' keys
 }
 
-// build compiles the policies that guard a pod's direction. The pod counts only for what its port names mean.
+// build compiles the policies that guard a pod's direction. The pod counts only for its namespace and for what its port
+// names mean.
 func (c *Cluster) build(d Direction, pod *model.Pod, admin []*model.ClusterNetworkPolicy, nps []*model.NetworkPolicy, baseline []*model.ClusterNetworkPolicy) *built {
-	b := &builder{c: c, d: d, pod: pod, out: &built{source: Source{Direction: d}}, chains: map[string]string{}}
+	b := &builder{c: c, d: d, pod: pod, out: &built{source: Source{Direction: d, Namespace: pod.Namespace}}, chains: map[string]string{}}
 	var rules []Rule
 	var refs []string
 	for _, p := range admin {
@@ -221,7 +223,8 @@ func (b *builder) ordered(p *model.ClusterNetworkPolicy, r *rule) []Rule {
 	case model.PassTraffic:
 		do.Op = Return
 	case model.DenyTraffic:
-		deny := name("deny", layout, b.d.String(), p.Name.Name, r.field) + "-" + p.Name.Name
+		// One for each namespace, so that drops are counted by it.
+		deny := name("deny", layout, b.d.String(), p.Name.Name, r.field, b.pod.Namespace) + "-" + p.Name.Name
 		if len(deny) > 110 {
 			deny = deny[:110]
 		}
@@ -232,7 +235,7 @@ func (b *builder) ordered(p *model.ClusterNetworkPolicy, r *rule) []Rule {
 		if b.out.denies == nil {
 			b.out.denies = map[string]Source{}
 		}
-		b.out.denies[do.Target] = Source{Direction: b.d, Cluster: []PolicyRef{refOfCluster(p)}}
+		b.out.denies[do.Target] = Source{Direction: b.d, Namespace: b.pod.Namespace, Cluster: []PolicyRef{refOfCluster(p)}}
 		b.out.chains = append(b.out.chains, &Chain{Name: do.Target, Direction: b.d, Rules: []Rule{{Op: Drop}}})
 	}
 	return out

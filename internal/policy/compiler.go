@@ -542,6 +542,7 @@ func shareKey(d Direction, p *model.Pod, admin []*model.ClusterNetworkPolicy, np
 	for _, np := range nps {
 		fmt.Fprintf(&b, " %p", np)
 	}
+	b.WriteString("|" + p.Namespace)
 	writePorts(&b, d, p)
 	return b.String()
 }

@@ -368,3 +368,28 @@ func TestChainLengthIsConstant(t *testing.T) {
 		t.Errorf("the chain of 500 policies has %d rules", n)
 	}
 }
+
+// Drops are counted by the namespace of the pod that they concern, also where one policy is about several namespaces.
+func TestDeniesTellNamespacesApart(t *testing.T) {
+	k := NewCompiler("n1")
+	k.Update(delta(namespace("a", "team=x"), namespace("b", "team=x"), pod("a/one", "", "10.0.0.1"), pod("a/two", "", "10.0.0.2"), pod("b/three", "", "10.0.0.3"),
+		&model.ClusterNetworkPolicy{Meta: model.Meta{Name: model.Name{Name: "guard"}}, Namespaces: *sel("team=x"), IngressFrom: []model.ClusterPolicyRule{
+			{Action: model.DenyTraffic, Peers: []model.ClusterPolicyPeer{{Namespaces: &model.Selector{}}}},
+		}}))
+	got := map[string]int{}
+	for n, c := range k.Program().Chains {
+		if len(c.Rules) == 1 && c.Rules[0].Op == Drop {
+			s := k.Source(n)
+			if s == nil || len(s.Cluster) != 1 {
+				t.Fatalf("chain %s stands for %+v", n, s)
+			}
+			got[s.Namespace]++
+		}
+	}
+	if got["a"] != 1 || got["b"] != 1 || len(got) != 2 {
+		t.Errorf("chains that deny, by namespace: %v, want one each of a and b", got)
+	}
+	if one, two := k.Program().Pods[netip.MustParseAddr("10.0.0.1")], k.Program().Pods[netip.MustParseAddr("10.0.0.2")]; one != two || one.Ingress == "" {
+		t.Errorf("pods of one namespace have %+v and %+v", one, two)
+	}
+}

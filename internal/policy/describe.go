@@ -82,7 +82,7 @@ func (c *Cluster) Subject(p *model.ClusterNetworkPolicy, pod *model.Pod) bool {
 
 // Applying tells which policies have a say about a pod's direction.
 func (c *Cluster) Applying(pod *model.Pod, d Direction) Source {
-	s := Source{Direction: d}
+	s := Source{Direction: d, Namespace: pod.Namespace}
 	if pod.HostNetwork {
 		return s
 	}
