@@ -120,7 +120,8 @@ func (s *State) external(i *ingress, used map[string]backend) *route.ExternalAut
 		}
 	}
 	out := &route.ExternalAuth{
-		Host: authority, Path: route.Template(path), Method: from.method, Signin: route.Template(from.signin), SigninParam: from.signinParam,
+		AuthRequest: true,
+		Host:        authority, Path: route.Template(path), Method: from.method, Signin: route.Template(from.signin), SigninParam: from.signinParam,
 		ResponseHeaders: from.responseHeaders, AlwaysSetCookie: from.alwaysSetCookie, CacheKey: route.Template(from.cacheKey),
 	}
 	if out.Method == "" {

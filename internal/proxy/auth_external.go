@@ -74,13 +74,21 @@ func (a *externalAuth) admit(x *exchange, otherwise ...field) bool {
 		return false
 	}
 	d := x.detail()
+	if !a.conf.AuthRequest && got.status >= 300 && got.status < 500 && !x.isGRPC() {
+		if got.status == http.StatusUnauthorized {
+			d.added = append(d.added, otherwise...)
+		}
+		a.handOn(x, got)
+		return false
+	}
 	for _, f := range got.fields {
 		if equalFold(f.name, "set-cookie") {
 			d.cookies = append(d.cookies, f)
 		}
 	}
+	success := got.status >= 200 && got.status < 300
 	switch {
-	case got.status >= 200 && got.status < 300:
+	case got.status == http.StatusOK || success && a.conf.AuthRequest:
 		d.always = a.conf.AlwaysSetCookie
 		a.copyHeaders(x, got)
 		return true
@@ -94,13 +102,32 @@ func (a *externalAuth) admit(x *exchange, otherwise ...field) bool {
 			d.added = append(d.added, newField("WWW-Authenticate", challenge))
 		}
 		x.deny(deniedExternal, http.StatusUnauthorized, "external authentication")
-	case got.status == http.StatusForbidden:
-		d.always = true
-		x.deny(deniedExternal, http.StatusForbidden, "external authentication")
+	case got.status == http.StatusForbidden || success:
+		d.always = !success
+		x.deny(deniedExternal, http.StatusForbidden, "external authentication: answered with status "+strconv.Itoa(got.status))
 	default:
 		x.deny(deniedExternal, http.StatusInternalServerError, "external authentication: answered with status "+strconv.Itoa(got.status))
 	}
 	return false
+}
+
+// handOn answers with the authority's refusal.
+func (a *externalAuth) handOn(x *exchange, got *answer) {
+	x.srv.stats.denied[deniedExternal].Add(1)
+	x.reason = "external authentication: answered with status " + strconv.Itoa(got.status)
+	if x.plan.errors != nil && x.errorPage(got.status) {
+		return
+	}
+	fields := make([]field, 0, len(got.fields)+len(x.cors))
+	for _, f := range got.fields {
+		if f.id == other {
+			fields = append(fields, f)
+		}
+	}
+	if x.cors != nil {
+		fields = replaceCORS(fields, x.cors)
+	}
+	x.respond(got.status, "", fields, got.body)
 }
 
 // copyHeaders gives the backend what the answer tells, and nothing that the client claims instead.
@@ -317,7 +344,8 @@ func (c *answerCache) get(key [sha256.Size]byte, now time.Time) (*answer, bool) 
 }
 
 func (c *answerCache) put(key [sha256.Size]byte, a *answer, until time.Time) {
-	a.body = nil // is never used
+	kept := *a
+	kept.body = nil // what may be large is not remembered
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.byKey) >= rememberAnswers {
@@ -326,5 +354,5 @@ func (c *answerCache) put(key [sha256.Size]byte, a *answer, until time.Time) {
 			break
 		}
 	}
-	c.byKey[key] = cachedAnswer{a, until}
+	c.byKey[key] = cachedAnswer{&kept, until}
 }

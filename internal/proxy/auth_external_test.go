@@ -38,6 +38,7 @@ func newAuthServer(t *testing.T) *authServer {
 		w.Header().Add("Set-Cookie", "auth=1")
 		w.Header().Set("X-User", "user-"+r.Header.Get("X-Ask"))
 		w.Header().Set("WWW-Authenticate", "Bearer realm=x")
+		w.Header().Set("Location", "https://login.example.com/")
 		switch status := r.Header.Get("X-Status"); {
 		case status != "":
 			var n int
@@ -57,6 +58,7 @@ func TestExternalAuth(t *testing.T) {
 		Backend: "auth", Host: "auth.example.com", Path: "/check?who=$arg_who", Method: "GET", RequestHeaders: []route.Header{{Name: "X-Fixed", Value: "v-$host"}},
 		ResponseHeaders: []string{"X-User"},
 	}}, e.addr()), "auth", a.addr)
+	u.Policies[0].ExternalAuth.AuthRequest = true
 	r := start(t, u)
 	resp, body := r.once("POST", "/a/b?who=x", map[string]string{"X-Ask": "ann", "X-User": "forged", "Cookie": "c=1", "If-None-Match": "x"}, "the body")
 	var s seen
@@ -87,6 +89,10 @@ func TestExternalAuth(t *testing.T) {
 		t.Errorf("%v", resp.Header)
 	}
 	r.want(403, "/", map[string]string{"X-Status": "403"})
+	for _, status := range []string{"201", "204"} {
+		r.want(200, "/", map[string]string{"X-Status": status})
+	}
+	before = e.count.Load()
 	for _, status := range []string{"500", "302", "404", "503"} {
 		r.want(500, "/", map[string]string{"X-Status": status})
 	}
@@ -100,6 +106,31 @@ func TestExternalAuth(t *testing.T) {
 	r.update.Backends = r.update.Backends[:1]
 	r.apply()
 	r.want(500, "/", map[string]string{"X-Ask": "ann"})
+}
+
+// As Gateway API has it, 200 alone lets a request pass, and a refusal is the client's as the authority says it.
+func TestExternalAuthOfGatewayAPI(t *testing.T) {
+	e, a := newEcho(t, "e"), newAuthServer(t)
+	r := start(t, withBackend(guarded(route.Policy{ExternalAuth: &route.ExternalAuth{Backend: "auth", Path: "$request_uri"}}, e.addr()), "auth", a.addr))
+	r.want(200, "/", map[string]string{"X-Ask": "ann"})
+	before := e.count.Load()
+	for status, want := range map[string]int{"201": 403, "202": 403, "204": 403, "206": 403, "302": 302, "400": 400, "401": 401, "403": 403, "404": 404, "429": 429, "500": 500, "503": 500} {
+		resp, body := r.once("GET", "/", map[string]string{"X-Status": status}, "")
+		if resp.StatusCode != want {
+			t.Errorf("%s of the authority: %d, want %d", status, resp.StatusCode, want)
+		}
+		if fmt.Sprint(want) == status && want < 500 {
+			if body != "the authority's own text" || resp.Header.Get("WWW-Authenticate") != "Bearer realm=x" || len(resp.Header.Values("Set-Cookie")) != 1 {
+				t.Errorf("%s of the authority: %q %v", status, body, resp.Header)
+			}
+		}
+	}
+	if resp := r.want(302, "/", map[string]string{"X-Status": "302"}); resp.Header.Get("Location") != "https://login.example.com/" {
+		t.Errorf("%v", resp.Header)
+	}
+	if e.count.Load() != before {
+		t.Error("a refused request came through")
+	}
 }
 
 // What the authority is told, and what it tells backends, may be some or all.
@@ -124,7 +155,7 @@ func TestExternalAuthSignin(t *testing.T) {
 		"/start?rd=$escaped_request_uri":         "/start?rd=%2Fx%3Fy%3D1%262",
 		"https://l.example.com/?x=$http_x_evil.": "https://l.example.com/?x=bad.&rd=http%3A%2F%2Fa.example.com%2Fx%3Fy%3D1%262",
 	} {
-		u := withBackend(guarded(route.Policy{ExternalAuth: &route.ExternalAuth{Backend: "auth", Path: "/", Signin: signin, SigninParam: "rd"}}, e.addr()), "auth", a.addr)
+		u := withBackend(guarded(route.Policy{ExternalAuth: &route.ExternalAuth{Backend: "auth", AuthRequest: true, Path: "/", Signin: signin, SigninParam: "rd"}}, e.addr()), "auth", a.addr)
 		r := start(t, u)
 		resp := r.want(302, "/x?y=1&2", map[string]string{"X-Evil": "bad"})
 		if got := resp.Header.Get("Location"); got != want {

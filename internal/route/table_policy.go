@@ -94,9 +94,13 @@ type BasicAuth struct {
 	Users string `json:"users,omitempty"`
 }
 
-// ExternalAuth asks another server whether a request may pass: 2xx is yes, 401 and 403 are handed to the client, all
-// else is 500. It gets the request's headers, and its method and URL in X-Original-Method and X-Original-URL.
+// ExternalAuth asks another server whether a request may pass (GEP-1494): 200 is yes. Answers of 300 to 499 are handed to
+// the client as they are, such as a redirect to where one logs in; other successes are 403, all else is 500. It gets the
+// request's headers, and its method and URL in X-Original-Method and X-Original-URL.
 type ExternalAuth struct {
+	// AuthRequest judges as nginx's auth_request does: 2xx is yes, of 401 and 403 the client gets the status, all else is
+	// 500.
+	AuthRequest bool `json:"authRequest,omitempty"`
 	// Disabled asks nobody, against a more general policy.
 	Disabled bool `json:"disabled,omitempty"`
 	// Backend is the key of the Backend to ask. "" asks whatever the listener of the request has for Host and Path, as

@@ -70,10 +70,10 @@ func TestTranslate(t *testing.T) {
 		`{satisfy: All}`: {SatisfyAny: &no},
 		`{basicAuth: {realm: x, secretRef: {name: users}}}`: {BasicAuth: &route.BasicAuth{Realm: "x", Users: "u:{SHA}x"}},
 		`{externalAuth: {backendRef: {name: auth, port: 80}, path: /check, timeout: 2s, cache: {key: $http_cookie, for: [{statuses: [200], duration: 5m}]}}}`: {
-			ExternalAuth: &route.ExternalAuth{Backend: "Service/shop/auth/80", Path: "/check", Method: "GET", Timeout: route.Duration(2 * time.Second),
+			ExternalAuth: &route.ExternalAuth{AuthRequest: true, Backend: "Service/shop/auth/80", Path: "/check", Method: "GET", Timeout: route.Duration(2 * time.Second),
 				CacheKey: "$http_cookie", CacheFor: []route.CacheEntry{{Statuses: []int{200}, For: route.Duration(5 * time.Minute)}}}},
 		`{externalAuth: {signInURL: "https://$host/in", signInParameter: rd, requestHeaders: [{name: X, value: $uri}], responseHeaders: [X-User]}}`: {
-			ExternalAuth: &route.ExternalAuth{Host: "$http_host", Path: "/", Method: "GET", Signin: "https://$host/in", SigninParam: "rd",
+			ExternalAuth: &route.ExternalAuth{AuthRequest: true, Host: "$http_host", Path: "/", Method: "GET", Signin: "https://$host/in", SigninParam: "rd",
 				RequestHeaders: []route.Header{{Name: "X", Value: "$uri"}}, ResponseHeaders: []string{"X-User"}}},
 		`{externalAuth: {disabled: true}}`: {ExternalAuth: &route.ExternalAuth{Disabled: true, Host: "$http_host", Path: "/", Method: "GET"}},
 		`{rateLimits: [{requests: 5, per: 1s, burst: 10, exempt: [10.0.0.0/8]}], connectionLimit: {max: 9}}`: {

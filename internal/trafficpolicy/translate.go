@@ -107,7 +107,8 @@ func (t *translation) users(c *v1alpha1.SecretKey) string {
 
 func (t *translation) externalAuth(c *v1alpha1.ExternalAuth) {
 	a := &route.ExternalAuth{
-		Disabled: c.Disabled, Host: c.Host, Path: route.Template(c.Path), Method: c.Method, Signin: route.Template(c.SignInURL),
+		AuthRequest: !c.Disabled,
+		Disabled:    c.Disabled, Host: c.Host, Path: route.Template(c.Path), Method: c.Method, Signin: route.Template(c.SignInURL),
 		SigninParam: c.SignInParameter, ResponseHeaders: c.ResponseHeaders, Timeout: t.duration("externalAuth.timeout", c.Timeout),
 	}
 	if a.Method == "" {
