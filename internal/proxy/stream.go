@@ -26,12 +26,12 @@ func (s *Server) serveStream(c net.Conn, pe *peer, l *listener, name string) {
 	defer up.endpoint.inflight.Add(-1)
 	r.stats.streams.Add(1)
 	dst := c
-	if p, ok := c.(*replay); ok { // write what was read ahead, then copy socket to socket
+	if p, ok := c.(*transport); ok { // write what was read ahead, then copy socket to socket
 		_ = up.conn.SetWriteDeadline(time.Now().Add(stuck))
-		if _, err := up.conn.Write(p.first); err != nil {
+		if _, err := up.conn.Write(p.ahead); err != nil {
 			return
 		}
-		p.first = nil
+		p.ahead = nil
 		dst = p.Conn
 	}
 	forget := s.tunnels.add(closer{c, up.conn})

@@ -28,7 +28,7 @@ type listenerTLS struct {
 
 func newListenerTLS(l *route.Listener, certs map[string]route.Certificate) (*listenerTLS, error) {
 	c := l.TLS
-	fault := func(err error) error { return fmt.Errorf("listener %s: tls: %w", l.Key, err) }
+	fault := func(err error) error { return fmt.Errorf("tls: %w", err) }
 	var errs []error
 	conf := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: slices.Clone(c.ALPN)}
 	if len(conf.NextProtos) == 0 && l.Protocol == route.HTTPS {
@@ -173,13 +173,16 @@ func (s *Server) serveTLS(c net.Conn, pe *peer, t *portTable) {
 			c.Close()
 			return
 		}
-		c = &replay{Conn: c, first: hello}
+		c = &transport{Conn: c, ahead: hello}
 		if l.tls == nil {
 			pe.describe(l)
 			_ = c.SetDeadline(time.Time{})
 			s.serveStream(c, pe, l, name)
 			return
 		}
+	}
+	if _, ok := c.(*transport); !ok {
+		c = &transport{Conn: c}
 	}
 	tc := tls.Server(c, &tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
 		l := t.find(strings.ToLower(h.ServerName))

@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -34,6 +35,7 @@ func (x *exchange) switchProtocols(u *upstream) outcome {
 	h.w.deliverBy(time.Now(), stuck)
 	u.w.deliverBy(time.Now(), stuck)
 	if h.w.flush() == nil && u.w.flush() == nil {
+		u.w.release()
 		forget := x.srv.tunnels.add(closer{h.w.conn, u.w.conn})
 		x.sent = tunnel(h.w.conn, u.w.conn, x.tunnelIdle())
 		forget()
@@ -113,44 +115,58 @@ func (t *streamTunnel) upload() {
 
 func (t *streamTunnel) download() (total int64) {
 	c := t.u.w.conn
-	p := t.u.w.buffered() // came with the head
-	buf := largeBuffers.Get().(*[]byte)
-	defer largeBuffers.Put(buf)
-	for {
-		if len(p) > 0 {
-			if t.r.sendData(p) != nil || t.r.flush() != nil {
-				c.Close()
-				return total
-			}
-			total += int64(len(p))
-			t.moved()
+	send := func(p []byte) (bool, error) {
+		if t.r.sendData(p) != nil || t.r.flush() != nil {
+			return false, errLeft
 		}
+		total += int64(len(p))
+		t.moved()
+		return true, nil
+	}
+	var err error
+	if p := t.u.w.buffered(); len(p) > 0 { // came with the head
+		_, err = send(p)
+	}
+	for err == nil {
 		_ = c.SetReadDeadline(time.Now().Add(t.idle / 4))
-		n, err := c.Read(*buf)
-		p = (*buf)[:n]
-		switch {
-		case n > 0:
-		case err == io.EOF:
-			if t.r.end(nil) == nil {
-				_ = t.r.flush()
-			}
-			return total
-		case timedOut(err) && !t.quiet():
-		case err != nil:
-			t.over.Store(true)
-			t.r.giveUp()
-			c.Close()
-			return total
+		if err = arrivals(c, &largeBuffers, send); timedOut(err) && !t.quiet() {
+			err = nil
 		}
 	}
+	switch err {
+	case errLeft:
+		c.Close()
+	case io.EOF:
+		if t.r.end(nil) == nil {
+			_ = t.r.flush()
+		}
+	default:
+		t.over.Store(true)
+		t.r.giveUp()
+		c.Close()
+	}
+	return total
 }
+
+var errLeft = errors.New("the client takes nothing any more")
 
 // closer ends a tunnel.
 type closer [2]net.Conn
 
-func (c closer) interrupt() {
-	c[0].Close()
-	c[1].Close()
+func (c closer) interrupt() { c.end() }
+
+// end closes both connections, whoever is at work on them: closing one waits until what has it in hand lets go, and that
+// may be waiting for the other. TLS is not told goodbye.
+func (c closer) end() {
+	for i, conn := range c {
+		if t, ok := conn.(*tls.Conn); ok {
+			c[i] = t.NetConn()
+		}
+		_ = c[i].SetDeadline(time.Unix(1, 0))
+	}
+	for _, conn := range c {
+		conn.Close()
+	}
 }
 
 // tunnel copies both ways until both sides are done, one breaks, or neither says anything for the idle time. An end
@@ -183,8 +199,7 @@ func pipe(dst, src net.Conn, last *atomic.Int64, idle time.Duration) (total int6
 			continue // quiet here, but not the other way
 		}
 		if err != nil { // broken: the other direction ends too
-			dst.Close()
-			src.Close()
+			closer{dst, src}.end()
 			return total
 		}
 		if c, ok := dst.(interface{ CloseWrite() error }); !ok || c.CloseWrite() != nil {
@@ -197,100 +212,162 @@ func pipe(dst, src net.Conn, last *atomic.Int64, idle time.Duration) (total int6
 // bulk is after how many full buffers in a row a stream is worth a pipe of the kernel's.
 const bulk = 4
 
-// copySome copies until the end (nil) or an error, a passed deadline included.
-func copySome(dst, src net.Conn) (int64, error) {
+// copySome copies until the end (nil) or an error, a passed deadline included. What flows on and on from TCP to TCP is
+// spliced, without a copy.
+func copySome(dst, src net.Conn) (total int64, err error) {
 	d, ok := dst.(*net.TCPConn)
-	if s, tcp := src.(*net.TCPConn); ok && tcp {
-		return copyTCP(d, s)
+	s, tcp := src.(*net.TCPConn)
+	splice := ok && tcp
+	buffers, full := &largeBuffers, 0
+	if splice {
+		buffers = &mediumBuffers
 	}
-	buf := largeBuffers.Get().(*[]byte)
-	defer largeBuffers.Put(buf)
-	var total int64
-	for {
-		n, err := src.Read(*buf)
-		if n > 0 {
-			if _, err := dst.Write((*buf)[:n]); err != nil {
-				return total, err
-			}
-			total += int64(n)
+	err = arrivals(src, buffers, func(p []byte) (bool, error) {
+		n, err := dst.Write(p)
+		total += int64(n)
+		if full++; !splice || len(p) < mediumBuffer {
+			full = 0
 		}
-		if err == io.EOF {
-			return total, nil
-		}
-		if err != nil {
-			return total, err
-		}
-	}
-}
-
-// copyTCP copies small pieces through a buffer, which it holds only while there is something in it, so that connections
-// that wait cost none; and splices what flows on and on, without a copy.
-func copyTCP(dst, src *net.TCPConn) (total int64, err error) {
-	raw, err := src.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var broke error
-	full := 0
-	err = raw.Read(func(fd uintptr) bool {
-		buf := mediumBuffers.Get().(*[]byte)
-		defer mediumBuffers.Put(buf)
-		for {
-			n, err := syscall.Read(int(fd), *buf)
-			switch {
-			case err == syscall.EINTR:
-				continue
-			case err == syscall.EAGAIN:
-				return false
-			case err != nil:
-				broke = os.NewSyscallError("read", err)
-				return true
-			case n == 0:
-				return true
-			}
-			k, err := dst.Write((*buf)[:n])
-			total += int64(k)
-			if err != nil {
-				broke = err
-				return true
-			}
-			if full++; n < len(*buf) {
-				full = 0
-			}
-			if full == bulk {
-				return true
-			}
-		}
+		return full < bulk, err
 	})
 	if err == nil {
-		err = broke
-	}
-	if err == nil && full == bulk {
-		n, err := dst.ReadFrom(src)
+		n, err := d.ReadFrom(s)
 		return total + n, err
+	}
+	if err == io.EOF {
+		err = nil
 	}
 	return total, err
 }
 
-// replay is a connection of which some bytes have been read ahead.
-type replay struct {
-	net.Conn
-	first []byte
+// arrivals has take called with what comes on a connection, until that wants no more (nil), fails, or the connection does
+// (io.EOF is its end). It holds a buffer only while there is something to read, so that connections that wait cost none.
+func arrivals(c net.Conn, buffers *sync.Pool, take func([]byte) (more bool, err error)) error {
+	raw, read, err := reader(c)
+	if err != nil {
+		return err
+	}
+	var result error
+	err = raw.Read(func(fd uintptr) bool {
+		buf := buffers.Get().(*[]byte)
+		defer buffers.Put(buf)
+		for {
+			n, err := read(int(fd), *buf)
+			if err == errNothing {
+				return false
+			}
+			more := err == nil
+			if n > 0 {
+				var failed error
+				if more, failed = take((*buf)[:n]); failed != nil {
+					err = failed
+				}
+			}
+			if result = err; err != nil || !more {
+				return true
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return result
 }
 
-func (r *replay) Read(p []byte) (int, error) {
-	if len(r.first) > 0 {
-		n := copy(p, r.first)
-		r.first = r.first[n:]
+// errNothing is the error of a read that would have to wait.
+var errNothing = os.ErrDeadlineExceeded // which TLS takes as a reason to try again later
+
+// reader gives a connection's socket, and what reads from it without waiting, to be called while the socket can be read.
+func reader(c net.Conn) (syscall.RawConn, func(fd int, p []byte) (int, error), error) {
+	switch c := c.(type) {
+	case *net.TCPConn:
+		raw, err := c.SyscallConn()
+		return raw, readNow, err
+	case *transport:
+		raw, err := c.SyscallConn()
+		return raw, c.readNow, err
+	case *tls.Conn:
+		under, ok := c.NetConn().(*transport)
+		if !ok {
+			break
+		}
+		raw, err := under.SyscallConn()
+		return raw, func(fd int, p []byte) (int, error) {
+			under.now, under.fd = true, fd
+			n, err := c.Read(p)
+			under.now = false
+			if n > 0 && err == errNothing {
+				err = nil
+			}
+			return n, err
+		}, err
+	}
+	return nil, nil, errors.ErrUnsupported
+}
+
+// readNow reads from a socket, if there is anything.
+func readNow(fd int, p []byte) (int, error) {
+	for {
+		n, err := syscall.Read(fd, p)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			return 0, errNothing
+		case err != nil:
+			return 0, os.NewSyscallError("read", err)
+		case n == 0:
+			return 0, io.EOF
+		}
 		return n, nil
 	}
-	return r.Conn.Read(p)
+}
+
+// transport is a TCP connection beneath TLS, or one of which some bytes have been read ahead.
+type transport struct {
+	net.Conn
+	ahead []byte
+	now   bool // reads don't wait; fd is the socket then
+	fd    int
+}
+
+func (t *transport) Read(p []byte) (int, error) {
+	switch {
+	case t.now:
+		return t.readNow(t.fd, p)
+	case len(t.ahead) > 0:
+		return t.readAhead(p), nil
+	}
+	return t.Conn.Read(p)
+}
+
+func (t *transport) readAhead(p []byte) int {
+	n := copy(p, t.ahead)
+	if t.ahead = t.ahead[n:]; len(t.ahead) == 0 {
+		t.ahead = nil
+	}
+	return n
+}
+
+func (t *transport) readNow(fd int, p []byte) (int, error) {
+	if len(t.ahead) > 0 {
+		return t.readAhead(p), nil
+	}
+	return readNow(fd, p)
 }
 
 // CloseWrite passes a half-close on.
-func (r *replay) CloseWrite() error {
-	if c, ok := r.Conn.(interface{ CloseWrite() error }); ok {
+func (t *transport) CloseWrite() error {
+	if c, ok := t.Conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
 	}
 	return errors.ErrUnsupported
+}
+
+// SyscallConn implements syscall.Conn.
+func (t *transport) SyscallConn() (syscall.RawConn, error) {
+	if c, ok := t.Conn.(syscall.Conn); ok {
+		return c.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
 }
