@@ -526,8 +526,10 @@ func (x *exchange) forClient(e *endpoint, status int, fields []field) []field {
 	if x.plan == nil {
 		return fields
 	}
-	if s := x.plan.session; s != nil && x.persists(s, e) {
-		fields = append(fields, sessionField(s, e, x.scheme() == "https", x.began))
+	if s := x.plan.session; s != nil {
+		if f, told := x.tell(s, e); told {
+			fields = append(fields, f)
+		}
 	}
 	return x.outgoing(status, fields)
 }
@@ -590,17 +592,6 @@ func (x *exchange) relay(e *endpoint, status int, reason string, fields []field,
 		x.fail("client: " + err.Error())
 	}
 	return true
-}
-
-// persists tells whether the client must be told (again) which endpoint is its own.
-func (x *exchange) persists(s *route.Session, e *endpoint) bool {
-	token := ""
-	if s.Kind == route.SessionHeader {
-		return true // a header is told with every response
-	}
-	token = cookieValue(x.fields, s.Name)
-	id, ok := readToken(s, token, x.began)
-	return !ok || id != e.id
 }
 
 // replaceCORS puts the gateway's CORS fields in the place of the endpoint's own.

@@ -357,6 +357,45 @@ func TestSessions(t *testing.T) {
 	}
 }
 
+// A session ends when its time is over, counted from its beginning, however often it was used meanwhile.
+func TestSessionsExpire(t *testing.T) {
+	a := newEcho(t, "a")
+	for _, kind := range []route.SessionKind{route.SessionCookie, route.SessionHeader} {
+		u := simple(a.addr())
+		u.Routes[0].Rules[0].Session = &route.Session{Kind: kind, Name: "sid", AbsoluteTimeout: route.Duration(time.Hour)}
+		r := start(t, u)
+		told := func(token string) string {
+			t.Helper()
+			header := map[string]string{"sid": token}
+			if kind == route.SessionCookie {
+				header = map[string]string{"Cookie": "sid=" + token}
+			}
+			resp := r.want(200, "/", header)
+			if kind == route.SessionHeader {
+				return resp.Header.Get("sid")
+			}
+			for _, c := range resp.Cookies() {
+				return c.Value
+			}
+			return ""
+		}
+		e := r.srv.tables.backends["b"].Load().endpoints.Load().all[0]
+		current := sessionToken(e.id, time.Now().Add(-59*time.Minute))
+		want := "" // a cookie is kept by the client
+		if kind == route.SessionHeader {
+			want = current
+		}
+		if got := told(current); got != want {
+			t.Errorf("%s: the session goes on as %q, want %q", kind, got, want)
+		}
+		began := time.Now().Add(-time.Second)
+		_, at, ok := readToken(u.Routes[0].Rules[0].Session, told(sessionToken(e.id, time.Now().Add(-61*time.Minute))), time.Now())
+		if !ok || at.Before(began) {
+			t.Errorf("%s: after its end the session goes on from %v", kind, at)
+		}
+	}
+}
+
 func TestLeastRequest(t *testing.T) {
 	b := &backend{conf: route.Backend{Key: "b"}}
 	b.update([]route.Endpoint{{Address: "a"}, {Address: "b"}}, time.Now())

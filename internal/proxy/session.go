@@ -23,19 +23,40 @@ func sessionToken(endpoint uint64, began time.Time) string {
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// readToken gives the endpoint of a token that is still good.
-func readToken(c *route.Session, token string, now time.Time) (endpoint uint64, ok bool) {
+// readToken gives the endpoint of a token that is still good, and when its session began.
+func readToken(c *route.Session, token string, now time.Time) (endpoint uint64, began time.Time, ok bool) {
 	b, err := base64.RawURLEncoding.DecodeString(token)
 	if err != nil || len(b) != 16 {
-		return 0, false
+		return 0, time.Time{}, false
 	}
+	began = time.Unix(int64(binary.BigEndian.Uint64(b[8:])), 0)
 	if t := time.Duration(c.AbsoluteTimeout); t > 0 {
-		began := time.Unix(int64(binary.BigEndian.Uint64(b[8:])), 0)
 		if age := now.Sub(began); age < -time.Minute || age > t {
-			return 0, false
+			return 0, time.Time{}, false
 		}
 	}
-	return binary.BigEndian.Uint64(b[:8]), true
+	return binary.BigEndian.Uint64(b[:8]), began, true
+}
+
+// token is what the request says of its session.
+func (x *exchange) token(c *route.Session) string {
+	if c.Kind != route.SessionHeader {
+		return cookieValue(x.fields, c.Name)
+	}
+	token, _ := x.Lookup(strings.ToLower(c.Name))
+	return token
+}
+
+// tell gives the field that tells the client its session. One that is in a header is told with every answer, from its
+// beginning; a cookie, which the client keeps, when it is new.
+func (x *exchange) tell(c *route.Session, e *endpoint) (f field, told bool) {
+	id, began, ok := readToken(c, x.token(c), x.began)
+	if !ok || id != e.id {
+		began = x.began
+	} else if c.Kind != route.SessionHeader {
+		return field{}, false
+	}
+	return sessionField(c, e, x.scheme() == "https", began), true
 }
 
 // cookieValue finds a cookie in Cookie fields.
@@ -57,13 +78,7 @@ func cookieValue(fields []field, name string) string {
 // persisted gives the backend and endpoint of the request's session, if it has one.
 func (x *exchange) persisted(r *rule) (*weighted, *endpoint) {
 	c := x.plan.session
-	token := ""
-	if c.Kind == route.SessionHeader {
-		token, _ = x.Lookup(strings.ToLower(c.Name))
-	} else {
-		token = cookieValue(x.fields, c.Name)
-	}
-	id, ok := readToken(c, token, x.began)
+	id, _, ok := readToken(c, x.token(c), x.began)
 	if !ok {
 		return nil, nil
 	}
@@ -88,9 +103,9 @@ func (x *exchange) persisted(r *rule) (*weighted, *endpoint) {
 	return chosen, nil
 }
 
-// sessionField is what tells the client its session.
-func sessionField(c *route.Session, e *endpoint, secure bool, now time.Time) field {
-	token := sessionToken(e.id, now)
+// sessionField is a session as the client is told of it.
+func sessionField(c *route.Session, e *endpoint, secure bool, began time.Time) field {
+	token := sessionToken(e.id, began)
 	if c.Kind == route.SessionHeader {
 		return newField(c.Name, token)
 	}
@@ -103,7 +118,7 @@ func sessionField(c *route.Session, e *endpoint, secure bool, now time.Time) fie
 		v += "; Domain=" + c.Domain
 	}
 	if d := time.Duration(c.AbsoluteTimeout); c.Permanent && d > 0 { // Expires is for clients that know no Max-Age
-		v += "; Expires=" + now.Add(d).UTC().Format(http.TimeFormat) + "; Max-Age=" + strconv.FormatInt(int64(d/time.Second), 10)
+		v += "; Expires=" + began.Add(d).UTC().Format(http.TimeFormat) + "; Max-Age=" + strconv.FormatInt(int64(d/time.Second), 10)
 	}
 	sameSite := c.SameSite
 	if sameSite == "" {
