@@ -91,6 +91,7 @@ type session struct {
 	revision uint64
 	digest   digest
 	sums     map[route.Ref]digest
+	unserved map[string]string // listeners that are not served, as last told
 
 	known []string // the addresses last looked up
 	said  string   // the failure last logged, and when
@@ -152,7 +153,7 @@ func (s *session) talk(ctx context.Context, addr string) (heard bool, err error)
 		return false, fmt.Errorf("TLS: %w", err)
 	}
 	_ = conn.SetDeadline(time.Now().Add(patience))
-	h := hello{Version: version, Pod: s.c.Pod, Epoch: s.epoch, Revision: s.revision, Digest: s.digest}
+	h := hello{Version: version, Pod: s.c.Pod, Epoch: s.epoch, Revision: s.revision, Digest: s.digest, Unserved: s.unserved}
 	if err := writeFrame(conn, h, maxAnswer); err != nil {
 		return false, err
 	}
@@ -163,7 +164,7 @@ func (s *session) talk(ctx context.Context, addr string) (heard bool, err error)
 		}
 		heard = true
 		_ = conn.SetDeadline(time.Now().Add(patience))
-		a := ack{Revision: s.revision}
+		a := ack{Revision: s.revision, Unserved: s.unserved}
 		if u.Epoch != "" {
 			a = s.take(&u)
 		}
@@ -200,12 +201,9 @@ func (s *session) take(u *update) ack {
 		bad = append(bad, err)
 	}
 	for _, err := range bad {
-		for line := range strings.SplitSeq(err.Error(), "\n") {
-			if len(a.Errors) < maxErrors {
-				a.Errors = append(a.Errors, fmt.Sprintf("%.400s", line))
-			}
-		}
+		a.report(err)
 	}
+	s.unserved = a.Unserved
 	s.epoch, s.revision = u.Epoch, u.Revision
 	if s.keep != nil {
 		if err := s.keep.add(u); err != nil {
@@ -215,5 +213,26 @@ func (s *session) take(u *update) ack {
 	return a
 }
 
-// maxErrors is how many failures of an update are reported.
+// maxErrors is how many failures of an update, and how many listeners that are not served, are reported.
 const maxErrors = 64
+
+// report takes an error apart into what it joins.
+func (a *ack) report(err error) {
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, one := range all.Unwrap() {
+			a.report(one)
+		}
+		return
+	}
+	if l, ok := errors.AsType[*route.ListenerError](err); ok && len(a.Unserved) < maxErrors {
+		if a.Unserved == nil {
+			a.Unserved = make(map[string]string)
+		}
+		a.Unserved[l.Listener] = fmt.Sprintf("%.400s", strings.ReplaceAll(l.Err.Error(), "\n", "; "))
+	}
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		if len(a.Errors) < maxErrors {
+			a.Errors = append(a.Errors, fmt.Sprintf("%.400s", line))
+		}
+	}
+}

@@ -247,6 +247,35 @@ func TestErrorsAreTold(t *testing.T) {
 	}
 }
 
+// A listener that a pod does not serve is told with each revision, and when the pod comes back.
+func TestUnservedListenersAreTold(t *testing.T) {
+	r := newRig(t)
+	p := r.pod("g", "")
+	p.mu.Lock()
+	p.fail = errors.Join(&route.ListenerError{Listener: "a", Err: errors.New("address in use")}, errors.New("else"))
+	p.mu.Unlock()
+	r.confirmed("g", 1, r.srv.Publish("g", &route.Update{}))
+	want := map[string]string{"a": "pod p: address in use"}
+	if got := r.srv.Served("g").Unserved; !maps.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	r.stop()
+	r.start()
+	eventually(t, func() error {
+		if s := r.srv.Served("g"); s.Connected != 1 || !maps.Equal(s.Unserved, want) || !s.Pods["p"] {
+			return fmt.Errorf("the pod is back: %+v", s)
+		}
+		return nil
+	})
+	p.mu.Lock()
+	p.fail = nil
+	p.mu.Unlock()
+	r.confirmed("g", 1, r.srv.Publish("g", &route.Update{Endpoints: []route.EndpointSet{endpoints("e", "10.0.0.1:80")}}))
+	if got := r.srv.Served("g").Unserved; len(got) > 0 {
+		t.Errorf("%q, want nothing", got)
+	}
+}
+
 // A pod comes back to the same controller with the changes since; to another that holds the same with nothing; to
 // another that holds something else with all of it.
 func TestResume(t *testing.T) {

@@ -59,6 +59,10 @@ type State struct {
 	Revision uint64
 	// Errors are what pods could not serve of what they confirmed, each once, sorted.
 	Errors []string
+	// Unserved are the listeners, by key, that some pod does not serve, with the pod and the reason.
+	Unserved map[string]string
+	// Pods are the names of those that are connected.
+	Pods map[string]bool
 }
 
 // NewServer makes a server that holds nothing. log is told of pods that come and go; nil is slog.Default().
@@ -156,6 +160,18 @@ func (s *Server) Served(gateway string) State {
 		}
 		out.Connected++
 		out.Errors = append(out.Errors, c.errors...)
+		if out.Pods == nil {
+			out.Pods = make(map[string]bool)
+		}
+		out.Pods[c.name] = true
+		for l, why := range c.unserved {
+			if out.Unserved == nil {
+				out.Unserved = make(map[string]string)
+			}
+			if text := fmt.Sprintf("pod %s: %s", c.name, why); out.Unserved[l] == "" || text < out.Unserved[l] {
+				out.Unserved[l] = text // one of them, always the same
+			}
+		}
 	}
 	slices.Sort(out.Errors)
 	out.Errors = slices.Compact(out.Errors)
@@ -231,6 +247,7 @@ type conn struct {
 	// Guarded by the server's lock.
 	confirmed uint64
 	errors    []string
+	unserved  map[string]string
 }
 
 func (c *conn) wake() {
@@ -247,7 +264,7 @@ func (s *Server) serve(ctx context.Context, raw *tls.Conn) {
 		s.log.Debug("a connection that is no gateway's", "remote", raw.RemoteAddr(), "reason", err)
 		return
 	}
-	c := &conn{net: raw, name: h.Pod, due: make(chan struct{}, 1)}
+	c := &conn{net: raw, name: h.Pod, due: make(chan struct{}, 1), unserved: h.Unserved}
 	c.wake()
 	s.mu.Lock()
 	g, epoch := s.gateway(gateway), s.epoch
@@ -362,7 +379,7 @@ func (s *Server) feed(ctx context.Context, gateway string, g *served, c *conn, e
 		}
 		at = a.Revision
 		s.mu.Lock()
-		c.confirmed, c.errors = a.Revision, a.Errors
+		c.confirmed, c.errors, c.unserved = a.Revision, a.Errors, a.Unserved
 		if g.tables != nil && g.tables.revision > at {
 			c.wake()
 		}

@@ -32,6 +32,8 @@ type hello struct {
 	Epoch    string `json:"epoch,omitempty"` // of the server that Revision is from
 	Revision uint64 `json:"revision,omitempty"`
 	Digest   digest `json:"digest"`
+	// Unserved are the listeners that are not served, by key, each with the reason.
+	Unserved map[string]string `json:"unserved,omitempty"`
 }
 
 // update is a change of a gateway's tables; without an epoch it is a ping.
@@ -66,10 +68,13 @@ func (r resource) sum() digest {
 	return d
 }
 
-// ack confirms a revision: it is served, but for what Errors tell.
+// ack confirms a revision: it is served, but for what the rest tells.
 type ack struct {
-	Revision uint64   `json:"revision"`
-	Errors   []string `json:"errors,omitempty"`
+	Revision uint64 `json:"revision"`
+	// Errors are what could not be served of the update itself.
+	Errors []string `json:"errors,omitempty"`
+	// Unserved are the listeners that are not served, by key, each with the reason, whichever update brought them.
+	Unserved map[string]string `json:"unserved,omitempty"`
 }
 
 // digest is of a set of resources: the sums of its members, combined so that one comes and goes at no cost. It finds

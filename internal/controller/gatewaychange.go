@@ -29,7 +29,7 @@ func changeOf(d *model.Delta) (c *gatewayapi.Change, policies map[model.Name]*v1
 	}
 	for key, o := range d.Objects {
 		name := model.Name{Namespace: key.Namespace, Name: key.Name}
-		if o == nil && c.Set(key.Kind, name, nil) || o != nil && c.Set(key.Kind, name, o.Value) {
+		if c.SetObject(key.Kind, name, o) {
 			continue
 		}
 		switch key.Kind {

@@ -296,7 +296,7 @@ func (p *Gateways) apply(c *gatewayapi.Change, since time.Time) {
 				since = time.Time{} // how long pods take to start is another matter
 			}
 			revision := p.opts.Server.Publish(gatewayKey(name), g.Update)
-			s.serials = append(s.serials, serial{g.Serial, revision, since})
+			s.serials = append(thinned(s.serials), serial{g.Serial, revision, since})
 			p.told[gatewayKey(name)] = true // an update that changed nothing is confirmed by nobody's ack
 			p.news()
 		}
@@ -326,6 +326,18 @@ func (p *Gateways) apply(c *gatewayapi.Change, since time.Time) {
 	}
 }
 
+// thinned keeps the list of what is not confirmed short, however long pods stay away: coarser steps do as well.
+func thinned(all []serial) []serial {
+	if len(all) < 1024 {
+		return all
+	}
+	kept := all[:0]
+	for i := 1; i < len(all); i += 2 {
+		kept = append(kept, all[i])
+	}
+	return kept
+}
+
 // want notes what an object's status is to be. The caller holds the lock.
 func (p *Gateways) want(kind string, name model.Name, status any) {
 	key := model.ObjectKey{Kind: kind, Namespace: name.Namespace, Name: name.Name}
@@ -342,8 +354,19 @@ func (p *Gateways) feedback(names []model.Name) {
 			continue
 		}
 		state := p.opts.Server.Served(gatewayKey(name))
+		svc, deployment := p.servedBy(name)
+		ready, cutOff := true, []string(nil)
+		if svc != nil {
+			var pods []string
+			ready, pods = p.state.Serving(model.Name{Namespace: svc.Namespace, Name: svc.Name})
+			for _, pod := range pods {
+				if !state.Pods[pod] { // it is sent clients, and what it makes of them nobody knows
+					cutOff = append(cutOff, pod)
+				}
+			}
+		}
 		done := 0
-		for done < len(g.serials) && state.Connected > 0 && state.Revision >= g.serials[done].revision {
+		for done < len(g.serials) && state.Connected > 0 && len(cutOff) == 0 && state.Revision >= g.serials[done].revision {
 			g.confirmed = g.serials[done].serial
 			if since := g.serials[done].since; !since.IsZero() {
 				p.metrics.propagation.Observe(time.Since(since).Seconds())
@@ -351,13 +374,7 @@ func (p *Gateways) feedback(names []model.Name) {
 			done++
 		}
 		g.serials = g.serials[done:]
-		f := &gatewayapi.Feedback{Confirmed: g.confirmed, Restarted: g.confirmed == 0 && time.Since(p.began) < settle}
-		var svc *corev1.Service
-		var deployment *appsv1.Deployment
-		if gw, ok := p.objects[model.ObjectKey{Kind: "Gateway", Namespace: name.Namespace, Name: name.Name}].(*gatewayv1.Gateway); ok {
-			svc, _ = p.parts[name][partID{"Service", partName(gw)}].(*corev1.Service)
-			deployment, _ = p.parts[name][partID{"Deployment", partName(gw)}].(*appsv1.Deployment)
-		}
+		f := &gatewayapi.Feedback{Confirmed: g.confirmed, CutOff: cutOff, Unserved: state.Unserved, Restarted: g.confirmed == 0 && time.Since(p.began) < settle}
 		var nodes []string
 		for _, n := range slices.Sorted(maps.Keys(p.nodes)) {
 			nodes = append(nodes, p.nodes[n]...)
@@ -367,7 +384,7 @@ func (p *Gateways) feedback(names []model.Name) {
 			f.Problem = podProblem(deployment)
 		}
 		// Pods that have the tables serve nobody before the Service sends to one.
-		if f.Problem == nil && svc != nil && !p.state.Serving(model.Name{Namespace: svc.Namespace, Name: svc.Name}) {
+		if f.Problem == nil && !ready {
 			f.Problem = &gatewayapi.Problem{Reason: gatewayv1.GatewayReasonPending, Message: fmt.Sprintf(
 				"No pod of Deployment %s/%s is ready.", svc.Namespace, svc.Name)}
 		}
@@ -386,14 +403,29 @@ func (p *Gateways) feedback(names []model.Name) {
 	}
 }
 
+// servedBy gives the Service and Deployment of a Gateway, as far as they are there. The caller holds the lock.
+func (p *Gateways) servedBy(name model.Name) (svc *corev1.Service, deployment *appsv1.Deployment) {
+	if gw := p.gateway(name); gw != nil {
+		svc, _ = p.parts[name][partID{"Service", partName(gw)}].(*corev1.Service)
+		deployment, _ = p.parts[name][partID{"Deployment", partName(gw)}].(*appsv1.Deployment)
+	}
+	return svc, deployment
+}
+
+// gateway is a Gateway as the API shows it; nil is none. The caller holds the lock.
+func (p *Gateways) gateway(name model.Name) *gatewayv1.Gateway {
+	gw, _ := p.objects[model.ObjectKey{Kind: "Gateway", Namespace: name.Namespace, Name: name.Name}].(*gatewayv1.Gateway)
+	return gw
+}
+
 // complain tells, once, what pods can't serve of a Gateway.
 func (p *Gateways) complain(name model.Name, g *gatewayState, errs []string) {
 	if slices.Equal(g.errors, errs) {
 		return
 	}
 	g.errors = errs
-	gw, ok := p.objects[model.ObjectKey{Kind: "Gateway", Namespace: name.Namespace, Name: name.Name}].(*gatewayv1.Gateway)
-	if len(errs) == 0 || !ok {
+	gw := p.gateway(name)
+	if len(errs) == 0 || gw == nil {
 		return
 	}
 	p.log.Warn("pods can't serve all of a Gateway", "gateway", name, "errors", errs)

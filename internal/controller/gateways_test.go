@@ -5,6 +5,7 @@ package controller
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -85,6 +86,27 @@ func startGateways(t *testing.T, f *fakeAPI, identity string) (*replica, string)
 
 // condition gives "Status Reason" of a condition of an object's status, found by a path of keys and indexes.
 func condition(o object, name string, path ...any) string {
+	if c := findCondition(o, name, path...); c != nil {
+		return fmt.Sprint(c["status"], " ", c["reason"])
+	}
+	return ""
+}
+
+// message gives a condition's message.
+func message(o object, name string, path ...any) string {
+	s, _ := findCondition(o, name, path...)["message"].(string)
+	return s
+}
+
+// raw reads JSON.
+func raw(text string) (v any) {
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		panic(err) // a mistake of the test
+	}
+	return v
+}
+
+func findCondition(o object, name string, path ...any) object {
 	var v any = o["status"]
 	for _, p := range append(path, "conditions") {
 		switch p := p.(type) {
@@ -94,7 +116,7 @@ func condition(o object, name string, path ...any) string {
 		case int:
 			l, _ := v.([]any)
 			if len(l) <= p {
-				return ""
+				return nil
 			}
 			v = l[p]
 		}
@@ -102,14 +124,20 @@ func condition(o object, name string, path ...any) string {
 	l, _ := v.([]any)
 	for _, c := range l {
 		if c := c.(object); c["type"] == name {
-			return fmt.Sprint(c["status"], " ", c["reason"])
+			return c
 		}
 	}
-	return ""
+	return nil
 }
 
 // gatewayPod is the pod of a Gateway, by the identity in its Secret.
 func gatewayPod(t *testing.T, f *fakeAPI, secret, addr string) (applied func() []*route.Update, stop func()) {
+	t.Helper()
+	return namedPod(t, f, "pod", secret, addr, func(*route.Update) error { return nil })
+}
+
+// namedPod is gatewayPod with a name, and with what it says of each update.
+func namedPod(t *testing.T, f *fakeAPI, name, secret, addr string, serve func(*route.Update) error) (applied func() []*route.Update, stop func()) {
 	t.Helper()
 	dir := t.TempDir()
 	data := f.get(secret)["data"].(object)
@@ -126,13 +154,13 @@ func gatewayPod(t *testing.T, f *fakeAPI, secret, addr string) (applied func() [
 	var all []*route.Update
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	client := &configsync.Client{Server: addr, Identity: dir, Pod: "pod", Log: slog.New(slog.DiscardHandler)}
+	client := &configsync.Client{Server: addr, Identity: dir, Pod: name, Log: slog.New(slog.DiscardHandler)}
 	go func() {
 		done <- client.Run(ctx, func(u *route.Update) error {
 			mu.Lock()
 			defer mu.Unlock()
 			all = append(all, u)
-			return nil
+			return serve(u)
 		})
 	}()
 	stop = sync.OnceFunc(func() {

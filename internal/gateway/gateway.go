@@ -70,11 +70,16 @@ func Run(ctx context.Context, c Config) error {
 	}
 	g.Go(func() error {
 		defer stopHealth()
+		said := "" // what was last not served: some of it stands from one update to the next
 		err := c.Source.Run(gctx, func(u *route.Update) error {
 			err := server.Apply(u)
 			first := !served.Swap(true)
+			was := said
+			if said = ""; err != nil {
+				said = err.Error()
+			}
 			switch {
-			case err != nil:
+			case err != nil && said != was:
 				c.Log.Warn("part of the configuration can't be served", "revision", u.Revision, "error", err)
 			case first || u.Complete:
 				c.Log.Info("configuration served", "revision", u.Revision)

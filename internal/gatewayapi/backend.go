@@ -257,14 +257,24 @@ func (s *State) endpointSet(id endpointsID) *route.EndpointSet {
 	return out
 }
 
-// Serving tells whether a Service has a ready endpoint, whatever its port.
-func (s *State) Serving(svc model.Name) bool {
+// Serving tells whether a Service has a ready endpoint, whatever its port, and which pods those are, in order.
+func (s *State) Serving(svc model.Name) (ready bool, pods []string) {
 	for name := range s.slices.of(svc) {
-		if slice := s.endpointSlices[name]; slice != nil && slices.ContainsFunc(slice.Endpoints, func(e model.Endpoint) bool { return e.Ready }) {
-			return true
+		slice := s.endpointSlices[name]
+		if slice == nil {
+			continue
+		}
+		for i := range slice.Endpoints {
+			if e := &slice.Endpoints[i]; e.Ready {
+				ready = true
+				if e.Pod != "" {
+					once(&pods, e.Pod)
+				}
+			}
 		}
 	}
-	return false
+	slices.Sort(pods)
+	return ready, pods
 }
 
 func (s *State) endpointsOf(svc model.Name, port *model.ServicePort, family model.Family) []route.Endpoint {

@@ -31,6 +31,10 @@ type Change struct {
 	BackendTLSPolicies map[model.Name]*gwv1.BackendTLSPolicy
 	ReferenceGrants    map[model.Name]*gwv1.ReferenceGrant
 
+	// Unknown are the fields of those objects that their types do not have (model.Object.Unknown). They are refused as far
+	// as they are not understood: a listener or rule that has some serves nobody.
+	Unknown map[model.ObjectKey]map[string]any
+
 	Services       map[model.Name]*model.Service
 	EndpointSlices map[model.Name]*model.EndpointSlice
 	Namespaces     map[string]*model.Namespace
@@ -97,8 +101,12 @@ type Feedback struct {
 	Addresses []Address
 	// Problem is what keeps it from being programmed, if anything does.
 	Problem *Problem
-	// Confirmed is the Serial of the newest Gateway change that every connected pod serves; 0 is none.
+	// Confirmed is the Serial of the newest Gateway change that every pod serves that is connected or ready; 0 is none.
 	Confirmed uint64
+	// CutOff are the pods, in order, that are ready and not connected: what they serve is not known.
+	CutOff []string
+	// Unserved are the listeners, by their keys in the tables, that some pod can't serve, with the pod and the reason.
+	Unserved map[string]string
 	// Restarted says that this process has just begun and the pods had no time yet to connect: what an earlier process
 	// said stands as far as it is of the same generation. So a restart does not make Gateways look broken.
 	Restarted bool

@@ -48,6 +48,9 @@ func (s *State) compileClass(w *work, name string) {
 	before, had := c.accepted, c.parameters
 	c.obj, c.parameters = obj, nil
 	c.accepted = yes(gwv1.GatewayClassReasonAccepted, "weft serves Gateways of this class")
+	if why := notKnown(s.extraOf("GatewayClass", model.Name{Name: name}).without()); why != "" {
+		c.accepted = no(gwv1.GatewayClassReasonUnsupported, why)
+	}
 	if r := obj.Spec.ParametersRef; r != nil {
 		invalid := func(format string, args ...any) {
 			c.accepted = no(gwv1.GatewayClassReasonInvalidParameters, "parametersRef: "+fmt.Sprintf(format, args...))

@@ -43,9 +43,31 @@ type ruleCompiler struct {
 	c     *content
 	index int
 	as    spoken
+	extra extra // fields of the rule that the API's types do not have
 	rule  route.Rule
 
 	refused bool
+}
+
+// compiler begins a rule.
+func (s *State) compiler(c *content, index int, as spoken) *ruleCompiler {
+	x := s.extraOf(c.from.kind, c.from.Name)
+	r := &ruleCompiler{s: s, c: c, index: index, as: as, extra: x.under(fmt.Sprintf("spec.rules[%d]", index))}
+	if why := notKnown(x.without("spec.rules[")); why != "" {
+		r.refuse(gwv1.RouteReasonUnsupportedValue, "%s", why)
+	}
+	if as == spokenTCP || as == spokenUDP {
+		r.refuseExtra() // before its backends
+	}
+	return r
+}
+
+// refuseExtra refuses a rule with fields that were not understood.
+func (r *ruleCompiler) refuseExtra() {
+	if why := notKnown(r.extra.without()); why != "" {
+		r.refuse(gwv1.RouteReasonUnsupportedValue, "%s", why)
+	}
+	r.extra = nil
 }
 
 // refuse marks the rule as one that can't be served: requests that it wins get an error.
@@ -71,6 +93,7 @@ func (r *ruleCompiler) done(name *gwv1.SectionName) route.Rule {
 	if name != nil {
 		r.rule.Name = string(*name)
 	}
+	r.refuseExtra()
 	r.checkExpressions()
 	return r.rule
 }
@@ -80,6 +103,10 @@ func (r *ruleCompiler) weighted(ref gwv1.BackendRef, filters []route.Filter) rou
 	out := route.WeightedBackend{Weight: 1, Filters: filters}
 	if ref.Weight != nil {
 		out.Weight = uint32(max(*ref.Weight, 0))
+	}
+	if r.refused && (r.as == spokenTCP || r.as == spokenUDP) {
+		out.Invalid = r.rule.Invalid // a connection has no rule's answer, only a backend's
+		return out
 	}
 	id, problem := r.s.resolve(r.c, ref.BackendObjectReference, r.as)
 	if problem != nil {
@@ -102,7 +129,7 @@ func (s *State) compileHTTP(obj *gwv1.HTTPRoute, name model.Name) *content {
 		rules = []gwv1.HTTPRouteRule{{}} // the API's default: everything
 	}
 	for i := range rules {
-		r := &ruleCompiler{s: s, c: c, index: i, as: spokenHTTP}
+		r := s.compiler(c, i, spokenHTTP)
 		in := &rules[i]
 		for _, m := range in.Matches {
 			r.rule.Matches = append(r.rule.Matches, r.httpMatch(&m))
@@ -129,7 +156,7 @@ func (s *State) compileHTTP(obj *gwv1.HTTPRoute, name model.Name) *content {
 func (s *State) compileGRPC(obj *gwv1.GRPCRoute, name model.Name) *content {
 	c := newContent(route.GRPCRoute, name)
 	for i := range obj.Spec.Rules {
-		r := &ruleCompiler{s: s, c: c, index: i, as: spokenGRPC}
+		r := s.compiler(c, i, spokenGRPC)
 		in := &obj.Spec.Rules[i]
 		for _, m := range in.Matches {
 			r.rule.Matches = append(r.rule.Matches, r.grpcMatch(&m))
@@ -151,7 +178,7 @@ func (s *State) compileTLS(obj *gwv1.TLSRoute, name model.Name) *content {
 	c := newContent(route.TLSRoute, name)
 	for i := range obj.Spec.Rules {
 		in := &obj.Spec.Rules[i]
-		r := &ruleCompiler{s: s, c: c, index: i, as: spokenTCP}
+		r := s.compiler(c, i, spokenTCP)
 		for _, b := range in.BackendRefs {
 			r.rule.Backends = append(r.rule.Backends, r.weighted(b, nil))
 		}
@@ -184,7 +211,7 @@ func (s *State) compileTCP(obj *gwv1.TCPRoute, name model.Name) *content {
 	c := newContent(route.TCPRoute, name)
 	for i := range obj.Spec.Rules {
 		in := &obj.Spec.Rules[i]
-		r := &ruleCompiler{s: s, c: c, index: i, as: spokenTCP}
+		r := s.compiler(c, i, spokenTCP)
 		for _, b := range in.BackendRefs {
 			r.rule.Backends = append(r.rule.Backends, r.weighted(b, nil))
 		}
@@ -198,7 +225,7 @@ func (s *State) compileUDP(obj *gwv1.UDPRoute, name model.Name) *content {
 	c := newContent(route.UDPRoute, name)
 	for i := range obj.Spec.Rules {
 		in := &obj.Spec.Rules[i]
-		r := &ruleCompiler{s: s, c: c, index: i, as: spokenUDP}
+		r := s.compiler(c, i, spokenUDP)
 		for _, b := range in.BackendRefs {
 			r.rule.Backends = append(r.rule.Backends, r.weighted(b, nil))
 		}

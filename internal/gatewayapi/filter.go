@@ -314,13 +314,40 @@ func (r *ruleCompiler) session(in *gwv1.SessionPersistence) {
 	if in.SessionName != nil && *in.SessionName != "" {
 		out.Name = *in.SessionName
 	}
-	if c := in.CookieConfig; c != nil && c.LifetimeType != nil && *c.LifetimeType == gwv1.PermanentCookieLifetimeType {
-		out.Permanent = true
-		if out.AbsoluteTimeout == 0 {
-			r.refuse(gwv1.RouteReasonUnsupportedValue, "sessionPersistence: a Permanent cookie needs absoluteTimeout")
-		}
+	if c := in.CookieConfig; c != nil && c.LifetimeType != nil {
+		out.Permanent = *c.LifetimeType == gwv1.PermanentCookieLifetimeType
+	}
+	r.laterSession(out)
+	if out.Permanent && out.AbsoluteTimeout == 0 {
+		r.refuse(gwv1.RouteReasonUnsupportedValue, "sessionPersistence: a Permanent cookie needs absoluteTimeout")
 	}
 	r.rule.Session = out
+}
+
+// laterSession reads sessionPersistence's fields of release 1.7, which took the place of sessionName and cookieConfig.
+func (r *ruleCompiler) laterSession(out *route.Session) {
+	var cookie struct {
+		Name         string                  `json:"name"`
+		Path         string                  `json:"path"`
+		LifetimeType gwv1.CookieLifetimeType `json:"lifetimeType"`
+	}
+	if out.Kind == route.SessionCookie && r.extra.take("sessionPersistence.cookie", &cookie) {
+		if cookie.Name != "" {
+			out.Name = cookie.Name
+		}
+		out.Path, out.Permanent = cookie.Path, cookie.LifetimeType == gwv1.PermanentCookieLifetimeType
+		switch cookie.LifetimeType {
+		case "", gwv1.SessionCookieLifetimeType, gwv1.PermanentCookieLifetimeType:
+		default:
+			r.refuse(gwv1.RouteReasonUnsupportedValue, "sessionPersistence.cookie.lifetimeType %q is not supported: Session and Permanent are", cookie.LifetimeType)
+		}
+	}
+	var header struct {
+		Name string `json:"name"`
+	}
+	if out.Kind == route.SessionHeader && r.extra.take("sessionPersistence.header", &header) && header.Name != "" {
+		out.Name = header.Name
+	}
 }
 
 // sessionName is a cookie's name that the rules of one host do not share, and that stays when others come and go.

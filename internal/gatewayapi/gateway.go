@@ -111,6 +111,9 @@ func (s *State) compileGateway(w *work, name model.Name) {
 		if l.served {
 			t := l.table(params)
 			t.Policies = s.listenerPolicies(l)
+			if l.unservable != "" && l.protocol == route.HTTP { // with TLS the handshake fails
+				t.Policies = append(t.Policies, l.unservableKey())
+			}
 			g.tables.listeners.put(l.key, t)
 		}
 	}
@@ -120,6 +123,11 @@ func (s *State) compileGateway(w *work, name model.Name) {
 		}
 	}
 	s.exchangePolicies(w, g, policiesBefore, listenerPolicies(g.tables))
+	for _, l := range g.listeners {
+		if l.served && l.unservable != "" && l.protocol == route.HTTP {
+			g.tables.policies.put(l.unservableKey(), &route.Policy{Key: l.unservableKey(), Invalid: "listener " + l.name + ": " + l.unservable})
+		}
+	}
 	for key, c := range g.wantCerts {
 		g.tables.certs.put(key, c)
 	}
@@ -216,15 +224,16 @@ func (s *State) dirtyChanged(w *work, g *gateway, before []*listener) {
 func (s *State) gatherListeners(g *gateway) {
 	g.listeners, g.sets = nil, nil
 	g.byKey, g.byParent = map[string]*listener{}, map[parentID][]*listener{}
-	add := func(p parentID, spec *gwv1.Listener) *listener {
+	add := func(p parentID, i int, spec *gwv1.Listener) *listener {
 		l := s.newListener(g, p, spec)
+		l.refusal = s.refusal(g, p, i)
 		g.listeners, g.byKey[l.key], g.byParent[p] = append(g.listeners, l), l, append(g.byParent[p], l)
 		return l
 	}
 	own := parentID{"Gateway", g.name}
 	g.byParent[own] = nil
 	for i := range g.obj.Spec.Listeners {
-		add(own, &g.obj.Spec.Listeners[i])
+		add(own, i, &g.obj.Spec.Listeners[i])
 	}
 	taken := claims{}
 	taken.settle(g.byParent[own], true)
@@ -241,7 +250,7 @@ func (s *State) gatherListeners(g *gateway) {
 			p := parentID{"ListenerSet", ls.name}
 			for i := range ls.obj.Spec.Listeners {
 				spec := gwv1.Listener(ls.obj.Spec.Listeners[i])
-				state.own = append(state.own, add(p, &spec))
+				state.own = append(state.own, add(p, i, &spec))
 			}
 			taken.settle(state.own, false)
 		}
@@ -255,7 +264,12 @@ func (s *State) gatherListeners(g *gateway) {
 		ok := l.accepted.ok
 		s.resolveCertificates(g, l)
 		s.resolveValidation(g, l)
-		l.served = ok // also when it then refuses every connection: its hostname is not to fall to another listener
+		if ok && l.refusal != "" {
+			l.accepted = no(gwv1.ListenerReasonUnsupportedValue, l.refusal)
+			l.unservable = l.refusal
+		}
+		stream := l.protocol == route.TCP || l.protocol == route.UDP
+		l.served = ok && (l.refusal == "" || !stream) // also when it then refuses every connection: its hostname is not to fall to another listener
 	}
 	findOverlaps(g.listeners)
 }
@@ -298,6 +312,13 @@ func (s *State) acceptGateway(g *gateway) {
 	}
 	own, problem := s.parametersRef(g)
 	g.parameters = own
+	x := s.extraOf("Gateway", g.name)
+	if why := notKnown(x.within("spec.addresses")); why != "" && unsupported == "" {
+		unsupported = why
+	}
+	if why := notKnown(x.within("spec.infrastructure")); why != "" && problem == "" {
+		problem = why
+	}
 	switch {
 	case !class.accepted.ok:
 		g.accepted = no(gwv1.GatewayReasonInvalidParameters, fmt.Sprintf("GatewayClass %s is not accepted: %s", class.obj.Name, class.accepted.message))

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -29,7 +30,13 @@ func (s *State) listenerProgrammed(g *gateway, l *listener) verdict {
 	case g.unheard() && s.wasProgrammed(g, l):
 		return programmed
 	case g.feedback == nil || g.feedback.Confirmed == 0 || g.feedback.Confirmed < g.tables.since[l.key]:
+		if g.feedback != nil && len(g.feedback.CutOff) > 0 {
+			return no(gwv1.ListenerReasonPending, fmt.Sprintf("pods of the gateway are ready and have no connection to the controller, so they do not have it yet: %s",
+				strings.Join(g.feedback.CutOff, ", ")))
+		}
 		return no(gwv1.ListenerReasonPending, "the gateway's pods have not confirmed it yet")
+	case g.feedback.Unserved[l.key] != "":
+		return no(gwv1.ListenerReasonInvalid, "a pod of the gateway can't serve it: "+g.feedback.Unserved[l.key])
 	}
 	return programmed
 }
@@ -93,7 +100,7 @@ func (s *State) programmed(g *gateway) verdict {
 	for _, l := range g.byParent[parentID{"Gateway", g.name}] {
 		v := s.listenerProgrammed(g, l)
 		if l.valid() && !v.ok {
-			return no(gwv1.GatewayReasonPending, fmt.Sprintf("listener %s: %s", l.name, v.message))
+			return no(gwv1.GatewayConditionReason(v.reason), fmt.Sprintf("listener %s: %s", l.name, v.message))
 		}
 		some = some || v.ok
 	}
@@ -183,7 +190,7 @@ func (s *State) tellSet(w *work, g *gateway, set *setState, parent verdict) {
 		} else {
 			for _, l := range set.own {
 				if v := s.listenerProgrammed(g, l); l.valid() && !v.ok {
-					programmed = no(gwv1.ListenerSetReasonPending, fmt.Sprintf("listener %s: %s", l.name, v.message))
+					programmed = no(gwv1.ListenerSetConditionReason(v.reason), fmt.Sprintf("listener %s: %s", l.name, v.message))
 					break
 				}
 			}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -70,6 +71,9 @@ func TestIncremental(t *testing.T) {
 	}
 	var pool []piece
 	for i, f := range files {
+		if strings.Contains(f, "later") {
+			continue // an object and what is not known of it come together
+		}
 		pool = append(pool, pieces(readObjects(t, f), int64(i+1))...)
 	}
 	slices.SortFunc(pool, func(a, b piece) int { return cmpString(a.id, b.id) })

@@ -31,8 +31,12 @@ type listener struct {
 	certs      []string // keys
 	client     *route.ClientValidation
 	options    *route.ListenerTLS // from spec.tls.options
+	refusal    string             // why it is refused for fields that are not known; "" is none
 	unservable string             // it is there so that its hostname is nobody else's, and refuses connections
 }
+
+// unservableKey is the key of the policy that refuses the requests of a listener that can't be served.
+func (l *listener) unservableKey() string { return "unservable/" + l.key }
 
 // attachSpec is what of a listener decides about the routes that it gets. A change of it concerns routes.
 type attachSpec struct {
@@ -97,6 +101,28 @@ func (s *State) newListener(g *gateway, parent parentID, spec *gwv1.Listener) *l
 	return l
 }
 
+// refusal says why the i-th listener of a Gateway or ListenerSet can't be served for fields that are not known: its own,
+// and those beside the listeners, which may concern them all.
+func (s *State) refusal(g *gateway, parent parentID, i int) string {
+	all := s.extraOf(parent.kind, parent.Name)
+	if parent.kind == "ListenerSet" {
+		if why := s.refusal(g, parentID{"Gateway", g.name}, -1); why != "" {
+			return "Gateway's " + why
+		}
+	}
+	if why := notKnown(all.without("spec.listeners[", "spec.addresses", "spec.infrastructure")); why != "" {
+		return why
+	}
+	x := all.under(fmt.Sprintf("spec.listeners[%d]", i))
+	var none struct {
+		Requests []struct{} `json:"requests"`
+	}
+	if _, there := x["filters"]; there && (!x.take("filters", &none) || len(none.Requests) > 0) {
+		return "filters: filters before routing are not supported: attach a TrafficPolicy with externalAuth to the listener, or use a filter of the routes"
+	}
+	return notKnown(x.without())
+}
+
 // allowKinds keeps those of the protocol's kinds that allowedRoutes names.
 func (l *listener) allowKinds(can []route.RouteKind) {
 	l.kinds = can
@@ -154,6 +180,10 @@ func (l *listener) readTLS() {
 		if why := l.option(name, string(t.Options[k])); why != "" {
 			l.accepted = no(gwv1.ListenerReasonUnsupportedValue, fmt.Sprintf("tls.options: %s: %s", k, why))
 		}
+	}
+	if o := l.options; o.MaxVersion != "" && o.MinVersion > o.MaxVersion { // "1.2" and "1.3": texts in their order
+		l.accepted = no(gwv1.ListenerReasonUnsupportedValue, fmt.Sprintf("tls.options: %smin-version %s is above %smax-version %s: no handshake could succeed",
+			optionPrefix, o.MinVersion, optionPrefix, o.MaxVersion))
 	}
 }
 
@@ -360,7 +390,7 @@ func (l *listener) table(p *Parameters) *route.Listener {
 		}
 		out.TLS.Passthrough, out.TLS.Certificates, out.TLS.Client = l.passthrough, l.certs, l.client
 		if l.unservable != "" {
-			out.TLS.Certificates = nil // every handshake fails
+			out.TLS.Certificates, out.TLS.Passthrough = nil, false // every handshake fails
 		}
 	}
 	return out

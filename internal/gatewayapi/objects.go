@@ -55,9 +55,25 @@ func NewObject(kind string) any {
 // Set notes the newest value of an object: of the type that NewObject gives for its kind, or nil when it is gone. It
 // tells whether the kind is one that is compiled here.
 func (c *Change) Set(kind string, n model.Name, v any) bool {
-	k, ok := objectKinds[kind]
-	if ok {
-		k.set(c, n, v)
+	if v == nil {
+		return c.SetObject(kind, n, nil)
 	}
-	return ok
+	return c.SetObject(kind, n, &model.Object{Value: v})
+}
+
+// SetObject is Set for an object with what its type does not hold; nil is gone.
+func (c *Change) SetObject(kind string, n model.Name, o *model.Object) bool {
+	k, ok := objectKinds[kind]
+	if !ok {
+		return false
+	}
+	if o == nil {
+		o = &model.Object{}
+	}
+	k.set(c, n, o.Value)
+	if c.Unknown == nil {
+		c.Unknown = make(map[model.ObjectKey]map[string]any)
+	}
+	c.Unknown[model.ObjectKey{Kind: kind, Namespace: n.Namespace, Name: n.Name}] = o.Unknown
+	return true
 }

@@ -38,6 +38,7 @@ type State struct {
 	attachments    map[Target]*Attachment
 	policies       map[string]*Policy
 	feedback       map[model.Name]*Feedback
+	extras         map[model.ObjectKey]extra
 	crdVersion     *string
 	crdChannel     string
 
@@ -79,7 +80,7 @@ func New(opts Options) *State {
 		services: map[model.Name]*model.Service{}, endpointSlices: map[model.Name]*model.EndpointSlice{},
 		namespaces: map[string]*model.Namespace{}, secrets: map[model.Name]*model.Secret{}, configMaps: map[model.Name]*model.ConfigMap{},
 		parameters: map[model.Name]*Parameters{}, attachments: map[Target]*Attachment{}, policies: map[string]*Policy{},
-		feedback: map[model.Name]*Feedback{},
+		feedback: map[model.Name]*Feedback{}, extras: map[model.ObjectKey]extra{},
 
 		classes: map[string]*class{}, gateways: map[model.Name]*gateway{}, listenerSets: map[model.Name]*listenerSet{},
 		routes: map[RouteID]*routeState{}, tlsPolicies: map[model.Name]*tlsPolicy{}, contests: map[listenerID]*contest{},
@@ -93,6 +94,11 @@ func New(opts Options) *State {
 		policiesByService: newIndex[model.Name, model.Name](), policiesByRef: newIndex[ref, model.Name](),
 		slices: newIndex[model.Name, model.Name](),
 	}
+}
+
+// extraOf gives the fields of an object that its type does not have; nil is none.
+func (s *State) extraOf(kind string, n model.Name) extra {
+	return s.extras[model.ObjectKey{Kind: kind, Namespace: n.Namespace, Name: n.Name}]
 }
 
 // work is what one Apply has to look at again, in the order in which it does: each step may add to those after it.

@@ -16,6 +16,13 @@ import (
 
 // take stores what a change brings, and notes what has to be looked at again because of it.
 func (s *State) take(w *work, c *Change) {
+	for key, unknown := range c.Unknown {
+		if len(unknown) > 0 {
+			s.extras[key] = unknown
+		} else {
+			delete(s.extras, key)
+		}
+	}
 	s.takeReferents(w, c)
 	for name, obj := range c.GatewayClasses {
 		put(s.classObjects, name, obj)
@@ -122,7 +129,7 @@ func (s *State) takeReferents(w *work, c *Change) {
 	}
 	for name, g := range c.ReferenceGrants {
 		in := s.grants[name.Namespace]
-		if g == nil {
+		if g == nil || s.extraOf("ReferenceGrant", name) != nil { // a grant of which only a part is known may permit less
 			delete(in, name.Name)
 			if len(in) == 0 {
 				delete(s.grants, name.Namespace)

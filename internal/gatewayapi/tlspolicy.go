@@ -135,6 +135,9 @@ func (s *State) compileValidation(p *tlsPolicy) {
 			p.accepted = no(gwv1.PolicyReasonInvalid, fmt.Sprintf("validation.subjectAltNames: type %q is not supported: Hostname and URI are", san.Type))
 		}
 	}
+	if why := notKnown(s.extraOf("BackendTLSPolicy", p.name).without()); why != "" {
+		p.accepted = no(gwv1.PolicyReasonInvalid, why)
+	}
 	for _, o := range slices.Sorted(maps.Keys(p.obj.Spec.Options)) {
 		if strings.HasPrefix(string(o), optionPrefix) {
 			p.accepted = no(gwv1.PolicyReasonInvalid, fmt.Sprintf("options: %s is not known", o))

@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -47,8 +49,8 @@ type Config struct {
 type Server struct {
 	conf     Config
 	tables   *tables
-	changes  atomic.Uint64 // to the tables: what was decided before the last one may have to be decided again
-	unbound  bool          // some socket could not be bound; guarded by the tables' lock
+	changes  atomic.Uint64     // to the tables: what was decided before the last one may have to be decided again
+	unbound  map[portKey]error // sockets that could not be bound; guarded by the tables' lock
 	draining atomic.Bool
 	conns    atomic.Int64
 	active   atomic.Int64 // requests and streams
@@ -93,18 +95,33 @@ func New(conf Config) *Server {
 }
 
 // Apply takes an update. It returns when the update is served: sockets are bound, tables in place. The error tells
-// what of it can't be served; the rest is.
+// what of it can't be served; the rest is. It holds a route.ListenerError for each listener that is not served, also of
+// those that an earlier update brought.
 func (s *Server) Apply(u *route.Update) error {
 	s.tables.mu.Lock()
 	defer s.tables.mu.Unlock()
 	portsChanged, err := s.tables.apply(u, time.Now())
-	if portsChanged || s.unbound { // what could not be bound is tried again with each update
-		bindErr := s.bind()
-		s.unbound = bindErr != nil
-		err = errors.Join(err, bindErr)
+	if portsChanged || len(s.unbound) > 0 { // what could not be bound is tried again with each update
+		s.unbound = s.bind()
 	}
 	s.changes.Add(1)
-	return err
+	return errors.Join(err, s.unserved())
+}
+
+// unserved tells of the listeners that are not served.
+func (s *Server) unserved() error {
+	var errs []error
+	for key, l := range s.tables.listeners {
+		err := l.fault
+		for _, k := range l.sockets() {
+			err = errors.Join(err, s.unbound[k])
+		}
+		if err != nil {
+			errs = append(errs, &route.ListenerError{Listener: key, Err: err})
+		}
+	}
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(errs...)
 }
 
 // Revision is that of the last update applied.
@@ -114,10 +131,10 @@ func (s *Server) Revision() uint64 {
 	return s.tables.revision
 }
 
-// bind opens and closes sockets so that they are those of the tables.
-func (s *Server) bind() error {
+// bind opens and closes sockets so that they are those of the tables. It gives those that could not be opened.
+func (s *Server) bind() map[portKey]error {
 	want := s.tables.portTables()
-	var errs []error
+	failed := map[portKey]error{}
 	for k, p := range s.tables.ports {
 		if want[k] == nil {
 			p.close()
@@ -129,14 +146,14 @@ func (s *Server) bind() error {
 		if p == nil {
 			var err error
 			if p, err = s.open(k, t); err != nil {
-				errs = append(errs, fmt.Errorf("listen on %s %s: %w", k.network(), k, err))
+				failed[k] = fmt.Errorf("listen on %s %s: %w", k.network(), k, err)
 				continue
 			}
 			s.tables.ports[k] = p
 		}
 		p.table.Store(t)
 	}
-	return errors.Join(errs...)
+	return failed
 }
 
 // port is one bound socket.

@@ -44,6 +44,7 @@ type backendCell struct {
 type listener struct {
 	conf  route.Listener
 	tls   *listenerTLS // nil where TLS does not end here
+	fault error        // why TLS can't end here as the tables say; nil where it can
 	hosts map[string]*hostCell
 	// policies apply to all requests that come here; unrouted stands for the rule of those that no route has.
 	policies []*policyCell
@@ -330,21 +331,16 @@ func (t *tables) setListener(conf route.Listener, ch *touched) {
 			t.attach(c, conf.Key, l, ch)
 		}
 	}
-	if err := t.endTLS(l); err != nil {
-		ch.errs = append(ch.errs, err)
-	}
+	t.endTLS(l)
 	t.listeners[conf.Key] = l
 	ch.ports = true
 }
 
 // endTLS prepares what a listener needs to end TLS.
-func (t *tables) endTLS(l *listener) error {
-	if l.conf.TLS == nil || l.conf.TLS.Passthrough {
-		return nil
+func (t *tables) endTLS(l *listener) {
+	if l.conf.TLS != nil && !l.conf.TLS.Passthrough {
+		l.tls, l.fault = newListenerTLS(&l.conf, t.certs)
 	}
-	var err error
-	l.tls, err = newListenerTLS(&l.conf, t.certs)
-	return err
 }
 
 func (t *tables) setRoute(conf *route.Route, ch *touched) {
@@ -426,9 +422,7 @@ func (t *tables) renewCertificates(ch *touched, now time.Time) {
 			continue
 		}
 		renewed := &listener{conf: l.conf, hosts: l.hosts, byHost: l.byHost, policies: l.policies, unrouted: &rule{conf: &route.Rule{}}}
-		if err := t.endTLS(renewed); err != nil {
-			ch.errs = append(ch.errs, err)
-		}
+		t.endTLS(renewed)
 		t.listeners[key] = renewed
 		ch.hosts[renewed] = ch.hosts[l]
 		delete(ch.hosts, l)
@@ -471,16 +465,23 @@ func (t *tables) publish(ch *touched) {
 	}
 }
 
+// sockets are those that a listener needs.
+func (l *listener) sockets() (out []portKey) {
+	k := portKey{port: l.conf.Port, udp: l.conf.Protocol == route.UDP}
+	if len(l.conf.Addresses) == 0 {
+		return []portKey{k}
+	}
+	for _, k.addr = range l.conf.Addresses {
+		out = append(out, k)
+	}
+	return out
+}
+
 // portTables groups the listeners by the sockets they need.
 func (t *tables) portTables() map[portKey]*portTable {
 	out := map[portKey]*portTable{}
 	for _, l := range t.listeners {
-		addrs := l.conf.Addresses
-		if len(addrs) == 0 {
-			addrs = []netip.Addr{{}}
-		}
-		for _, a := range addrs {
-			k := portKey{addr: a, port: l.conf.Port, udp: l.conf.Protocol == route.UDP}
+		for _, k := range l.sockets() {
 			p := out[k]
 			if p == nil {
 				p = &portTable{protocol: l.conf.Protocol}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/weft-net/weft/internal/route"
+)
+
+// readyGateway makes a Gateway with listeners, whose Service has an address and the ready pods named.
+func readyGateway(t *testing.T, f *fakeAPI, listeners string, pods ...string) {
+	t.Helper()
+	f.put("/api/v1/namespaces/default", `{"kind":"Namespace"}`)
+	putGateway(f, 1, listeners)
+	eventually(t, "the Gateway's Service and identity are made", func() bool {
+		return f.get(svcPath+"web-weft") != nil && f.get(secretPath+"web-weft") != nil
+	})
+	svc := f.get(svcPath + "web-weft")
+	svc["status"] = object{"loadBalancer": object{"ingress": []any{object{"ip": "192.0.2.1"}}}}
+	f.put(svcPath+"web-weft", string(encode(svc)))
+	var endpoints []any
+	for i, p := range pods {
+		endpoints = append(endpoints, object{"addresses": []any{"10.244.0." + string(rune('1'+i))}, "conditions": object{"ready": true, "serving": true},
+			"targetRef": object{"kind": "Pod", "name": p, "namespace": "default"}})
+	}
+	f.put("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/web-weft-x", string(encode(object{
+		"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+		"metadata": object{"labels": object{"kubernetes.io/service-name": "web-weft"}},
+		"ports":    []any{object{"name": "tcp-80", "port": 61080, "protocol": "TCP"}}, "endpoints": endpoints})))
+}
+
+func putGateway(f *fakeAPI, generation int, listeners string) {
+	f.put(gatewayPath+"web", string(encode(object{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": object{"generation": generation},
+		"spec": object{"gatewayClassName": "weft", "listeners": raw(listeners)}})))
+}
+
+const (
+	plainListener = `[{"name":"http","port":80,"protocol":"HTTP"}]`
+	twoListeners  = `[{"name":"http","port":80,"protocol":"HTTP"},{"name":"more","port":81,"protocol":"HTTP"}]`
+)
+
+// A listener is programmed once every pod that is sent clients serves it: one that is ready and cut off does not, nor
+// one that could not bind its port.
+func TestProgrammedMeansEveryReadyPodServes(t *testing.T) {
+	f := newFakeAPI(t)
+	_, addr := startGateways(t, f, "one")
+	readyGateway(t, f, plainListener, "a", "b")
+	var fails atomic.Bool
+	serve := func(*route.Update) error {
+		if fails.Load() {
+			return errors.Join(&route.ListenerError{Listener: "default/web/more", Err: errors.New("address in use")})
+		}
+		return nil
+	}
+	namedPod(t, f, "a", secretPath+"web-weft", addr, serve)
+	_, stopB := namedPod(t, f, "b", secretPath+"web-weft", addr, func(*route.Update) error { return nil })
+	eventually(t, "programmed", func() bool { return condition(f.get(gatewayPath+"web"), "Programmed") == "True Programmed" })
+
+	stopB()
+	putGateway(f, 2, twoListeners)
+	eventually(t, "the new listener waits for the pod that is cut off", func() bool {
+		return strings.Contains(message(f.get(gatewayPath+"web"), "Programmed", "listeners", 1), "no connection to the controller, so they do not have it yet: b")
+	})
+	if got := condition(f.get(gatewayPath+"web"), "Programmed", "listeners", 0); got != "True Programmed" {
+		t.Errorf("the listener that both serve: %s", got)
+	}
+	namedPod(t, f, "b", secretPath+"web-weft", addr, func(*route.Update) error { return nil })
+	eventually(t, "programmed again", func() bool { return condition(f.get(gatewayPath+"web"), "Programmed") == "True Programmed" })
+
+	fails.Store(true)
+	putGateway(f, 3, strings.Replace(twoListeners, "81", "82", 1))
+	eventually(t, "a port that can't be bound is told of", func() bool {
+		return strings.Contains(message(f.get(gatewayPath+"web"), "Programmed", "listeners", 1), "pod a: address in use")
+	})
+	if got := condition(f.get(gatewayPath+"web"), "Programmed"); got != "False Invalid" {
+		t.Errorf("the Gateway: %s", got)
+	}
+	fails.Store(false)
+	putGateway(f, 4, twoListeners)
+	eventually(t, "programmed once it is served", func() bool { return condition(f.get(gatewayPath+"web"), "Programmed") == "True Programmed" })
+}
