@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"github.com/weft-net/weft/internal/route"
 )
 
@@ -76,7 +78,7 @@ func TestIdleTunnelsAreSmall(t *testing.T) {
 	web := secure(t, ca, parrot(t), "a.example.com")
 	raw := secure(t, ca, parrot(t), "a.example.com")
 	raw.Listeners[0].Protocol, raw.Routes[0].Kind, raw.Backends[0].Protocol = route.TLS, route.TLSRoute, route.Raw
-	var h2 *http.ClientConn
+	var h2 *http2.ClientConn //lint:ignore SA1019 net/http's own sends no extended CONNECT
 	for name, c := range map[string]struct {
 		update route.Update
 		n      int
@@ -96,9 +98,13 @@ func TestIdleTunnelsAreSmall(t *testing.T) {
 		"TLSRoute": {raw, 400, 64 << 10, overTLS},
 		"WebSocket over HTTP/2": {web, 200, 64 << 10, func(t *testing.T, r *rig) io.ReadWriteCloser {
 			if h2 == nil {
-				tr := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: ca.pool(), ServerName: "a.example.com"}}
-				var err error
-				if h2, err = tr.NewClientConn(t.Context(), "https", r.tcp()); err != nil {
+				c, err := tls.Dial("tcp", r.tcp(), &tls.Config{RootCAs: ca.pool(), ServerName: "a.example.com", NextProtos: []string{"h2"}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				tr := &http2.Transport{} //lint:ignore SA1019 as above
+				//lint:ignore SA1019 as above
+				if h2, err = tr.NewClientConn(c); err != nil {
 					t.Fatal(err)
 				}
 			}
