@@ -66,6 +66,13 @@ func appendKey(b []byte, q *dnszone.Question, do, cd bool) []byte {
 	return append(b, byte(q.Type>>8), byte(q.Type), bits)
 }
 
+// keyQuestion is the question of a key.
+func keyQuestion(key string) (q dnszone.Question) {
+	q.Read([]byte(key))
+	q.Type = uint16(key[len(key)-3])<<8 | uint16(key[len(key)-2])
+	return q
+}
+
 func (c *cache) of(key []byte) *shard { return &c.shard[maphash.Bytes(c.seed, key)%shards] }
 
 // get is the question's entry, fresh or not, or nil.
@@ -102,6 +109,40 @@ func (c *cache) put(e *entry) {
 	}
 }
 
+// drop takes an entry out, if it is still there.
+func (c *cache) drop(e *entry) {
+	s := c.of([]byte(e.key))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.entries[e.key] == e {
+		s.remove(e)
+	}
+}
+
+// forget takes out what which says.
+func (c *cache) forget(which func(key string) bool) {
+	for i := range c.shard {
+		s := &c.shard[i]
+		s.mu.Lock()
+		for key, e := range s.entries {
+			if which(key) {
+				s.remove(e)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+func (s *shard) remove(e *entry) {
+	last := len(s.ring) - 1
+	s.ring[e.slot] = s.ring[last]
+	s.ring[e.slot].slot = e.slot
+	s.ring[last] = nil
+	s.ring = s.ring[:last]
+	delete(s.entries, e.key)
+	s.bytes -= e.size()
+}
+
 // evict drops one entry, not the one given.
 func (s *shard) evict(keep *entry) {
 	for {
@@ -113,13 +154,7 @@ func (s *shard) evict(keep *entry) {
 			s.hand++
 			continue
 		}
-		last := len(s.ring) - 1
-		s.ring[s.hand] = s.ring[last]
-		s.ring[s.hand].slot = s.hand
-		s.ring[last] = nil
-		s.ring = s.ring[:last]
-		delete(s.entries, e.key)
-		s.bytes -= e.size()
+		s.remove(e)
 		return
 	}
 }

@@ -138,6 +138,8 @@ func readEntry(key string, m []byte, qlen int, now int64, lt lifetimes) (*entry,
 	binary.BigEndian.PutUint16(e.msg[10:], uint16(counts[2]))
 	negative = negative || (e.rcode == rcodeOK && !sameType && haveSOA)
 	switch {
+	case e.truncated():
+		e.life = 0 // RFC 2181 section 9
 	case e.rcode != rcodeOK && e.rcode != rcodeNXDomain:
 		e.life = int64(lt.servFail)
 	case negative && haveSOA: // RFC 2308 section 5
@@ -180,6 +182,9 @@ func (e *entry) findRun(at int) {
 		at = next
 	}
 }
+
+// truncated tells whether the upstream cut it short.
+func (e *entry) truncated() bool { return e.msg[2]&(flagTC>>8) != 0 }
 
 // size is about what the entry takes in memory.
 func (e *entry) size() int { return len(e.key) + cap(e.msg) + 2*cap(e.ttls) + 160 }

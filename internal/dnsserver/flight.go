@@ -41,14 +41,21 @@ type waiter struct {
 
 // flight is a question under way to an upstream.
 type flight struct {
-	key     string
+	flightKey
 	waiters []*waiter
+}
+
+// flightKey is what makes two questions one: the answer that is looked for, and who is asked. A new configuration may
+// ask others.
+type flightKey struct {
+	key string
+	fw  *forwarder
 }
 
 // flights are those under way, one for each question, bounded.
 type flights struct {
 	mu      sync.Mutex
-	byKey   map[string]*flight
+	byKey   map[flightKey]*flight
 	waiting int
 
 	maxFlights, maxWaiting int
@@ -56,7 +63,7 @@ type flights struct {
 
 // join adds a waiter (or none: a refresh) to the question's flight. start says that the caller must fly it; ok that
 // there was room.
-func (fs *flights) join(key string, w *waiter) (f *flight, start, ok bool) {
+func (fs *flights) join(key flightKey, w *waiter) (f *flight, start, ok bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if w != nil && fs.waiting >= fs.maxWaiting {
@@ -67,7 +74,7 @@ func (fs *flights) join(key string, w *waiter) (f *flight, start, ok bool) {
 		if len(fs.byKey) >= fs.maxFlights {
 			return nil, false, false
 		}
-		f = &flight{key: key}
+		f = &flight{flightKey: key}
 		fs.byKey[key] = f
 		start = true
 	}
@@ -86,7 +93,7 @@ func (fs *flights) take(f *flight, landed bool) []*waiter {
 	f.waiters = nil
 	fs.waiting -= len(ws)
 	if landed {
-		delete(fs.byKey, f.key)
+		delete(fs.byKey, f.flightKey)
 	}
 	return ws
 }
@@ -111,8 +118,8 @@ type asking struct {
 	typ    uint16
 	do, cd bool
 	fw     *forwarder
-	old    *entry // what the cache has, stale
-	anew   bool   // even if the cache has it
+	old    *entry // what the cache has
+	anew   bool   // even if that still holds
 }
 
 // fly asks upstream, keeps the answer, and hands it to all who wait.
@@ -125,33 +132,40 @@ func (s *Server) fly(v *view, f *flight, a *asking) {
 		}
 		return
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, v.timeout)
+	ctx, cancel := context.WithTimeout(s.ctx, a.fw.timeout)
 	defer cancel()
-	if a.old != nil && s.usable(v, a.old) {
+	// What there is must not give way to less.
+	old := a.old
+	if old != nil && !definite(old.rcode, false) {
+		old = nil
+	}
+	if old != nil {
 		late := time.AfterFunc(staleAfter, func() {
+			if !s.holds(v, old) {
+				return
+			}
+			// Who comes now need not wait as long: it is known that the answer takes longer.
+			old.refreshed.Store(s.now() + int64(failureHolds))
 			for _, w := range s.flights.take(f, false) {
-				s.deliver(v, w, a.old, true)
+				s.deliver(v, w, old, old.left(s.now()) <= 0)
 			}
 		})
 		defer late.Stop()
 	}
-	e, err := s.resolve(ctx, v, f.key, a)
+	e, err := s.resolve(ctx, f.key, a, v.lifetimes)
 	if err != nil {
 		s.stats.forwardFailures.Add(1)
 		s.log.Debug("question not answered by any upstream", "name", dnszone.FormatName(a.name), "type", dns.Type(a.typ).String(), "err", err)
 	}
-	poor := err != nil || e.rcode == rcodeServFail
-	if a.old != nil && poor {
-		a.old.refreshed.Store(s.now() + int64(failureHolds))
-		if s.usable(v, a.old) {
-			for _, w := range s.flights.take(f, true) {
-				s.deliver(v, w, a.old, true)
-			}
-			return
+	if old != nil && (err != nil || !definite(e.rcode, e.truncated())) && s.holds(v, old) {
+		old.refreshed.Store(s.now() + int64(failureHolds))
+		for _, w := range s.flights.take(f, true) {
+			s.deliver(v, w, old, old.left(s.now()) <= 0)
 		}
+		return
 	}
 	if err == nil && e.life > 0 {
-		v.cache.put(e)
+		s.keep(v, a.fw, e)
 	}
 	for _, w := range s.flights.take(f, true) {
 		if err != nil {
@@ -162,31 +176,47 @@ func (s *Server) fly(v *view, f *flight, a *asking) {
 	}
 }
 
-// usable tells whether stale data may still be served.
-func (s *Server) usable(v *view, e *entry) bool {
-	return v.serveStale > 0 && e.left(s.now()) > -int64(v.serveStale) && e.rcode != rcodeServFail
+// keep puts an answer into the cache, unless a configuration that came meanwhile asks others.
+func (s *Server) keep(v *view, fw *forwarder, e *entry) {
+	v.cache.put(e)
+	now := s.view.Load()
+	if now == v || now.cache != v.cache {
+		return
+	}
+	// Looked at after it was put: either this sees the new configuration, or that has seen the entry.
+	if q := keyQuestion(e.key); now.route(&q).sources != fw.sources {
+		v.cache.drop(e)
+	}
+}
+
+// holds tells whether an entry may be served: while it is fresh, or stale but not too old.
+func (s *Server) holds(v *view, e *entry) bool {
+	left := e.left(s.now())
+	return left > 0 || (v.serveStale > 0 && left > -int64(v.serveStale) && definite(e.rcode, false))
 }
 
 var bigBuffers = sync.Pool{New: func() any { b := make([]byte, maxMessage); return &b }}
 
-func (s *Server) resolve(ctx context.Context, v *view, key string, a *asking) (*entry, error) {
-	buf := bigBuffers.Get().(*[]byte)
-	defer bigBuffers.Put(buf)
+func (s *Server) resolve(ctx context.Context, key string, a *asking, lt lifetimes) (*entry, error) {
 	ask := appendAsk(nil, a.name, a.typ, a.do, a.cd)
-	answer, err := a.fw.exchange(ctx, ask, *buf, func(r *resolver) {
+	answer, err := a.fw.exchange(ctx, ask, func(r *resolver) {
 		s.background.Add(1)
-		go func() { defer s.background.Done(); r.probe(s.ctx) }()
+		go func() { defer s.background.Done(); r.probe() }()
 	})
 	if err != nil {
 		return nil, err
 	}
-	return newEntry(key, answer, len(a.name)+4, s.now(), v.lifetimes)
+	return newEntry(key, answer, len(a.name)+4, s.now(), lt)
 }
 
 // deliver answers one client from an entry.
 func (s *Server) deliver(v *view, w *waiter, e *entry, stale bool) {
 	if w.done != nil {
 		w.done(e, nil)
+		return
+	}
+	if !w.udp && e.truncated() {
+		s.fail(w, edeNetworkError) // whoever comes over TCP is not helped by half of it
 		return
 	}
 	buf := bigBuffers.Get().(*[]byte)

@@ -32,7 +32,9 @@ type forwarder struct {
 	labels    int
 	index     int // of the zone, in stats
 	resolvers []*resolver
+	sources   string // the resolvers as one text: two that have the same give the same answers
 	policy    Policy
+	timeout   time.Duration // for all tries together
 	next      atomic.Uint32
 }
 
@@ -70,9 +72,21 @@ var (
 	errLoop       = errors.New("every upstream sends the questions back here")
 )
 
-// exchange asks one resolver after the other until one has an answer. An answer that only says that the resolver
-// could not find out is handed on when no other does better. probe is called with each resolver that is down.
-func (f *forwarder) exchange(ctx context.Context, ask, buf []byte, probe func(*resolver)) ([]byte, error) {
+// maxRounds is how often one resolver is asked the same: questions get lost.
+const maxRounds = 4
+
+// try is one resolver's turn at a question, and what came of it.
+type try struct {
+	r      *resolver
+	answer []byte
+	err    error
+}
+
+// exchange asks one resolver after the other until one has an answer: the next whenever one has failed, or let more
+// than its usual time pass. Those that were asked before are listened to all the same, until ctx ends: an answer that
+// comes late is an answer. One that only says that the resolver could not find out is handed on when no other does
+// better. probe is called with each resolver that is down.
+func (f *forwarder) exchange(ctx context.Context, ask []byte, probe func(*resolver)) ([]byte, error) {
 	if len(f.resolvers) == 0 {
 		return nil, errNoUpstream
 	}
@@ -80,40 +94,165 @@ func (f *forwarder) exchange(ctx context.Context, ask, buf []byte, probe func(*r
 	if len(list) == 0 {
 		return nil, errLoop
 	}
-	var poor []byte
-	err := error(nil)
-	for round := range 2 {
-		for i, r := range list {
-			one, cancel := context.WithTimeout(ctx, r.patience())
-			answer, e := r.exchange(one, ask, buf)
-			cancel()
-			if e != nil {
-				err = fmt.Errorf("%s: %w", r, e)
-				if r.failures.Load() >= failuresDown {
-					probe(r)
-				}
-				if ctx.Err() != nil {
-					return poor, err
-				}
-				continue
+	x := &exchange{
+		ask: ask, list: list, rounds: maxRounds, probe: probe, began: time.Now(),
+		got: make(chan try, maxRounds*len(list)), state: make([]tries, len(list)),
+	}
+	var cancel context.CancelFunc
+	x.ctx, cancel = context.WithCancel(ctx)
+	defer cancel()
+	return x.run()
+}
+
+// exchange is a question at work.
+type exchange struct {
+	ctx    context.Context // ends the tries
+	ask    []byte
+	list   []*resolver
+	rounds int
+	probe  func(*resolver)
+	began  time.Time
+
+	got   chan try
+	state []tries // of the resolvers in the list
+	next  int     // which try comes next: the resolver's place, and the round
+	out   int     // tries under way
+	poor  []byte
+	err   error
+}
+
+// tries are those of one resolver.
+type tries struct {
+	since    time.Time // when it was first asked
+	patience time.Duration
+	open     int // under way
+	failed   int // ended without an answer
+	answered bool
+}
+
+func (x *exchange) run() ([]byte, error) {
+	timer := time.NewTimer(x.start())
+	defer timer.Stop()
+	for {
+		wait := time.Duration(-1)
+		select {
+		case t := <-x.got:
+			answer, done := x.take(&t)
+			if done {
+				x.judge(t.r)
+				return answer, nil
 			}
-			switch answer[3] & 15 {
-			case rcodeServFail, rcodeRefused, rcodeNotImp:
-				if i < len(list)-1 {
-					poor = append([]byte(nil), answer...)
-					continue
-				}
+			wait = x.start()
+		case <-timer.C:
+			wait = x.start()
+		case <-x.ctx.Done():
+			if errors.Is(x.ctx.Err(), context.Canceled) {
+				return nil, x.ctx.Err() // the server is shutting down: no resolver's fault
 			}
-			return answer, nil
+			x.judge(nil)
+			return x.end()
 		}
-		if poor != nil || round > 0 {
-			break
+		if wait == 0 {
+			x.judge(nil)
+			return x.end()
+		}
+		timer.Reset(wait)
+	}
+}
+
+func (x *exchange) end() ([]byte, error) {
+	if x.poor != nil {
+		return x.poor, nil
+	}
+	if x.err == nil {
+		x.err = fmt.Errorf("no answer within %s", time.Since(x.began).Round(time.Millisecond))
+	}
+	return nil, x.err
+}
+
+// take takes in what came of a try. done says that its answer is the question's.
+func (x *exchange) take(t *try) (answer []byte, done bool) {
+	x.out--
+	st := &x.state[slices.Index(x.list, t.r)]
+	st.open--
+	if t.err != nil {
+		st.failed++
+		x.err = fmt.Errorf("%s: %w", t.r, t.err)
+		return nil, false
+	}
+	st.answered = true
+	if definite(t.answer[3]&15, t.answer[2]&(flagTC>>8) != 0) {
+		return t.answer, true
+	}
+	if x.poor == nil {
+		x.poor = t.answer
+	}
+	return nil, false
+}
+
+// definite tells whether an answer says what is: all else only says that the resolver could not find out, and is no
+// reason to give up another answer (RFC 8767 section 5).
+func definite(rcode uint8, truncated bool) bool {
+	return (rcode == rcodeOK || rcode == rcodeNXDomain) && !truncated
+}
+
+// start begins the next try, and returns for how long to wait for the outcome of any; 0 is not at all.
+func (x *exchange) start() time.Duration {
+	for ; x.next < x.rounds*len(x.list); x.next++ {
+		i, round := x.next%len(x.list), x.next/len(x.list)
+		st, r := &x.state[i], x.list[i]
+		// Once one could not find out, each of the others has one turn. Who said no twice, or answered, is not
+		// asked again.
+		if st.answered || st.failed > 1 || (round > 0 && x.poor != nil) {
+			continue
+		}
+		x.next++
+		if round == 0 {
+			st.since, st.patience = time.Now(), r.patience()
+		}
+		st.open++
+		x.out++
+		go func() {
+			answer, err := r.exchange(x.ctx, x.ask, round > 0)
+			x.got <- try{r: r, answer: answer, err: err}
+		}()
+		return st.patience << round
+	}
+	switch {
+	case x.out == 0:
+		return 0
+	case x.poor != nil && x.patient() <= 0:
+		return 0
+	case x.poor != nil:
+		return x.patient()
+	}
+	return time.Hour // until ctx ends
+}
+
+// patient is for how long those that are under way may still take.
+func (x *exchange) patient() (left time.Duration) {
+	for i := range x.state {
+		if st := &x.state[i]; st.open > 0 {
+			left = max(left, st.patience-time.Since(st.since))
 		}
 	}
-	if poor != nil {
-		return poor, nil
+	return left
+}
+
+// judge notes which resolvers did not answer in the time that they had, once for each question.
+func (x *exchange) judge(winner *resolver) {
+	for i, r := range x.list {
+		st := &x.state[i]
+		if st.since.IsZero() || st.answered || r == winner {
+			continue
+		}
+		if waited := time.Since(st.since); st.failed > 0 || waited > st.patience {
+			r.fail(waited)
+		}
+		if r.failures.Load() >= failuresDown {
+			x.probe(r)
+		}
 	}
-	return nil, err
 }
 
 // appendAsk makes the message that is sent upstream: recursion desired, EDNS0 with a size that needs no fragments.
@@ -135,27 +274,23 @@ func appendAsk(b []byte, name []byte, typ uint16, do, cd bool) []byte {
 	return append(b, 0, 0, typeOPT, upstreamSize>>8, upstreamSize&255, 0, 0, dobit, 0, 0, 0)
 }
 
-// loopEvery is how often resolvers in a loop are asked whether they still are.
-const loopEvery = 30 * time.Second
+// loopEvery is how often resolvers are asked that have not answered yet, or are in a loop.
+const loopEvery, loopWithin = 30 * time.Second, 2 * time.Second
 
-// watchLoops asks each resolver a question that nobody else could; if it comes back here, the resolver forwards to
-// us, and asking it would go round for ever.
+// loopWatch asks each resolver a question that nobody else could; if it comes back here, the resolver forwards to us,
+// and asking it would go round for ever. Who answered and is in no loop is asked no more.
+type loopWatch struct {
+	s     *Server
+	fs    []*forwarder
+	clear map[*resolver]bool
+}
+
 func (s *Server) watchLoops(ctx context.Context, fs []*forwarder) {
 	tick := time.NewTicker(loopEvery)
 	defer tick.Stop()
-	asked := make(map[*resolver]bool)
-	buf := make([]byte, maxMessage)
+	w := loopWatch{s: s, fs: fs}
 	for {
-		for _, f := range fs {
-			for _, r := range f.resolvers {
-				if asked[r] && !r.looping.Load() {
-					continue
-				}
-				asked[r] = true
-				r.looping.Store(false)
-				s.askLoop(ctx, f, r, buf)
-			}
-		}
+		w.round(ctx, loopWithin)
 		select {
 		case <-ctx.Done():
 			return
@@ -164,7 +299,24 @@ func (s *Server) watchLoops(ctx context.Context, fs []*forwarder) {
 	}
 }
 
-func (s *Server) askLoop(ctx context.Context, f *forwarder, r *resolver, buf []byte) {
+func (w *loopWatch) round(ctx context.Context, within time.Duration) {
+	if w.clear == nil {
+		w.clear = make(map[*resolver]bool)
+	}
+	for _, f := range w.fs {
+		for _, r := range f.resolvers {
+			if w.clear[r] {
+				continue
+			}
+			r.looping.Store(false)
+			answered := w.s.askLoop(ctx, f, r, within)
+			w.clear[r] = answered && !r.looping.Load()
+		}
+	}
+}
+
+// askLoop tells whether the resolver answered at all.
+func (s *Server) askLoop(ctx context.Context, f *forwarder, r *resolver, within time.Duration) bool {
 	token := fmt.Sprintf("%016x", rand.Uint64())
 	s.loops.Store(token, r)
 	defer s.loops.Delete(token)
@@ -173,11 +325,12 @@ func (s *Server) askLoop(ctx context.Context, f *forwarder, r *resolver, buf []b
 		name, err = dnszone.PackName(token + ".weft-loop." + f.zone)
 	}
 	if err != nil {
-		return // a zone so long that the question does not fit
+		return true // a zone so long that the question does not fit
 	}
-	one, cancel := context.WithTimeout(ctx, 2*time.Second)
+	one, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	_, _ = r.exchange(one, appendAsk(nil, name, typeHINFO, false, false), buf)
+	_, err = r.exchange(one, appendAsk(nil, name, typeHINFO, false, false), false)
+	return err == nil
 }
 
 // ownLoop tells whether a question is one that watchLoops asked, and notes that it came back.

@@ -51,6 +51,7 @@ const (
 // Types that are treated apart.
 const (
 	typeA     = 1
+	typeNS    = 2
 	typeCNAME = 5
 	typeSOA   = 6
 	typeHINFO = 13

@@ -132,7 +132,7 @@ func (s *Server) walk(v *view, wt *waiter, names []string, look func(*view, *wai
 		}
 		if e.rcode == rcodeOK {
 			wt.prefix = appendAliasTo(wt.m.start(nil, wt.asked), names[0])
-			s.deliver(v, wt, e, false)
+			s.deliver(v, wt, e, e.life > 0 && e.left(s.now()) <= 0)
 			return nil
 		}
 		names = names[1:]
@@ -156,7 +156,8 @@ var errNotCached = errors.New("not cached")
 func (s *Server) cached(v *view, wt *waiter, q *dnszone.Question) (*entry, error) {
 	var key [maxKey]byte
 	e := v.cache.get(appendKey(key[:0], q, wt.m.do, wt.m.flags&flagCD != 0))
-	if e == nil || e.left(s.now()) <= 0 {
+	// Stale data is as good while it is known that a refresh fails.
+	if now := s.now(); e == nil || (e.left(now) <= 0 && (e.refreshed.Load() <= now || !s.holds(v, e))) {
 		return nil, errNotCached
 	}
 	return e, nil
@@ -180,7 +181,7 @@ func (s *Server) ask(v *view, wt *waiter, q *dnszone.Question) (*entry, error) {
 		s.stats.overloads.Add(1)
 		return nil, errNoAnswer
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, v.timeout+time.Second)
+	ctx, cancel := context.WithTimeout(s.ctx, a.fw.timeout+time.Second)
 	defer cancel()
 	select {
 	case r := <-got:

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -51,7 +52,6 @@ type view struct {
 
 	limiter    *limiter
 	udpSize    int
-	timeout    time.Duration
 	serveStale time.Duration
 	lifetimes  lifetimes
 
@@ -66,7 +66,7 @@ func New(log *slog.Logger) (*Server, error) {
 	}
 	s := &Server{log: log, start: time.Now(), jar: jar}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.flights.byKey = make(map[string]*flight)
+	s.flights.byKey = make(map[flightKey]*flight)
 	s.stats.server = "dns://:53"
 	s.stats.slow = s.stats.newCounts()
 	s.stats.cache = func() *cache {
@@ -90,7 +90,7 @@ func (s *Server) Stats() *Stats { return &s.stats }
 func (s *Server) now() int64 { return int64(time.Since(s.start)) }
 
 // Apply puts a configuration and its zone to work. On an error what was at work stays. What the cache holds stays,
-// unless its bounds change. One goroutine calls Apply.
+// unless its bounds change, but for names that others are asked now. One goroutine calls Apply.
 func (s *Server) Apply(cfg *Config, zone *dnszone.Zone) error {
 	v, err := s.newView(cfg)
 	if err != nil {
@@ -139,12 +139,35 @@ func (s *Server) put(v *view) {
 				r.close()
 			}
 		}
+		if old.cache == v.cache {
+			v.forget(old)
+		}
 	}
+}
+
+// forget takes out of the cache what others would be asked now than were before.
+func (v *view) forget(old *view) {
+	where := func(v *view) map[string]string {
+		m := make(map[string]string)
+		for _, f := range v.routes {
+			if _, shadowed := m[f.apex]; !shadowed {
+				m[f.apex] = f.sources
+			}
+		}
+		return m
+	}
+	if maps.Equal(where(old), where(v)) {
+		return
+	}
+	v.cache.forget(func(key string) bool {
+		q := keyQuestion(key)
+		return old.route(&q).sources != v.route(&q).sources
+	})
 }
 
 func (s *Server) newView(cfg *Config) (*view, error) {
 	v := &view{
-		cfg: cfg, udpSize: cfg.Limits.UDPSize, timeout: time.Duration(cfg.Forward.Timeout),
+		cfg: cfg, udpSize: cfg.Limits.UDPSize,
 		serveStale: time.Duration(*cfg.Cache.ServeStale),
 		lifetimes: lifetimes{
 			max: time.Duration(cfg.Cache.MaxTTL), maxNegative: time.Duration(cfg.Cache.NegativeTTL), servFail: time.Duration(*cfg.Cache.ServFailTTL),
@@ -193,12 +216,13 @@ func (v *view) addRoute(s *Server, zone string, f *Forward) error {
 	if err != nil {
 		return err
 	}
-	out := &forwarder{zone: zone, apex: string(apex), policy: f.Policy, index: s.stats.zones.index(zone)}
+	out := &forwarder{zone: zone, apex: string(apex), policy: f.Policy, timeout: time.Duration(f.Timeout), index: s.stats.zones.index(zone)}
 	var q dnszone.Question
 	q.Read(apex)
 	out.labels = q.Labels()
 	for _, u := range us {
-		out.resolvers = append(out.resolvers, newResolver(u, s.tls, s.stats.upstreams.of(u)))
+		out.resolvers = append(out.resolvers, newResolver(s.ctx, u, s.tls, s.stats.upstreams.of(u)))
+		out.sources += u.String() + "#" + u.ServerName + " "
 	}
 	if len(us) == 0 {
 		s.log.Warn("no upstream to forward to: such names get SERVFAIL; set forward.upstreams", "zone", zone)
@@ -362,7 +386,7 @@ func (w *worker) forward(v *view, p *packet, msg []byte, limit int) []byte {
 	}
 	key := appendKey(w.key[:0], &m.q, m.do, m.flags&flagCD != 0)
 	e := v.cache.get(key)
-	if e != nil && w.serves(v, e, key, fw, p) {
+	if e != nil && w.serves(v, e, key, fw, &m.q, p) {
 		stale := e.left(p.now) <= 0
 		w.countHit(e, stale)
 		msg, o := e.append(msg, m.qlen, limit, p.now, w.turn, stale)
@@ -389,14 +413,14 @@ func (w *worker) countHit(e *entry, stale bool) {
 
 // serves tells whether an entry answers a query here and now: while it is fresh, and for a while after a refresh
 // has failed. It has an entry that is asked for often asked anew before it ends.
-func (w *worker) serves(v *view, e *entry, key []byte, fw *forwarder, p *packet) bool {
+func (w *worker) serves(v *view, e *entry, key []byte, fw *forwarder, q *dnszone.Question, p *packet) bool {
 	left := e.left(p.now)
 	if left <= 0 {
-		return e.refreshed.Load() > p.now && w.s.usable(v, e)
+		return e.refreshed.Load() > p.now && w.s.holds(v, e)
 	}
 	if *v.cfg.Cache.Prefetch && left < e.life/10 && e.hits.Add(1) >= 2 && e.refreshed.CompareAndSwap(0, p.now) {
 		w.s.stats.prefetches.Add(1)
-		w.s.launch(v, key, nil, &asking{name: w.m.q.Wire(), typ: w.m.q.Type, do: w.m.do, cd: w.m.flags&flagCD != 0, fw: fw, anew: true})
+		w.s.launch(v, key, nil, &asking{name: q.Wire(), typ: q.Type, do: w.m.do, cd: w.m.flags&flagCD != 0, fw: fw, old: e, anew: true})
 	}
 	return true
 }
@@ -408,11 +432,11 @@ func (w *worker) follow(v *view, p *packet, msg []byte, limit int, q *dnszone.Qu
 	key := appendKey(w.key[:0], q, m.do, m.flags&flagCD != 0)
 	prefix := sealPrefix(append([]byte(nil), msg...), aliases)
 	e := v.cache.get(key)
-	if e != nil && e.left(p.now) > 0 {
-		w.countHit(e, false)
+	if e != nil && w.serves(v, e, key, fw, q, p) {
+		w.countHit(e, false) // deliver counts what is stale
 		wt := w.waiter(p, limit, zone)
 		wt.prefix = prefix
-		w.s.deliver(v, wt, e, false)
+		w.s.deliver(v, wt, e, e.left(p.now) <= 0)
 		return nil
 	}
 	w.s.stats.misses.Add(1)
@@ -442,7 +466,7 @@ func (w *worker) await(v *view, p *packet, key []byte, old *entry, fw *forwarder
 
 // launch joins a question's flight and starts it if it is not under way. a.name is copied.
 func (s *Server) launch(v *view, key []byte, wt *waiter, a *asking) bool {
-	f, start, ok := s.flights.join(string(key), wt)
+	f, start, ok := s.flights.join(flightKey{string(key), a.fw}, wt)
 	if !ok {
 		return false
 	}
