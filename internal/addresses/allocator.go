@@ -22,7 +22,7 @@ type Options struct {
 
 // Ours tells whether the Service is a load balancer that weft serves.
 func (o Options) Ours(s *model.Service) bool {
-	if s.Type != model.LoadBalancer || s.Deleting {
+	if s.Type != model.LoadBalancer || s.Deleting || s.OtherProxy() {
 		return false
 	}
 	if s.LoadBalancer.Class == "" {

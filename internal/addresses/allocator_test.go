@@ -203,6 +203,9 @@ func TestAssign(t *testing.T) {
 
 		{"asked for", []*model.Delta{delta(small, svc("a", wants("192.0.2.2")))}, "a=192.0.2.2", nil},
 		{"asked for the old way", []*model.Delta{delta(small, svc("a", legacyIP("192.0.2.2")))}, "a=192.0.2.2", nil},
+		{"asked for the old way, unreadably", []*model.Delta{delta(small, svc("a", func(s *model.Service) { s.LoadBalancer.UnreadableIP = "192.0.2.x" }))}, "a=",
+			[]string{"InvalidAddressRequest spec.loadBalancerIP"}},
+		{"another proxy's", []*model.Delta{delta(small, svc("a", labels(model.ProxyNameLabel, "")))}, "", nil},
 		{"asked for both ways alike", []*model.Delta{delta(small, svc("a", legacyIP("192.0.2.2"), wants("192.0.2.2")))}, "a=192.0.2.2", nil},
 		{"asked for both ways differently", []*model.Delta{delta(small, svc("a", legacyIP("192.0.2.1"), wants("192.0.2.2")))}, "a=",
 			[]string{"InvalidAddressRequest annotation weft.dev/load-balancer-ips: says other than spec.loadBalancerIP"}},

@@ -34,7 +34,8 @@ const (
 //
 // Who may: every node that serves the address's Services (with externalTrafficPolicy Local, those that have
 // endpoints), is not being deleted, and does not have the node.kubernetes.io/exclude-from-external-load-balancers
-// label. Nodes that are not Ready come into question only where no Ready one does.
+// label. Nodes that are not Ready, or that the cluster autoscaler is about to delete, come into question only where no
+// other does.
 //
 // It is not safe for concurrent use.
 type Electorate struct {
@@ -123,17 +124,17 @@ func serviceOf(s *model.EndpointSlice) model.Name {
 	return model.Name{Namespace: s.Namespace, Name: s.Service}
 }
 
-// standing is what of a node matters here: may it, and is it Ready.
+// standing is what of a node matters here: may it, and is it Ready and here to stay.
 func standing(n *model.Node) [2]bool {
 	if n == nil || n.Deleting || n.ExcludedFromLB {
 		return [2]bool{}
 	}
-	return [2]bool{true, n.Ready}
+	return [2]bool{true, n.Ready && !n.ToBeDeleted}
 }
 
 // announced are the addresses of a Service that nodes announce.
 func announced(s *model.Service) []netip.Addr {
-	if s == nil || s.Type != model.LoadBalancer || s.Deleting || s.Annotations[AllocatedAnnotation] == "" {
+	if s == nil || s.Type != model.LoadBalancer || s.Deleting || s.OtherProxy() || s.Annotations[AllocatedAnnotation] == "" {
 		return nil
 	}
 	var out []netip.Addr

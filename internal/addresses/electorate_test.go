@@ -63,6 +63,8 @@ func TestCandidates(t *testing.T) {
 		{"Cluster: every node", delta(svc("a", mark, at), node("n1"), node("n2")), anAddr, "n1 n2"},
 		{"not by weft", delta(svc("a", at), node("n1")), anAddr, ""},
 		{"deleting", delta(svc("a", mark, at, deleting), node("n1")), anAddr, ""},
+		{"another proxy's", delta(svc("a", mark, at, labels(model.ProxyNameLabel, "other")), node("n1")), anAddr, ""},
+		{"about to be deleted: rather not", delta(svc("a", mark, at), node("n1", func(n *model.Node) { n.ToBeDeleted = true }), node("n2")), anAddr, "n2"},
 		{"not a load balancer", delta(svc("a", mark, at, clusterIP), node("n1")), anAddr, ""},
 		{"ipMode Proxy", delta(svc("a", mark, func(s *model.Service) { s.Ingress = []model.LoadBalancerIngress{{IP: anAddr, Proxy: true}} }), node("n1")), anAddr, ""},
 		{"another address", delta(svc("a", mark, at), node("n1")), anAddr6, ""},

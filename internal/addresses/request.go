@@ -105,6 +105,10 @@ func requestedAddrs(s *model.Service, families []model.Family) (pair, Problem) {
 		}
 		*slot = a
 	}
+	if text := s.LoadBalancer.UnreadableIP; text != "" {
+		field = "spec.loadBalancerIP"
+		return bad("%q is not an IP address: write one of an AddressPool, or leave it out", text)
+	}
 	if ip := s.LoadBalancer.RequestedIP; ip.IsValid() {
 		switch {
 		case out == pair{}:

@@ -65,9 +65,6 @@ type Answer struct {
 	node string
 }
 
-// outsiders stand for anybody beyond the cluster (RFC 5737, RFC 3849).
-var outsiders = []netip.Addr{netip.MustParseAddr("203.0.113.77"), netip.MustParseAddr("2001:db8:ffff::77")}
-
 // Why walks a connection.
 func (w *World) Why(from, to *Target, proto model.Protocol) (*Answer, error) {
 	a := &Answer{From: from.Text, To: to.Text, Protocol: proto.String(), Port: to.Port}
@@ -379,7 +376,7 @@ func (q *question) service(s *model.Service) error {
 		if len(dry) > 0 && pool.Action == service.Forward {
 			step.Details = append(step.Details, fmt.Sprintf("by way of node %s; without an endpoint of its own (externalTrafficPolicy: Local) it is dropped by %s", node, strings.Join(dry, ", ")))
 		}
-		if q.from.Outside && len(rule.Sources) > 0 {
+		if q.from.Outside && rule.Restricted {
 			step.Details = append(step.Details, "only clients of loadBalancerSourceRanges are admitted: "+joinAny(rule.Sources))
 		}
 		at := netip.AddrPortFrom(f.Addr, f.Port)

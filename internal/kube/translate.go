@@ -102,6 +102,10 @@ func (p *problems) prefix(field, s string) netip.Prefix {
 		p.add(field, s, errors.New("not a CIDR"))
 		return netip.Prefix{}
 	}
+	// An IPv4-mapped range is the IPv4 range that it maps, as with addresses.
+	if a := pre.Addr(); a.Is4In6() && pre.Bits() >= 96 {
+		pre = netip.PrefixFrom(a.Unmap(), pre.Bits()-96)
+	}
 	return pre.Masked()
 }
 
@@ -195,15 +199,13 @@ func FromService(s *corev1.Service) (*model.Service, error) {
 		lb := &out.LoadBalancer
 		lb.Class = deref(s.Spec.LoadBalancerClass)
 		if s.Spec.LoadBalancerIP != "" {
-			lb.RequestedIP = bad.addr("spec.loadBalancerIP", s.Spec.LoadBalancerIP)
+			if lb.RequestedIP = bad.addr("spec.loadBalancerIP", s.Spec.LoadBalancerIP); !lb.RequestedIP.IsValid() {
+				lb.UnreadableIP = s.Spec.LoadBalancerIP
+			}
 		}
 		for i, r := range s.Spec.LoadBalancerSourceRanges {
-			// A range that can't be read must not widen access: it is kept as one that admits nobody.
-			p := bad.prefix(fmt.Sprintf("spec.loadBalancerSourceRanges[%d]", i), r)
-			if !p.IsValid() {
-				p = nobody
-			}
-			lb.SourceRanges = append(lb.SourceRanges, p)
+			// One that can't be read stays, as an invalid one: without it the list could be empty, which admits all.
+			lb.SourceRanges = append(lb.SourceRanges, bad.prefix(fmt.Sprintf("spec.loadBalancerSourceRanges[%d]", i), r))
 		}
 		lb.NoNodePorts = s.Spec.AllocateLoadBalancerNodePorts != nil && !*s.Spec.AllocateLoadBalancerNodePorts
 		for i, in := range s.Status.LoadBalancer.Ingress {
@@ -221,9 +223,6 @@ func FromService(s *corev1.Service) (*model.Service, error) {
 // (KEP-980).
 const LoadBalancerCleanup = "service.kubernetes.io/load-balancer-cleanup"
 
-// nobody is a source range that no packet can come from (RFC 6666's discard prefix, one address of it).
-var nobody = netip.MustParsePrefix("100::/128")
-
 // FromEndpointSlice translates an EndpointSlice, conditions' nil meanings resolved (see model.Endpoint). The error
 // names what was left out.
 func FromEndpointSlice(s *discoveryv1.EndpointSlice) (*model.EndpointSlice, error) {
@@ -234,7 +233,8 @@ func FromEndpointSlice(s *discoveryv1.EndpointSlice) (*model.EndpointSlice, erro
 		FQDN:    s.AddressType == discoveryv1.AddressTypeFQDN,
 		Family:  model.IPv4,
 	}
-	out.Labels = nil // the Service's name is all that weft reads
+	_, out.Headless = s.Labels[corev1.IsHeadlessService]
+	out.Labels = nil // weft reads no other
 	if s.AddressType == discoveryv1.AddressTypeIPv6 {
 		out.Family = model.IPv6
 	}
@@ -339,6 +339,9 @@ func FromPod(p *corev1.Pod) (*model.Pod, error) {
 	return out, errors.Join(bad...)
 }
 
+// toBeDeletedTaint is what the cluster autoscaler puts on a node that it is about to delete.
+const toBeDeletedTaint = "ToBeDeletedByClusterAutoscaler"
+
 // FromNode translates a Node. The error names what was left out.
 func FromNode(n *corev1.Node) (*model.Node, error) {
 	var bad problems
@@ -348,6 +351,7 @@ func FromNode(n *corev1.Node) (*model.Node, error) {
 		Region: intern(n.Labels[corev1.LabelTopologyRegion]),
 	}
 	_, out.ExcludedFromLB = n.Labels[corev1.LabelNodeExcludeBalancers]
+	out.ToBeDeleted = slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == toBeDeletedTaint })
 	for _, a := range n.Status.Addresses {
 		switch a.Type {
 		case corev1.NodeInternalIP:

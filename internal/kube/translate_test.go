@@ -83,7 +83,7 @@ status:
 		AffinityTimeout: 3 * time.Hour, ExternalLocal: true, InternalLocal: true, HealthCheckNodePort: 31000,
 		Distribution: model.PreferSameZone,
 		LoadBalancer: model.LoadBalancerSpec{
-			SourceRanges: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), nobody}, NoNodePorts: true,
+			SourceRanges: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), {}}, NoNodePorts: true,
 		},
 		Ingress: []model.LoadBalancerIngress{{IP: netip.MustParseAddr("203.0.113.5"), Proxy: true}, {Hostname: "lb.example.com"}},
 	}

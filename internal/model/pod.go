@@ -40,6 +40,8 @@ type Node struct {
 	Zone        string // the topology.kubernetes.io/zone label
 	Region      string // the topology.kubernetes.io/region label
 	Ready       bool
+	// ToBeDeleted is the ToBeDeletedByClusterAutoscaler taint: the node is about to go (KEP-3836).
+	ToBeDeleted bool
 	// ExcludedFromLB is the node.kubernetes.io/exclude-from-external-load-balancers label.
 	ExcludedFromLB bool
 }

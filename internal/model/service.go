@@ -57,6 +57,16 @@ type Service struct {
 	CleanupFinalizer bool
 }
 
+// ProxyNameLabel is the well-known label that hands a Service to another proxy.
+const ProxyNameLabel = "service.kubernetes.io/service-proxy-name"
+
+// OtherProxy tells whether the Service is another proxy's: it has the ProxyNameLabel, whatever its value, which may be
+// empty. Nobody here forwards for it, so nobody may announce its addresses either.
+func (s *Service) OtherProxy() bool {
+	_, ok := s.Labels[ProxyNameLabel]
+	return ok
+}
+
 // ServicePort is one of a Service's ports.
 type ServicePort struct {
 	Name        string
@@ -80,8 +90,9 @@ const (
 // LoadBalancerSpec is the part of a Service's spec that concerns its LoadBalancer.
 type LoadBalancerSpec struct {
 	Class        string         // spec.loadBalancerClass; "" is unset
-	RequestedIP  netip.Addr     // spec.loadBalancerIP; invalid is unset
-	SourceRanges []netip.Prefix // spec.loadBalancerSourceRanges; empty admits all
+	RequestedIP  netip.Addr     // spec.loadBalancerIP; invalid is unset, or unreadable
+	UnreadableIP string         // spec.loadBalancerIP where it is no address
+	SourceRanges []netip.Prefix // spec.loadBalancerSourceRanges; empty admits all; an invalid one could not be read and admits nobody
 	NoNodePorts  bool           // allocateLoadBalancerNodePorts: false
 }
 
@@ -104,6 +115,7 @@ type EndpointSlice struct {
 	Service   string // the kubernetes.io/service-name label: a Service of the same namespace
 	Family    Family
 	FQDN      bool // addressType FQDN: not forwarded to
+	Headless  bool // has the service.kubernetes.io/headless label: nobody forwards to it
 	Ports     []EndpointPort
 	Endpoints []Endpoint
 }

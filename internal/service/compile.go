@@ -10,13 +10,6 @@ import (
 	"github.com/weft-net/weft/internal/model"
 )
 
-const (
-	// proxyNameLabel hands a Service to another proxy (well-known label service.kubernetes.io/service-proxy-name).
-	proxyNameLabel = "service.kubernetes.io/service-proxy-name"
-	// headlessLabel marks the EndpointSlices of headless Services, which nobody forwards to.
-	headlessLabel = "service.kubernetes.io/headless"
-)
-
 // compiled is a Service turned into frontends, before anyone else's claims are considered.
 type compiled struct {
 	meta    *model.Meta // of the Service that it was made from
@@ -46,8 +39,8 @@ func proxied(s *model.Service) (bool, string) {
 		return false, "headless (clusterIP: None): its DNS name resolves to the endpoints themselves"
 	case len(s.ClusterIPs) == 0:
 		return false, "no cluster IP is allocated yet"
-	case s.Labels[proxyNameLabel] != "":
-		return false, fmt.Sprintf("label %s=%s leaves it to another proxy", proxyNameLabel, s.Labels[proxyNameLabel])
+	case s.OtherProxy():
+		return false, fmt.Sprintf("label %s=%s leaves it to another proxy", model.ProxyNameLabel, s.Labels[model.ProxyNameLabel])
 	}
 	return true, ""
 }
@@ -132,10 +125,7 @@ func localReady(eps []*model.EndpointSlice, n *Node) int {
 // family adds the frontends of one IP family, which exists for the Service if it has a cluster IP in it.
 func (out *compiled) family(s *model.Service, eps []*model.EndpointSlice, n *Node, clusterIP netip.Addr, cands []candidate) []candidate {
 	f := model.FamilyOf(clusterIP)
-	sources, bad := sourceRanges(s, f, n)
-	if bad != "" {
-		out.warn("InvalidSourceRange", bad)
-	}
+	sources, restricted := sourceRanges(s, f, n)
 	everywhere := netip.IPv4Unspecified()
 	if f == model.IPv6 {
 		everywhere = netip.IPv6Unspecified()
@@ -180,7 +170,7 @@ func (out *compiled) family(s *model.Service, eps []*model.EndpointSlice, n *Nod
 		for _, in := range s.Ingress {
 			if s.Type == model.LoadBalancer && in.IP.IsValid() && !in.Proxy && model.FamilyOf(in.IP) == f {
 				lb := external
-				lb.Kind, lb.Sources = LoadBalancerIP, sources
+				lb.Kind, lb.Restricted, lb.Sources = LoadBalancerIP, restricted, sources
 				out.add(in.IP.Unmap(), p.Protocol, p.Port, lb, 1)
 			}
 		}
@@ -221,20 +211,21 @@ func (out *compiled) warn(reason, message string) {
 	}
 }
 
-// sourceRanges are the sources that may use the load balancer IPs of a family; nil is all of them. Where the node is
-// among them, so are the load balancer IPs themselves: a host that has one as its own address uses it as the source.
-func sourceRanges(s *model.Service, f model.Family, n *Node) (out []netip.Prefix, bad string) {
+// sourceRanges are the sources that may use the load balancer IPs of a family, if they are restricted. The list is for
+// both families: where it has ranges of the other one only, or none that can be read, nobody may. Where the node is
+// among the sources, so are the load balancer IPs themselves: a host that has one as its own address uses it as the
+// source.
+func sourceRanges(s *model.Service, f model.Family, n *Node) (out []netip.Prefix, restricted bool) {
+	if len(s.LoadBalancer.SourceRanges) == 0 {
+		return nil, false
+	}
 	node := false
 	for _, p := range s.LoadBalancer.SourceRanges {
-		if !p.IsValid() {
-			bad = "spec.loadBalancerSourceRanges has an entry that is no CIDR; it admits nobody"
-			continue
-		}
-		if model.FamilyOf(p.Addr()) != f {
+		if !p.IsValid() || model.FamilyOf(p.Addr()) != f {
 			continue
 		}
 		if p.Bits() == 0 {
-			return nil, bad
+			return nil, false
 		}
 		out = append(out, p.Masked())
 		for _, a := range n.Addresses {
@@ -261,7 +252,7 @@ func sourceRanges(s *model.Service, f model.Family, n *Node) (out []netip.Prefix
 			kept = append(kept, p)
 		}
 	}
-	return kept, bad
+	return kept, true
 }
 
 // plain tells whether all serve and none is on this node.

@@ -50,8 +50,6 @@ func TestBadInput(t *testing.T) {
 		{"endpoint of another family", nil, nil, at("fd00::1", "10.0.0.1"), "EndpointSlice", "UnusableEndpoint", []string{"fd00::1", "IPv4"}, 1},
 		{"names in place of addresses", nil, func(s *model.EndpointSlice) { s.FQDN = true }, nil, "EndpointSlice", "UnusableEndpoint", []string{"addressType FQDN"}, 0},
 		{"unusable external IP", func(s *model.Service) { s.ExternalIPs = ips("127.0.0.1") }, nil, at("10.0.0.1"), "Service", "UnusableAddress", []string{"externalIP", "127.0.0.1"}, 1},
-		{"a source range that is none", func(s *model.Service) { s.LoadBalancer.SourceRanges = make([]netip.Prefix, 2) }, nil, at("10.0.0.1"), "Service",
-			"InvalidSourceRange", []string{"spec.loadBalancerSourceRanges", "admits nobody"}, 1},
 		{"affinity for too many", func(s *model.Service) { s.AffinityTimeout = time.Hour }, nil, many, "Service", "AffinityIgnored",
 			[]string{"port 80", fmt.Sprint(len(many)), "fewer endpoints"}, len(many)},
 		{"an address that another has", func(s *model.Service) { s.ExternalIPs = ips("10.96.0.9") }, nil, at("10.0.0.1"), "Service", "FrontendConflict",

@@ -163,7 +163,9 @@ func (r *FrontendReport) text(local bool) string {
 	if r.Rule.Masquerade && r.Rule.Main.Action == Forward {
 		b.WriteString("; endpoints see this node's address, not the client's")
 	}
-	if len(r.Rule.Sources) > 0 {
+	if r.Rule.Restricted && len(r.Rule.Sources) == 0 {
+		b.WriteString("; from nobody, for loadBalancerSourceRanges has no range of this IP family that can be read")
+	} else if r.Rule.Restricted {
 		var s []string
 		for _, p := range r.Rule.Sources {
 			s = append(s, p.String())

@@ -111,8 +111,10 @@ type Rule struct {
 	// Masquerade has external traffic come back through this node, since its endpoint may be on another.
 	Masquerade bool
 
-	// Sources, where not empty, are the only ones admitted (loadBalancerSourceRanges); others are dropped. Sorted.
-	Sources []netip.Prefix
+	// Restricted admits Sources only (loadBalancerSourceRanges), which may be nobody; others are dropped. Sources are
+	// sorted and of the frontend's family.
+	Restricted bool
+	Sources    []netip.Prefix
 
 	// Affinity keeps a client at its endpoint for so long after its last new connection; 0 is off, as it is for pools of
 	// more than MaxAffinity.
@@ -157,7 +159,7 @@ func (r *Rule) backend(a netip.AddrPort) (b Backend, ok bool) {
 // Equal tells whether both rules do the same.
 func (r *Rule) Equal(o *Rule) bool {
 	return r.Service == o.Service && r.Port == o.Port && r.Kind == o.Kind && r.Masquerade == o.Masquerade &&
-		r.Affinity == o.Affinity && r.Main.equal(o.Main) &&
+		r.Affinity == o.Affinity && r.Restricted == o.Restricted && r.Main.equal(o.Main) &&
 		(r.Inside == nil) == (o.Inside == nil) && (r.Inside == nil || r.Inside.equal(*o.Inside)) &&
 		slices.Equal(r.Sources, o.Sources) && slices.Equal(r.Backends, o.Backends)
 }

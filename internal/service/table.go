@@ -31,19 +31,22 @@ type known struct {
 	service *model.Service
 	slices  []*model.EndpointSlice // by name
 	dirty   bool                   // is among Table.dirty
+	was     *compiled              // during an Update that compiled it again: what it was before
 	compiled
 }
 
+// namedService is a Service that an Update compiles again.
 type namedService struct {
 	name model.Name
 	*known
+	before compiled
 }
 
 // touch has a Service compiled again at the end of the Update.
 func (t *Table) touch(name model.Name, st *known) {
 	if !st.dirty {
 		st.dirty = true
-		t.dirty = append(t.dirty, namedService{name, st})
+		t.dirty = append(t.dirty, namedService{name: name, known: st})
 	}
 }
 
@@ -76,11 +79,7 @@ func (t *Table) Update(d *model.Delta) []model.Event {
 			t.touch(name, st)
 		}
 	}
-	var events []model.Event
-	for _, d := range t.dirty {
-		d.dirty = false
-		events = append(events, t.refresh(d.name, d.known)...)
-	}
+	events := t.refresh()
 	if cap(t.dirty) > keptPending {
 		t.dirty = nil
 	}
@@ -114,7 +113,7 @@ func (t *Table) state(name model.Name) *known {
 // slice files an EndpointSlice under its Service and takes it away from the one that had it before.
 func (t *Table) slice(name model.Name, s *model.EndpointSlice) {
 	var next model.Name
-	if s != nil && s.Service != "" && s.Labels[headlessLabel] == "" {
+	if s != nil && s.Service != "" && !s.Headless {
 		next = model.Name{Namespace: name.Namespace, Name: s.Service}
 	}
 	byName := func(x *model.EndpointSlice, n model.Name) int { return x.Name.Compare(n) }
@@ -154,36 +153,63 @@ func NodeOf(n *model.Node) Node {
 	return Node{Name: n.Name.Name, Zone: n.Zone, Addresses: slices.Concat(n.InternalIPs, n.ExternalIPs)}
 }
 
-// refresh compiles a Service again and settles what became of its frontends.
-func (t *Table) refresh(name model.Name, st *known) []model.Event {
-	old := st.compiled
-	st.compiled = compiled{}
+// refresh compiles the dirty Services again and settles what became of their frontends. First all let go of what they
+// have no longer, then all claim what they have: so Services that exchange addresses don't stand in each other's way,
+// whichever comes first.
+func (t *Table) refresh() (events []model.Event) {
+	for i := range t.dirty {
+		t.compile(&t.dirty[i])
+	}
+	for i := range t.dirty {
+		d := &t.dirty[i]
+		for _, e := range d.before.entries {
+			if d.rule(e.frontend) == nil && t.owners[e.frontend] != d.known {
+				t.withdraw(e.frontend, d.known)
+			}
+		}
+	}
+	for i := range t.dirty {
+		d := &t.dirty[i]
+		for _, e := range d.before.entries {
+			if d.rule(e.frontend) == nil && t.owners[e.frontend] == d.known {
+				t.release(e.frontend, e.rule)
+			}
+		}
+	}
+	for i := range t.dirty {
+		d := &t.dirty[i]
+		if !slices.Equal(d.before.events, d.events) { // else they were said already
+			events = append(events, d.events...)
+		}
+		for j := range d.entries {
+			fe := d.entries[j].frontend
+			events = append(events, t.claim(fe, d.known, d.before.rule(fe))...)
+		}
+	}
+	for i := range t.dirty {
+		t.dirty[i].dirty, t.dirty[i].was = false, nil
+	}
+	return events
+}
+
+// compile compiles one Service again, and keeps what it was.
+func (t *Table) compile(d *namedService) {
+	st := d.known
+	d.before, st.compiled = st.compiled, compiled{}
+	st.was = &d.before
 	if st.service != nil {
 		st.compiled, t.cands = compile(st.service, st.slices, &t.node, t.cands)
 	} else if len(st.slices) == 0 {
-		delete(t.services, name)
+		delete(t.services, d.name)
 	}
-	for i := range old.noLocal {
-		t.noLocal[i] += st.noLocal[i] - old.noLocal[i]
+	for i := range t.noLocal {
+		t.noLocal[i] += st.noLocal[i] - d.before.noLocal[i]
 	}
 	if st.health.Port != 0 {
-		t.health[name] = st.health
-	} else if old.health.Port != 0 {
-		delete(t.health, name)
+		t.health[d.name] = st.health
+	} else if d.before.health.Port != 0 {
+		delete(t.health, d.name)
 	}
-	events := st.events
-	if slices.EqualFunc(old.events, events, func(a, b model.Event) bool { return a == b }) {
-		events = nil // said already
-	}
-	for _, e := range old.entries {
-		if st.rule(e.frontend) == nil {
-			t.release(e.frontend, st, e.rule)
-		}
-	}
-	for i := range st.entries {
-		events = append(events, t.claim(st.entries[i].frontend, st, old.rule(st.entries[i].frontend))...)
-	}
-	return events
 }
 
 func (c *compiled) rule(f Frontend) *Rule {
@@ -223,7 +249,11 @@ func (t *Table) claim(f Frontend, st *known, old *Rule) []model.Event {
 func (t *Table) contest(f Frontend, winner, loser *known) []model.Event {
 	t.owners[f] = winner
 	t.losers[f] = slices.DeleteFunc(t.losers[f], func(x *known) bool { return x == winner })
-	t.change(f, loser.rule(f), winner.rule(f))
+	old := loser.rule(f)
+	if loser.was != nil {
+		old = loser.was.rule(f) // its new rule was never in force
+	}
+	t.change(f, old, winner.rule(f))
 	return t.lose(f, loser, winner)
 }
 
@@ -266,18 +296,16 @@ func b2i(b bool) int {
 	return 0
 }
 
-// release takes a frontend away from the Service, whose rule for it was old, and gives it to the next best claim.
-func (t *Table) release(f Frontend, st *known, old *Rule) {
-	drop := func(x *known) {
-		t.losers[f] = slices.DeleteFunc(t.losers[f], func(y *known) bool { return y == x })
-		if len(t.losers[f]) == 0 {
-			delete(t.losers, f)
-		}
+// withdraw takes back a claim that lost.
+func (t *Table) withdraw(f Frontend, st *known) {
+	t.losers[f] = slices.DeleteFunc(t.losers[f], func(x *known) bool { return x == st })
+	if len(t.losers[f]) == 0 {
+		delete(t.losers, f)
 	}
-	if t.owners[f] != st {
-		drop(st)
-		return
-	}
+}
+
+// release takes a frontend away from its owner, whose rule for it was old, and gives it to the next best claim.
+func (t *Table) release(f Frontend, old *Rule) {
 	next := t.best(f)
 	if next == nil {
 		delete(t.owners, f)
@@ -285,7 +313,7 @@ func (t *Table) release(f Frontend, st *known, old *Rule) {
 		return
 	}
 	t.owners[f] = next
-	drop(next)
+	t.withdraw(f, next)
 	t.change(f, old, next.rule(f))
 }
 

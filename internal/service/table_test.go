@@ -97,7 +97,7 @@ func describe(t *Table) string {
 		if r.Masquerade {
 			s += " | masquerade"
 		}
-		if len(r.Sources) > 0 {
+		if r.Restricted {
 			s += fmt.Sprint(" | sources ", r.Sources)
 		}
 		if r.Affinity > 0 {
@@ -186,7 +186,7 @@ func TestFrontends(t *testing.T) {
 		want string
 	}{
 		{"headless", func(s *model.Service) { s.Headless, s.ClusterIPs = true, nil }, nil, ""},
-		{"another proxy's", func(s *model.Service) { s.Labels = map[string]string{proxyNameLabel: "other"} }, nil, ""},
+		{"another proxy's", func(s *model.Service) { s.Labels = map[string]string{model.ProxyNameLabel: "other"} }, nil, ""},
 		{"no port for a node", func(s *model.Service) {
 			s.ExternalIPs, s.Ingress, s.ClusterIPs, s.Ports[0].NodePort = nil, nil, s.ClusterIPs[:1], 0
 		}, nil, "clusterIP 10.96.0.1:80/TCP: reject"},
@@ -213,6 +213,16 @@ func TestFrontends(t *testing.T) {
 			s.ExternalIPs, s.ClusterIPs, s.Ports[0].NodePort = nil, s.ClusterIPs[:1], 0
 			s.LoadBalancer.SourceRanges = nets("192.168.0.0/16")
 		}, nil, "clusterIP 10.96.0.1:80/TCP: reject\nloadBalancerIP 203.0.113.1:80/TCP: reject | masquerade | sources [192.168.0.0/16 203.0.113.1/32]"},
+		{"ranges of the other family only, and one that can't be read", func(s *model.Service) {
+			s.ExternalIPs, s.ClusterIPs, s.Ports[0].NodePort = nil, s.ClusterIPs[:1], 0
+			s.LoadBalancer.SourceRanges = append(nets("fd00::/8"), netip.Prefix{})
+		}, nil, "clusterIP 10.96.0.1:80/TCP: reject\nloadBalancerIP 203.0.113.1:80/TCP: reject | masquerade | sources []"},
+		{"no range that can be read", func(s *model.Service) {
+			s.ExternalIPs, s.Ports[0].NodePort = nil, 0
+			s.LoadBalancer.SourceRanges = make([]netip.Prefix, 1)
+		}, nil, "clusterIP 10.96.0.1:80/TCP: reject\nclusterIP [fd00:96::1]:80/TCP: reject\n" +
+			"loadBalancerIP 203.0.113.1:80/TCP: reject | masquerade | sources []\nloadBalancerIP [fd00:203::1]:80/TCP: reject | masquerade | sources []"},
+		{"another proxy's, whose name is empty", func(s *model.Service) { s.Labels = map[string]string{model.ProxyNameLabel: ""} }, nil, ""},
 		{"unusable addresses", func(s *model.Service) {
 			s.ClusterIPs, s.Ports[0].NodePort, s.Ingress = s.ClusterIPs[:1], 0, nil
 			s.ExternalIPs = ips("0.0.0.0", "127.0.0.1", "224.0.0.1", "169.254.1.1")
@@ -280,6 +290,28 @@ func TestConflicts(t *testing.T) {
 		}
 		if tab.Len() != 0 || len(tab.losers) != 0 || len(tab.services) != 0 {
 			t.Errorf("left over: %d frontends, %d claims, %d services", tab.Len(), len(tab.losers), len(tab.services))
+		}
+	}
+	// Two that exchange addresses in one Delta are not in each other's way, whichever is taken in first.
+	for range 20 {
+		tab := NewTable("n1")
+		a, b := claim("a", 1, "10.96.0.1"), claim("b", 2, "10.96.0.2")
+		b.ExternalIPs = ips("198.51.100.2")
+		tab.Update(&model.Delta{Services: map[model.Name]*model.Service{a.Name: a, b.Name: b}})
+		tab.Done()
+		a, b = claim("a", 1, "10.96.0.1"), claim("b", 2, "10.96.0.2")
+		a.ExternalIPs = ips("198.51.100.2")
+		if ev := tab.Update(&model.Delta{Services: map[model.Name]*model.Service{a.Name: a, b.Name: b}}); len(ev) > 0 {
+			t.Fatalf("events of an exchange: %+v", ev)
+		}
+		other := Frontend{ips("198.51.100.2")[0], model.TCP, 80}
+		if tab.Rule(fe).Service != b.Name || tab.Rule(other).Service != a.Name {
+			t.Fatalf("after an exchange %s has %s, %s has %s", tab.Rule(fe).Service, fe, tab.Rule(other).Service, other)
+		}
+		for _, c := range tab.Pending() {
+			if c.Old == nil || c.New == nil || c.Old.Service == c.New.Service {
+				t.Fatalf("change %+v", c)
+			}
 		}
 	}
 	// A claim that becomes worse gives way: a cluster IP that is recreated as an external one.

@@ -115,7 +115,7 @@ func wanted(r *service.Rule, main, within span) held {
 	} else if r.Masquerade && r.Main.Action == service.Forward {
 		h.outside, h.services = h.services, labelExternal
 	}
-	if len(r.Sources) > 0 {
+	if r.Restricted {
 		h.services, h.admitted, h.sources = labelRestricted, h.services, r.Sources
 	}
 	h.clusterIP = r.Kind == service.ClusterIP

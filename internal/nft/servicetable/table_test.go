@@ -114,6 +114,7 @@ func random(r *rand.Rand, n int) rules {
 		if r.IntN(3) > 0 {
 			ext.Kind = service.LoadBalancerIP
 			if r.IntN(2) == 0 {
+				ext.Restricted = true
 				ext.Sources = []netip.Prefix{netip.PrefixFrom(addr("192.168.0.0", "fd00:192::"), 24).Masked(), hostPrefix(addr("198.51.100.N", "fd00:1980::N"))}
 			}
 			put(addr("203.0.113.N", "fd00:203::N"), 80, ext)
