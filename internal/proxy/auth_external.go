@@ -125,7 +125,7 @@ func (a *externalAuth) handOn(x *exchange, got *answer) {
 		}
 	}
 	if x.cors != nil {
-		fields = replaceCORS(fields, x.cors)
+		fields = x.replaceCORS(fields)
 	}
 	x.respond(got.status, "", fields, got.body)
 }

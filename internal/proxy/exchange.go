@@ -66,9 +66,10 @@ type exchange struct {
 	duplex *duplex // while the body is being sent and after; nil: it is not, or was before an answer was awaited
 	call   bool    // of gRPC
 
-	whole1 bytesBody
-	edits  []edit // of responses, from rule and backend
-	cors   []field
+	whole1    bytesBody
+	edits     []edit // of responses, from rule and backend
+	cors      []field
+	exposeAll bool // all of the answer's fields are told to be exposed
 }
 
 // peer is what is known of a connection's other end.
@@ -432,6 +433,7 @@ func (x *exchange) crossOrigin(c *cors) (answered bool) {
 		return true
 	}
 	x.cors = c.fields(origin, "", "", false)
+	x.exposeAll = c.exposeAll && x.cors != nil
 	return false
 }
 
@@ -521,7 +523,7 @@ func (x *exchange) forClient(e *endpoint, status int, fields []field) []field {
 	}
 	fields = x.edited(fields, x.edits)
 	if x.cors != nil {
-		fields = replaceCORS(fields, x.cors)
+		fields = x.replaceCORS(fields)
 	}
 	if x.plan == nil {
 		return fields
@@ -592,16 +594,6 @@ func (x *exchange) relay(e *endpoint, status int, reason string, fields []field,
 		x.fail("client: " + err.Error())
 	}
 	return true
-}
-
-// replaceCORS puts the gateway's CORS fields in the place of the endpoint's own.
-func replaceCORS(fields, ours []field) []field {
-	for i := range fields {
-		if len(fields[i].name) > 21 && equalFold(fields[i].name[:21], "access-control-allow-") || equalFold(fields[i].name, "access-control-expose-headers") {
-			fields[i].id = fDropped
-		}
-	}
-	return append(fields, ours...)
 }
 
 // reset makes the exchange ready for another request of the same connection.

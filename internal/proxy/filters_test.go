@@ -260,6 +260,62 @@ func TestCORS(t *testing.T) {
 	}
 }
 
+// With credentials clients take "*" for a name, so that none is ever sent (HTTPCORSFilter).
+func TestCORSWildcards(t *testing.T) {
+	e := newEcho(t, "one")
+	for _, c := range []struct {
+		credentials bool
+		asked       string // Access-Control-Request-Headers
+		preflight   string // origin, methods, headers, exposed
+		answer      string
+	}{
+		{false, "x-a, x-b", "*|*|*|*", "*|||*"},
+		{false, "", "*|*|*|*", "*|||*"},
+		{true, "x-a, x-b", "https://a.example|PUT|x-a, x-b|", "https://a.example|||"},
+		{true, "", "https://a.example|PUT||", "https://a.example|||"},
+	} {
+		u := simple(e.addr())
+		any := []string{"*"}
+		u.Routes[0].Rules[0].Filters = []route.Filter{{CORS: &route.CORS{AllowOrigins: any, AllowMethods: any, AllowHeaders: any, ExposeHeaders: any, AllowCredentials: c.credentials}}}
+		r := start(t, u)
+		says := func(h http.Header) string {
+			return h.Get("Access-Control-Allow-Origin") + "|" + h.Get("Access-Control-Allow-Methods") + "|" + h.Get("Access-Control-Allow-Headers") + "|" + h.Get("Access-Control-Expose-Headers")
+		}
+		header := map[string]string{"Origin": "https://a.example", "Access-Control-Request-Method": "PUT"}
+		if c.asked != "" {
+			header["Access-Control-Request-Headers"] = c.asked
+		}
+		resp, _ := r.once("OPTIONS", "/", header, "")
+		if got := says(resp.Header); got != c.preflight {
+			t.Errorf("%+v: preflight: %s", c, got)
+		}
+		resp, _ = r.once("GET", "/", map[string]string{"Origin": "https://a.example"}, "")
+		if c.credentials { // what there is to be exposed is named
+			got := resp.Header.Get("Access-Control-Expose-Headers")
+			if !strings.Contains(got, "X-From") || strings.Contains(got, "*") || strings.Contains(got, "Access-Control") || strings.Contains(strings.ToLower(got), "cookie") {
+				t.Errorf("%+v: exposed: %s", c, got)
+			}
+			resp.Header.Del("Access-Control-Expose-Headers")
+		}
+		if got := says(resp.Header); got != c.answer {
+			t.Errorf("%+v: %s", c, got)
+		}
+	}
+}
+
+// A port that is the scheme's own may be named or not.
+func TestCORSPorts(t *testing.T) {
+	c := compileCORS(&route.CORS{AllowOrigins: []string{"https://a.example:443", "http://b.example", "https://*.c.example:443", "https://d.example:8443"}})
+	for origin, want := range map[string]bool{
+		"https://a.example": true, "https://a.example:443": true, "https://a.example:80": false, "http://b.example:80": true, "http://b.example:443": false,
+		"https://x.c.example": true, "https://x.c.example:444": false, "https://d.example:8443": true, "https://d.example": false,
+	} {
+		if c.allows(origin) != want {
+			t.Errorf("%s: %v", origin, !want)
+		}
+	}
+}
+
 func TestRetries(t *testing.T) {
 	var n atomic.Int64
 	addr := serve(t, func(w http.ResponseWriter, r *http.Request) {
