@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -68,18 +69,18 @@ The exit status is 0 if none, 1 if some, 2 if the question can't be answered.`,
 		GroupID: "person",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			diffs, err := f.diff(cmd)
+			changes, err := f.diff(cmd)
 			if err != nil {
 				return exitCode{exitTrouble, err}
 			}
 			if output == "json" {
-				if err := writeJSON(cmd.OutOrStdout(), diffs); err != nil {
+				if err := writeJSON(cmd.OutOrStdout(), changes); err != nil {
 					return exitCode{exitTrouble, err}
 				}
 			} else {
-				printDiffs(cmd, diffs)
+				printChanges(cmd, changes)
 			}
-			if len(diffs) > 0 {
+			if len(changes.Differences) > 0 {
 				return exitCode{code: exitNo}
 			}
 			return nil
@@ -90,7 +91,7 @@ The exit status is 0 if none, 1 if some, 2 if the question can't be answered.`,
 	return cmd
 }
 
-func (f *worldFlags) diff(cmd *cobra.Command) ([]explain.Difference, error) {
+func (f *worldFlags) diff(cmd *cobra.Command) (*explain.Changes, error) {
 	var before, after *explain.World
 	var err error
 	switch len(f.files) {
@@ -114,25 +115,23 @@ func (f *worldFlags) diff(cmd *cobra.Command) ([]explain.Difference, error) {
 	if f.namespace != "" {
 		namespaces = []string{f.namespace}
 	}
-	diffs := explain.Diff(before, after, namespaces...)
-	if diffs == nil {
-		diffs = []explain.Difference{}
-	}
-	return diffs, nil
+	return explain.Diff(before, after, namespaces...), nil
 }
 
-func printDiffs(cmd *cobra.Command, diffs []explain.Difference) {
+func printChanges(cmd *cobra.Command, c *explain.Changes) {
 	out := cmd.OutOrStdout()
-	if len(diffs) == 0 {
+	if len(c.Differences) == 0 {
 		fmt.Fprintln(out, "no connection is opened or closed")
-		return
 	}
-	for _, d := range diffs {
-		for _, p := range d.Opened {
-			fmt.Fprintf(out, "+ %s → %s: %s\n", d.From, d.To, p)
-		}
-		for _, p := range d.Closed {
-			fmt.Fprintf(out, "- %s → %s: %s\n", d.From, d.To, p)
+	for _, d := range c.Differences {
+		fmt.Fprintln(out, d)
+	}
+	for _, x := range []struct {
+		when  string
+		names []string
+	}{{"after", c.Added}, {"before", c.Removed}} {
+		if len(x.names) > 0 {
+			fmt.Fprintf(out, "left out, for it is there only %s the change: %s\n", x.when, strings.Join(x.names, ", "))
 		}
 	}
 }

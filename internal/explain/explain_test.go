@@ -23,6 +23,11 @@ func load(t *testing.T, files ...string) *World {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return worldOf(t, c)
+}
+
+func worldOf(t *testing.T, c *offline.Cluster) *World {
+	t.Helper()
 	w, err := NewWorld(c.Delta)
 	if err != nil {
 		t.Fatal(err)
@@ -196,11 +201,11 @@ func TestDiff(t *testing.T) {
 	if err := os.WriteFile(file, []byte(after), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprint(Diff(load(t, "testdata/shop.yaml"), load(t, file), "shop"))
-	if want := "[{shop/cart-1 shop/db-0 [] [TCP 5432]} {shop/cart-2 shop/db-0 [] [TCP 5432]} {shop/web shop/db-0 [TCP 22 TCP 5432] []}]"; got != want {
+	got := fmt.Sprint(Diff(load(t, "testdata/shop.yaml"), load(t, file), "shop").Differences)
+	if want := "[- shop/cart-1, shop/cart-2 → shop/db-0: TCP 5432 + shop/web → shop/db-0: TCP 22, TCP 5432]"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	if d := Diff(load(t, "testdata/shop.yaml"), load(t, "testdata/shop.yaml")); d != nil {
+	if d := Diff(load(t, "testdata/shop.yaml"), load(t, "testdata/shop.yaml")).Differences; len(d) > 0 {
 		t.Errorf("no change opens or closes %v", d)
 	}
 }

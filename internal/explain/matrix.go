@@ -3,12 +3,9 @@
 package explain
 
 import (
-	"cmp"
 	"fmt"
 	"html"
 	"io"
-	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -16,20 +13,28 @@ import (
 	"github.com/weft-net/weft/internal/policy"
 )
 
-// Group is pods that policies can't tell apart, or everybody outside.
+// Group is pods that policies can't tell apart, or a part of the world outside that they can't.
 type Group struct {
-	Name string // "namespace/name"; "outside"
-	Pods int    // how many
-
-	pod *model.Pod // one of them; nil for outside
+	Name string // "namespace/name", of several workloads with commas; "outside"; "10.0.0.0/8 except 10.1.0.0/16"
+	Pods int    // how many; 0 for who is no pod
 }
 
-// Cell says what one group may open to another.
+// Cell says what one group may open to another, over all ports of the protocols that policies tell apart: TCP, UDP, SCTP and
+// ICMP. A range is written "TCP 80-90", all ports of a protocol "TCP".
 type Cell struct {
-	Ports []string `json:"ports,omitempty"` // "TCP 80"; of those that the destination declares or a policy names
-	Not   []string `json:"not,omitempty"`   // of these, those that are not let through
-	Rest  bool     `json:"rest"`            // every other port too
-	All   bool     `json:"all"`             // every port and protocol, so far as was tried
+	Ports []string `json:"ports,omitempty"` // what is let through; empty if all is
+	Not   []string `json:"not,omitempty"`   // what is not; empty if nothing is let through
+	All   bool     `json:"all"`
+}
+
+func cellOf(r reach) Cell {
+	switch {
+	case r.all():
+		return Cell{All: true}
+	case r.empty():
+		return Cell{}
+	}
+	return Cell{Ports: r.texts(), Not: r.complement().texts()}
 }
 
 // String is "all", "-", or the ports.
@@ -37,9 +42,9 @@ func (c Cell) String() string {
 	switch {
 	case c.All:
 		return "all"
-	case len(c.Ports) == 0 && !c.Rest:
+	case len(c.Ports) == 0:
 		return "-"
-	case c.Rest:
+	case len(c.Not) < len(c.Ports):
 		return "all but " + strings.Join(c.Not, ", ")
 	}
 	return strings.Join(c.Ports, ", ")
@@ -51,44 +56,76 @@ type Matrix struct {
 	Cells  [][]Cell // by source, then destination
 }
 
-// Outside is the name of the group of everybody beyond the cluster.
+// Outside is the name of the group of everybody beyond the cluster whom no policy names.
 const Outside = "outside"
 
-// Matrix tells who may talk to whom among the pods of some namespaces (all, if none are given) and the outside.
+// Matrix tells who may talk to whom among the pods of some namespaces (all, if none are given), and the world outside, in as many
+// parts as policies judge differently. The addresses of nodes are part of that; a node's own pods, which it always reaches, aside.
 func (w *World) Matrix(namespaces ...string) *Matrix {
-	m := &Matrix{Groups: w.groups(namespaces)}
-	for i := range m.Groups {
-		row := make([]Cell, len(m.Groups))
-		for j := range m.Groups {
-			row[j] = w.cell(&m.Groups[i], &m.Groups[j])
+	cuts := w.blocks(namespaces)
+	pods := w.ends(namespaces, cuts)
+	parts := merge(w.inUse(outside(regions(cuts, w), w)), func(e *end, f int) string { return rowKey(e, f, pods) })
+	m := &Matrix{}
+	all := slices.Concat(pods, parts)
+	for _, from := range all {
+		m.Groups = append(m.Groups, Group{Name: from.name, Pods: from.count})
+		row := make([]Cell, len(all))
+		for j, to := range all {
+			if row[j] = (Cell{All: true}); from.pod != nil || to.pod != nil {
+				row[j] = cellOf(from.reach(to))
+			}
 		}
 		m.Cells = append(m.Cells, row)
 	}
 	return m
 }
 
-// groups puts pods together that have the same namespace, labels and ports.
-func (w *World) groups(namespaces []string) []Group {
-	byKey := map[string]int{}
-	var out []Group
-	for _, n := range sortedNames(w.all.Pods) {
-		p := w.all.Pods[n]
-		if p.HostNetwork || p.Finished || len(namespaces) > 0 && !slices.Contains(namespaces, n.Namespace) {
+// rowKey is equal for ends of the outside that can reach, and be reached by, the same pods in a family.
+func rowKey(e *end, f int, pods []*end) string {
+	one := &end{}
+	one.addrs[f] = e.addrs[f]
+	var b strings.Builder
+	for _, p := range pods {
+		if p.egress.Open() && p.ingress.Open() {
 			continue
 		}
-		labels := policy.LastingLabels(p.Labels)
-		key := fmt.Sprint(n.Namespace, model.MatchLabels(labels), p.Ports)
-		if i, ok := byKey[key]; ok {
-			out[i].Pods++
-			continue
-		}
-		byKey[key] = len(out)
-		out = append(out, Group{Name: n.Namespace + "/" + groupName(p), Pods: 1, pod: p})
+		fmt.Fprint(&b, p.reach(one).ports[f], one.reach(p).ports[f])
 	}
-	return append(out, Group{Name: Outside, Pods: 1})
+	return b.String()
 }
 
-// groupName is a pod's name without what its controller appended.
+// inUse leaves out the family that no pod has.
+func (w *World) inUse(in []*end) []*end {
+	used := w.families()
+	for _, e := range in {
+		for f := range families {
+			if !used[f] {
+				e.addrs[f] = policy.Endpoint{}
+			}
+		}
+	}
+	return in
+}
+
+// entities tells the name of the workload that a pod is of, without the namespace; of a pod by itself its own.
+func (w *World) entities() func(*model.Pod) string {
+	byPod := map[model.Name]string{}
+	for wl, pods := range w.Workloads {
+		for _, p := range pods {
+			if have, ok := byPod[p]; !ok || wl.Name.Name < have {
+				byPod[p] = wl.Name.Name
+			}
+		}
+	}
+	return func(p *model.Pod) string {
+		if n, ok := byPod[p.Name]; ok {
+			return n
+		}
+		return groupName(p)
+	}
+}
+
+// groupName is a pod's name without what its controller appended, as far as its labels tell.
 func groupName(p *model.Pod) string {
 	name := p.Name.Name
 	if h := p.Labels["pod-template-hash"]; h != "" {
@@ -99,97 +136,18 @@ func groupName(p *model.Pod) string {
 	if i := p.Labels["apps.kubernetes.io/pod-index"]; i != "" {
 		return strings.TrimSuffix(name, "-"+i)
 	}
+	if job := p.Labels["batch.kubernetes.io/job-name"]; job != "" {
+		if cut := strings.TrimRight(job, "0123456789"); strings.HasSuffix(cut, "-") && len(job)-len(cut) >= 8 {
+			return strings.TrimSuffix(cut, "-") // of a CronJob, which appends the minute
+		}
+		return job
+	}
+	if p.Labels["controller-revision-hash"] != "" { // of a DaemonSet: five characters behind a dash
+		if i := strings.LastIndexByte(name, '-'); i > 0 && len(name)-i == 6 {
+			return name[:i]
+		}
+	}
 	return name
-}
-
-// onlySix tells whether the group has IPv6 addresses alone.
-func (g *Group) onlySix() bool {
-	return g.pod != nil && len(g.pod.IPs) > 0 && !slices.ContainsFunc(g.pod.IPs, netip.Addr.Is4)
-}
-
-// end is the group as one end of a flow of a family.
-func (g *Group) end(six bool) policy.Endpoint {
-	if g.pod == nil {
-		if six {
-			return policy.Endpoint{Addr: outsiders[1]}
-		}
-		return policy.Endpoint{Addr: outsiders[0]}
-	}
-	for _, a := range g.pod.IPs {
-		if a.Is6() == six {
-			return policy.Endpoint{Pod: g.pod, Addr: a}
-		}
-	}
-	return policy.Endpoint{Pod: g.pod}
-}
-
-func (w *World) cell(from, to *Group) Cell {
-	if from.pod == nil && to.pod == nil {
-		return Cell{All: true, Rest: true}
-	}
-	allows := func(p policy.PortRange) bool { return w.allowsGroups(from, to, p) }
-	c := Cell{All: true, Rest: true}
-	for _, p := range w.candidates(from, to) {
-		if allows(p) {
-			c.Ports = append(c.Ports, fmt.Sprintf("%s %d", p.Protocol, p.From))
-		} else {
-			c.Not, c.All = append(c.Not, fmt.Sprintf("%s %d", p.Protocol, p.From)), false
-		}
-	}
-	for _, proto := range []model.Protocol{model.TCP, model.UDP} {
-		c.Rest = c.Rest && allows(policy.PortRange{Protocol: proto, From: unlikely})
-	}
-	c.All = c.All && c.Rest
-	return c
-}
-
-// unlikely is a port that stands for all that nobody names.
-const unlikely = 64999
-
-// candidates are the ports that the destination declares and those that policies of either end name.
-func (w *World) candidates(from, to *Group) []policy.PortRange {
-	seen := map[policy.PortRange]bool{}
-	if to.pod != nil {
-		for _, cp := range to.pod.Ports {
-			seen[policy.PortRange{Protocol: cp.Protocol, From: cp.Port}] = true
-		}
-	}
-	add := func(rules []model.PolicyRule) {
-		for _, r := range rules {
-			for _, p := range r.Ports {
-				if p.Port != 0 {
-					seen[policy.PortRange{Protocol: p.Protocol, From: p.Port}] = true
-				}
-			}
-		}
-	}
-	for _, g := range []*Group{from, to} {
-		if g.pod == nil {
-			continue
-		}
-		for _, np := range w.Policy.NetworkPolicies(g.pod.Namespace) {
-			if !np.PodSelector.Matches(g.pod.Labels) {
-				continue
-			}
-			if g == to {
-				add(np.IngressFrom)
-			}
-			if g == from {
-				add(np.EgressTo)
-			}
-		}
-		for _, cnp := range w.Policy.ClusterNetworkPolicies() {
-			if !w.Policy.Subject(cnp, g.pod) {
-				continue
-			}
-			for _, r := range slices.Concat(cnp.IngressFrom, cnp.EgressTo) {
-				add([]model.PolicyRule{{Ports: r.Ports}})
-			}
-		}
-	}
-	return slices.SortedFunc(maps.Keys(seen), func(a, b policy.PortRange) int {
-		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.From, b.From))
-	})
 }
 
 // WriteTable writes the matrix for a person; sources are rows.
@@ -247,7 +205,7 @@ func (m *Matrix) WriteDOT(out io.Writer) {
 	for i := range m.Groups {
 		for j := range m.Groups {
 			c := m.Cells[i][j]
-			if i != j && c.String() != "-" && (m.Groups[i].Name != Outside || m.Groups[j].Name != Outside) {
+			if i != j && c.String() != "-" && (m.Groups[i].Pods > 0 || m.Groups[j].Pods > 0) {
 				fmt.Fprintf(out, "  n%d -> n%d [label=%q];\n", i, j, c.String())
 			}
 		}
@@ -278,74 +236,4 @@ func (m *Matrix) WriteSVG(out io.Writer) {
 		}
 	}
 	fmt.Fprintln(out, "</svg>")
-}
-
-// Difference is a connection that a change opens or closes.
-type Difference struct {
-	From   string   `json:"from"`
-	To     string   `json:"to"`
-	Opened []string `json:"opened,omitempty"` // ports; "other ports"
-	Closed []string `json:"closed,omitempty"`
-}
-
-// otherPorts stands for all that nobody names.
-const otherPorts = "other ports"
-
-// Diff tells which connections between pods that are there before and after a change are opened or closed by it.
-// Groups that only one side has are left out.
-func Diff(before, after *World, namespaces ...string) []Difference {
-	old, now := before.groups(namespaces), after.groups(namespaces)
-	was := map[string]*Group{}
-	for i := range old {
-		was[old[i].Name] = &old[i]
-	}
-	var out []Difference
-	for i := range now {
-		for j := range now {
-			from, to := &now[i], &now[j]
-			ports := map[policy.PortRange]bool{}
-			for _, p := range after.candidates(from, to) {
-				ports[p] = true
-			}
-			from0, to0 := was[from.Name], was[to.Name]
-			if from0 == nil || to0 == nil {
-				continue
-			}
-			for _, p := range before.candidates(from0, to0) {
-				ports[p] = true
-			}
-			d := Difference{From: from.Name, To: to.Name}
-			ports[policy.PortRange{Protocol: model.TCP, From: unlikely}] = true
-			ports[policy.PortRange{Protocol: model.UDP, From: unlikely}] = true
-			for _, p := range slices.SortedFunc(maps.Keys(ports), func(a, b policy.PortRange) int {
-				return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.From, b.From))
-			}) {
-				label := fmt.Sprintf("%s %d", p.Protocol, p.From)
-				if p.From == unlikely {
-					label = fmt.Sprintf("%s %s", p.Protocol, otherPorts)
-				}
-				switch a, b := before.allowsGroups(from0, to0, p), after.allowsGroups(from, to, p); {
-				case !a && b:
-					d.Opened = append(d.Opened, label)
-				case a && !b:
-					d.Closed = append(d.Closed, label)
-				}
-			}
-			if len(d.Opened)+len(d.Closed) > 0 {
-				out = append(out, d)
-			}
-		}
-	}
-	return out
-}
-
-func (w *World) allowsGroups(from, to *Group, p policy.PortRange) bool {
-	six := from.onlySix() || to.onlySix()
-	src, dst := from.end(six), to.end(six)
-	if from == to && from.pod != nil {
-		other := *from.pod
-		other.Name.Name += "-other"
-		src.Pod = &other
-	}
-	return w.Policy.Allows(&policy.Flow{Src: src, Dst: dst, Protocol: p.Protocol, Port: p.From})
 }
