@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"net/http"
 	"runtime"
 	"strings"
@@ -21,6 +22,7 @@ import (
 type basicAuth struct {
 	challenge field
 	users     map[string]passwordHash
+	decoys    []passwordHash // those of users, for names that are not there
 }
 
 type passwordHash struct {
@@ -41,7 +43,8 @@ func newBasicAuth(c *route.BasicAuth) (*basicAuth, error) {
 	for _, l := range lines {
 		for _, parse := range []htpasswd.PasswdParser{htpasswd.AcceptBcrypt, htpasswd.AcceptMd5, htpasswd.AcceptSha, htpasswd.AcceptSsha, htpasswd.AcceptCryptSha} {
 			if e, bad := parse(l.Hash); bad == nil && e != nil {
-				b.users[l.User] = passwordHash{l.Hash, e, strings.HasPrefix(l.Hash, "{")}
+				h := passwordHash{l.Hash, e, strings.HasPrefix(l.Hash, "{")}
+				b.users[l.User], b.decoys = h, append(b.decoys, h)
 				break
 			}
 		}
@@ -71,8 +74,11 @@ func (b *basicAuth) check(x *exchange) verdict {
 	}
 	user, password, ok := strings.Cut(string(decoded), ":")
 	hash, known := b.users[user]
-	if !ok || !known {
+	if !ok || !known && len(b.decoys) == 0 {
 		return refused
+	}
+	if !known { // it takes as long as for a user, always the same one, lest the time tell who is one
+		hash = b.decoys[passwords.choose(user, len(b.decoys))]
 	}
 	v := passed
 	if hash.cheap {
@@ -81,6 +87,9 @@ func (b *basicAuth) check(x *exchange) verdict {
 		}
 	} else {
 		v = passwords.check(user, password, hash)
+	}
+	if v == passed && !known {
+		v = refused
 	}
 	if v == passed {
 		x.detail().user = user
@@ -116,6 +125,13 @@ func newPasswordMemory(atATime int) *passwordMemory {
 		key: key, turn: make(chan struct{}, atATime), wait: make(chan struct{}, waitForPasswords),
 		right: map[[sha256.Size]byte]struct{}{}, wrong: map[[sha256.Size]byte]struct{}{},
 	}
+}
+
+// choose gives one of n for a name, which nobody can foretell.
+func (m *passwordMemory) choose(name string, n int) int {
+	mac := hmac.New(sha256.New, m.key)
+	mac.Write([]byte(name))
+	return int(binary.BigEndian.Uint64(mac.Sum(nil)) % uint64(n))
 }
 
 func (m *passwordMemory) check(user, password string, hash passwordHash) verdict {

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -171,6 +172,34 @@ func TestBasicAuth(t *testing.T) {
 }
 
 // However many wrong passwords come, few are being hashed at a time, and right ones that are known get through.
+// countedHash is a hash that fits every password, and knows how often it was asked.
+type countedHash struct{ n atomic.Int64 }
+
+func (h *countedHash) MatchesPassword(string) bool { h.n.Add(1); return true }
+
+// Who asks for a name that is not there waits for as long as for one that is: the time tells no names.
+func TestUnknownUsersAreChecked(t *testing.T) {
+	for _, cheap := range []bool{false, true} {
+		var h countedHash
+		b := &basicAuth{users: map[string]passwordHash{"ann": {text: fmt.Sprint("h", cheap), encoded: &h, cheap: cheap}}}
+		b.decoys = []passwordHash{b.users["ann"]}
+		for i, want := range map[string]verdict{"nobody": refused, "ann": passed} {
+			before := h.n.Load()
+			x := &exchange{fields: []field{newField("Authorization", basic(i, "pw")["Authorization"])}}
+			if got := b.check(x); got != want || h.n.Load() != before+1 {
+				t.Errorf("%s, cheap %v: %v after %d checks, want %v after 1", i, cheap, got, h.n.Load()-before, want)
+			}
+		}
+	}
+	b, _ := newBasicAuth(&route.BasicAuth{Users: "ann:{SHA}" + base64.StdEncoding.EncodeToString(make([]byte, 20)) + "\nbob:nonsense\n"})
+	if len(b.decoys) != 1 {
+		t.Errorf("%d hashes for names that are not there", len(b.decoys))
+	}
+	if b, _ := newBasicAuth(&route.BasicAuth{}); b.check(&exchange{fields: []field{newField("Authorization", basic("a", "b")["Authorization"])}}) != refused {
+		t.Error("without users somebody may")
+	}
+}
+
 func TestPasswordFloodIsBounded(t *testing.T) {
 	m := newPasswordMemory(1)
 	slow := &slowHash{right: "secret"}
