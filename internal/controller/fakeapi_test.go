@@ -38,6 +38,7 @@ type fakeAPI struct {
 	history []event
 	changed chan struct{} // closed and made anew at every event
 	away    bool
+	refuse  string   // writes to paths that begin so are forbidden; "" is none
 	writes  []string // "PATCH /api/v1/…" of Services and pools that changed something
 }
 
@@ -71,6 +72,13 @@ func (f *fakeAPI) setAway(away bool) {
 	if away {
 		f.server.CloseClientConnections()
 	}
+}
+
+// setRefuse has writes to paths that begin so forbidden; "" ends that.
+func (f *fakeAPI) setRefuse(prefix string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refuse = prefix
 }
 
 func (f *fakeAPI) bump() {
@@ -272,6 +280,10 @@ func (f *fakeAPI) change(w http.ResponseWriter, r *http.Request, path string) {
 	target, sub := path, ""
 	if s, ok := strings.CutSuffix(path, "/status"); ok {
 		target, sub = s, "status"
+	}
+	if f.refuse != "" && strings.HasPrefix(path, f.refuse) {
+		fail(w, http.StatusForbidden, metav1.StatusReasonForbidden, "exceeded quota: tight")
+		return
 	}
 	var in object
 	if err := json.Unmarshal(body, &in); err != nil {

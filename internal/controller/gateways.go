@@ -78,9 +78,10 @@ type gatewayItem struct{ model.ObjectKey }
 // gatewayState is what is known of a Gateway beside its object.
 type gatewayState struct {
 	infra     *gatewayapi.Infrastructure
-	serials   []serial // published and not confirmed, ascending
-	confirmed uint64   // the newest serial that is served
-	errors    []string // what pods could not serve, as last told
+	serials   []serial            // published and not confirmed, ascending
+	confirmed uint64              // the newest serial that is served
+	errors    []string            // what pods could not serve, as last told
+	refused   *gatewayapi.Problem // why what is made for it can't be as it should; nil: it can
 	feedback  *gatewayapi.Feedback
 	applied   map[partID]appliedPart // the writer's
 }
@@ -380,6 +381,9 @@ func (p *Gateways) feedback(names []model.Name) {
 			nodes = append(nodes, p.nodes[n]...)
 		}
 		f.Addresses, f.Problem = addressesOf(svc, g.infra, nodes)
+		if g.refused != nil {
+			f.Problem = g.refused
+		}
 		if f.Problem == nil {
 			f.Problem = podProblem(deployment)
 		}

@@ -298,7 +298,10 @@ func TestPartsTakeNothingFromOthers(t *testing.T) {
 		"spec":{"gatewayClassName":"weft","listeners":[{"name":"http","port":80,"protocol":"HTTP"}]}}`)
 	r, _ := startGateways(t, f, "one")
 	eventually(t, "an event names the Service", func() bool {
-		return strings.Contains(r.events(), "Gateway default/web NameTaken: Service default/web-weft is there and not this Gateway's")
+		return strings.Contains(r.events(), "Gateway default/web PartRefused: Service default/web-weft is there and not this Gateway's")
+	})
+	eventually(t, "the condition names it, too", func() bool {
+		return strings.HasPrefix(message(f.get(gatewayPath+"web"), "Programmed"), "Service default/web-weft is there and not this Gateway's")
 	})
 	if got := string(encode(f.get(svcPath + "web-weft")["spec"])); got != `{"selector":{"mine":"yes"}}` {
 		t.Errorf("the Service is %s", got)

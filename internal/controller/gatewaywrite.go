@@ -4,9 +4,12 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -197,6 +200,8 @@ func (p *Gateways) writeParts(ctx context.Context, key model.ObjectKey) error {
 		wanted = append(wanted, secret)
 	}
 	keep := map[partID]bool{}
+	var failed []error // of one part, which holds up no other
+	var refused *gatewayapi.Problem
 	for _, k := range partKinds {
 		for _, o := range wanted {
 			if o.GetKind() != k.kind {
@@ -204,31 +209,19 @@ func (p *Gateways) writeParts(ctx context.Context, key model.ObjectKey) error {
 			}
 			id := partID{k.kind, o.GetName()}
 			keep[id] = true
-			desired := fingerprint(o)
-			p.mu.Lock()
-			last := state.applied[id]
-			p.mu.Unlock()
-			if has := there[id]; has != nil && last.desired == desired && last.result == fingerprint(has) {
-				continue
-			}
-			if there[id] == nil {
-				if err := p.free(ctx, k.kind, k.resource, gw); err != nil {
-					return err
+			if err := p.applyPart(ctx, gw, state, id, k.resource, o, there[id]); err != nil {
+				failed = append(failed, err)
+				if refused == nil {
+					refused = refusal(id, err)
 				}
 			}
-			result, err := p.client.Resource(k.resource).Namespace(name.Namespace).Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
-			if err != nil {
-				if k.kind == "Service" {
-					p.record(model.Event{APIVersion: gatewayv1.GroupVersion.String(), Kind: "Gateway", UID: string(gw.UID), Warning: true,
-						Name: name, Reason: "ServiceNotMade", Message: err.Error()})
-				}
-				return err
-			}
-			p.metrics.written.WithLabelValues(k.kind).Inc()
-			p.mu.Lock()
-			state.applied[id] = appliedPart{desired, fingerprint(typed(k.kind, result))}
-			p.mu.Unlock()
 		}
+	}
+	if state != nil {
+		p.refuse(gw, state, refused)
+	}
+	if len(failed) > 0 {
+		return errors.Join(failed...)
 	}
 	for _, k := range partKinds {
 		for id, o := range there {
@@ -249,6 +242,74 @@ func (p *Gateways) writeParts(ctx context.Context, key model.ObjectKey) error {
 	return nil
 }
 
+// applyPart brings one part to what is desired, if it is not there. has is the part as the API shows it; nil is none.
+func (p *Gateways) applyPart(ctx context.Context, gw *gatewayv1.Gateway, state *gatewayState, id partID, resource schema.GroupVersionResource, o *unstructured.Unstructured, has any) error {
+	desired := fingerprint(o)
+	p.mu.Lock()
+	last := state.applied[id]
+	p.mu.Unlock()
+	if has != nil && last.desired == desired && last.result == fingerprint(has) {
+		return nil
+	}
+	if has == nil {
+		if err := p.free(ctx, id.kind, resource, gw); err != nil {
+			return err
+		}
+	}
+	result, err := p.client.Resource(resource).Namespace(gw.Namespace).Apply(ctx, id.name, o, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
+	if err != nil {
+		return fmt.Errorf("%s %s/%s: %w", id.kind, gw.Namespace, id.name, err)
+	}
+	p.metrics.written.WithLabelValues(id.kind).Inc()
+	p.mu.Lock()
+	state.applied[id] = appliedPart{desired, fingerprint(typed(id.kind, result))}
+	p.mu.Unlock()
+	return nil
+}
+
+// errNameTaken is of a part whose name is somebody else's.
+var errNameTaken = errors.New("is there and not this Gateway's: delete or rename it, or name the Gateway otherwise")
+
+// refusal is what keeps a Gateway from being programmed when a part was refused: by a quota, a webhook, validation, or
+// for its name. nil is a failure that trying again may end, such as an API server that is away.
+func refusal(id partID, err error) *gatewayapi.Problem {
+	var status apierrors.APIStatus
+	reason := gatewayv1.GatewayReasonInvalid
+	switch {
+	case errors.Is(err, errNameTaken):
+		return &gatewayapi.Problem{Reason: reason, Message: err.Error()}
+	case !errors.As(err, &status), apierrors.IsConflict(err), apierrors.IsNotFound(err), apierrors.IsTooManyRequests(err), apierrors.IsUnauthorized(err),
+		apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		return nil
+	case apierrors.IsForbidden(err):
+		reason = gatewayv1.GatewayReasonNoResources
+	case apierrors.IsInternalError(err): // as when a webhook does not answer
+		reason = gatewayv1.GatewayReasonPending
+	case status.Status().Code >= 500:
+		return nil
+	}
+	return &gatewayapi.Problem{Reason: reason, Message: fmt.Sprintf("The API server refuses the Gateway's %s: %s. What pods there are serve on as they were; "+
+		"correct what it names, in the GatewayConfig or the namespace.", id.kind, strings.TrimRight(status.Status().Message, "."))}
+}
+
+// refuse notes, and tells once, what keeps a Gateway's parts from being as they should; nil is nothing.
+func (p *Gateways) refuse(gw *gatewayv1.Gateway, state *gatewayState, why *gatewayapi.Problem) {
+	name := model.Name{Namespace: gw.Namespace, Name: gw.Name}
+	p.mu.Lock()
+	news := !reflect.DeepEqual(state.refused, why)
+	state.refused = why
+	p.told[gatewayKey(name)] = p.told[gatewayKey(name)] || news
+	p.mu.Unlock()
+	if !news {
+		return
+	}
+	p.news()
+	if why != nil {
+		p.record(model.Event{APIVersion: gatewayv1.GroupVersion.String(), Kind: "Gateway", UID: string(gw.UID), Warning: true,
+			Name: name, Reason: "PartRefused", Message: fmt.Sprintf("%.1000s", why.Message)})
+	}
+}
+
 // free makes sure that no object of somebody else has the name of a part, which is then not touched.
 func (p *Gateways) free(ctx context.Context, kind string, resource schema.GroupVersionResource, gw *gatewayv1.Gateway) error {
 	o, err := p.client.Resource(resource).Namespace(gw.Namespace).Get(ctx, partName(gw), metav1.GetOptions{})
@@ -261,10 +322,7 @@ func (p *Gateways) free(ctx context.Context, kind string, resource schema.GroupV
 	if owner := metav1.GetControllerOf(o); owner != nil && owner.UID == gw.UID {
 		return nil
 	}
-	err = fmt.Errorf("%s %s/%s is there and not this Gateway's: delete or rename it, or name the Gateway otherwise", kind, gw.Namespace, partName(gw))
-	p.record(model.Event{APIVersion: gatewayv1.GroupVersion.String(), Kind: "Gateway", UID: string(gw.UID), Warning: true,
-		Name: model.Name{Namespace: gw.Namespace, Name: gw.Name}, Reason: "NameTaken", Message: err.Error()})
-	return err
+	return fmt.Errorf("%s %s/%s %w", kind, gw.Namespace, partName(gw), errNameTaken)
 }
 
 // typed makes the answer of the API server comparable with what the watch shows.

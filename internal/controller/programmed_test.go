@@ -83,3 +83,34 @@ func TestProgrammedMeansEveryReadyPodServes(t *testing.T) {
 	putGateway(f, 4, twoListeners)
 	eventually(t, "programmed once it is served", func() bool { return condition(f.get(gatewayPath+"web"), "Programmed") == "True Programmed" })
 }
+
+// What the API server refuses of a Gateway's parts is told in its condition and an Event, holds up no other part, and
+// goes on being tried.
+func TestRefusedPartsAreTold(t *testing.T) {
+	f := newFakeAPI(t)
+	f.setRefuse(deployPath)
+	r, addr := startGateways(t, f, "one")
+	readyGateway(t, f, plainListener, "a")
+	namedPod(t, f, "a", secretPath+"web-weft", addr, func(*route.Update) error { return nil })
+	eventually(t, "the condition has the API server's words", func() bool {
+		return condition(f.get(gatewayPath+"web"), "Programmed") == "False NoResources" &&
+			strings.Contains(message(f.get(gatewayPath+"web"), "Programmed"), "refuses the Gateway's Deployment: exceeded quota: tight.")
+	})
+	eventually(t, "an event, too", func() bool {
+		return strings.Contains(r.events(), "Gateway default/web PartRefused: The API server refuses the Gateway's Deployment: exceeded quota: tight")
+	})
+	f.setRefuse("")
+	eventually(t, "programmed once there is room", func() bool { return condition(f.get(gatewayPath+"web"), "Programmed") == "True Programmed" })
+	if n := strings.Count(r.events(), "PartRefused"); n != 1 {
+		t.Errorf("told %d times", n)
+	}
+
+	// The same for an edit of what is there.
+	f.setRefuse(deployPath)
+	f.put("/apis/weft.dev/v1alpha1/namespaces/default/gatewayconfigs/big", `{"apiVersion":"weft.dev/v1alpha1","kind":"GatewayConfig","spec":{"replicas":9}}`)
+	f.put(gatewayPath+"web", string(encode(object{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": object{"generation": 2},
+		"spec": object{"gatewayClassName": "weft", "listeners": raw(plainListener), "infrastructure": raw(`{"parametersRef":{"group":"weft.dev","kind":"GatewayConfig","name":"big"}}`)}})))
+	eventually(t, "the refused edit shows", func() bool {
+		return condition(f.get(gatewayPath+"web"), "Programmed") == "False NoResources"
+	})
+}
