@@ -13,6 +13,7 @@ import (
 
 	"github.com/weft-net/weft/api/v1alpha1"
 	"github.com/weft-net/weft/internal/gatewayapi"
+	"github.com/weft-net/weft/internal/model"
 )
 
 // statusOf merges what weft says into the status that an object has: conditions, listeners, parents and ancestors that
@@ -96,26 +97,59 @@ func conditions(there, wanted []metav1.Condition, own []string, now metav1.Time)
 	return out
 }
 
-// entries keeps others' entries of a status's list, and puts ours, with their conditions, after them. The result is
-// never nil: the API requires the field. of gives an entry's controller, what it is about, and its conditions.
+// entries merges ours into a status's list, with their conditions. Those of others stay, and all keep their places, so
+// that controllers which write to the same list don't turn each other's order around for ever; new ones come last, as
+// many as the list has room for. The result is never nil: the API requires the field. of gives an entry's controller,
+// what it is about, and its conditions.
 func entries[T any](there, wanted []T, of func(*T) (controller gatewayv1.GatewayController, about any, conditions *[]metav1.Condition),
-	owned []string, now metav1.Time) []T {
+	owned []string, most int, now metav1.Time) []T {
 	out := make([]T, 0, len(there)+len(wanted))
+	placed := make([]bool, len(wanted))
 	for i := range there {
-		if controller, _, _ := of(&there[i]); controller != gatewayapi.ControllerName {
+		controller, about, had := of(&there[i])
+		if controller != gatewayapi.ControllerName {
 			out = append(out, there[i])
+			continue
 		}
-	}
-	for _, w := range wanted {
-		var had []metav1.Condition
-		_, about, conds := of(&w)
-		for i := range there {
-			if controller, what, old := of(&there[i]); controller == gatewayapi.ControllerName && reflect.DeepEqual(what, about) {
-				had = *old
+		for k := range wanted {
+			w := wanted[k]
+			if _, what, conds := of(&w); !placed[k] && reflect.DeepEqual(what, about) {
+				placed[k] = true
+				*conds = conditions(*had, *conds, owned, now)
+				out = append(out, w)
+				break
 			}
 		}
-		*conds = conditions(had, *conds, owned, now)
+	}
+	for k, w := range wanted {
+		if placed[k] || len(out) >= most {
+			continue
+		}
+		_, _, conds := of(&w)
+		*conds = conditions(nil, *conds, owned, now)
 		out = append(out, w)
+	}
+	return out
+}
+
+// How many entries the API lets a status's list have, whoever wrote them.
+const (
+	mostParents   = 32
+	mostAncestors = 16
+)
+
+// cutOff gives the Gateways for which a policy's status had no room. The API wants that to be told elsewhere.
+func cutOff(wanted, merged any) (out []model.Name) {
+	m, ok := merged.(*gatewayv1.PolicyStatus)
+	if !ok {
+		return nil
+	}
+	for _, w := range wanted.([]gatewayv1.PolicyAncestorStatus) {
+		if !slices.ContainsFunc(m.Ancestors, func(a gatewayv1.PolicyAncestorStatus) bool {
+			return a.ControllerName == gatewayapi.ControllerName && reflect.DeepEqual(a.AncestorRef, w.AncestorRef)
+		}) {
+			out = append(out, model.Name{Namespace: string(*w.AncestorRef.Namespace), Name: string(w.AncestorRef.Name)})
+		}
 	}
 	return out
 }
@@ -123,19 +157,19 @@ func entries[T any](there, wanted []T, of func(*T) (controller gatewayv1.Gateway
 func routeParents(there, wanted []gatewayv1.RouteParentStatus, now metav1.Time) []gatewayv1.RouteParentStatus {
 	return entries(there, wanted, func(p *gatewayv1.RouteParentStatus) (gatewayv1.GatewayController, any, *[]metav1.Condition) {
 		return p.ControllerName, p.ParentRef, &p.Conditions
-	}, gatewayapi.OwnedConditions.Route, now)
+	}, gatewayapi.OwnedConditions.Route, mostParents, now)
 }
 
 func ancestors(there, wanted []gatewayv1.PolicyAncestorStatus, now metav1.Time) []gatewayv1.PolicyAncestorStatus {
 	return entries(there, wanted, func(p *gatewayv1.PolicyAncestorStatus) (gatewayv1.GatewayController, any, *[]metav1.Condition) {
 		return p.ControllerName, p.AncestorRef, &p.Conditions
-	}, gatewayapi.OwnedConditions.Policy, now)
+	}, gatewayapi.OwnedConditions.Policy, mostAncestors, now)
 }
 
 func targets(there, wanted []v1alpha1.TrafficPolicyAncestor, now metav1.Time) []v1alpha1.TrafficPolicyAncestor {
 	return entries(there, wanted, func(p *v1alpha1.TrafficPolicyAncestor) (gatewayv1.GatewayController, any, *[]metav1.Condition) {
 		return gatewayv1.GatewayController(p.ControllerName), p.AncestorRef, &p.Conditions
-	}, gatewayapi.OwnedConditions.Policy, now)
+	}, gatewayapi.OwnedConditions.Policy, len(there)+len(wanted), now)
 }
 
 // mergePatch is a JSON merge patch (RFC 7386) that brings a status from one to the other; nil when they are the same.

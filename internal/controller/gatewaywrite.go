@@ -88,6 +88,9 @@ func (p *Gateways) writeStatus(ctx context.Context, key model.ObjectKey) error {
 	p.mu.Lock()
 	p.writing[key] = version
 	p.mu.Unlock()
+	for _, gw := range cutOff(wanted, merged) {
+		p.recordFull(key, gw)
+	}
 	for _, c := range worsened(old, merged) {
 		p.record(model.Event{APIVersion: o.(runtime.Object).GetObjectKind().GroupVersionKind().GroupVersion().String(), Kind: key.Kind,
 			UID: string(m.GetUID()), Warning: true, Name: model.Name{Namespace: key.Namespace, Name: key.Name}, Reason: c.Reason, Message: c.Message})
@@ -99,6 +102,18 @@ func (p *Gateways) writeStatus(ctx context.Context, key model.ObjectKey) error {
 	}
 	p.mu.Unlock()
 	return nil
+}
+
+// recordFull tells at a Gateway that a policy which is in force there can't say so itself.
+func (p *Gateways) recordFull(policy model.ObjectKey, name model.Name) {
+	p.mu.Lock()
+	gw := p.gateway(name)
+	p.mu.Unlock()
+	if gw != nil {
+		p.record(model.Event{APIVersion: gatewayv1.GroupVersion.String(), Kind: "Gateway", UID: string(gw.UID), Warning: true, Name: name, Reason: "PolicyStatusFull",
+			Message: fmt.Sprintf("%s %s/%s is in force here, and its status, which has %d entries, can't tell: give fewer Gateways routes to what it targets",
+				policy.Kind, policy.Namespace, policy.Name, mostAncestors)})
+	}
 }
 
 // patch sends a merge patch and gives the object's new version.

@@ -18,7 +18,7 @@ const ControllerName = "weft.dev/gateway"
 const GroupName = gwv1.GroupName
 
 // Change is what became different: the newest value of each object, or nil when it is gone. Objects are read-only from
-// then on. Kinds that are served in older versions are to be converted to v1, whose schema is a superset.
+// then on. A ListenerSet has managedFields if weft wrote its status, and only then: it does not say itself who did. Kinds that are served in older versions are to be converted to v1, whose schema is a superset.
 type Change struct {
 	GatewayClasses     map[string]*gwv1.GatewayClass
 	Gateways           map[model.Name]*gwv1.Gateway

@@ -210,7 +210,7 @@ func (s *State) tellSet(w *work, g *gateway, set *setState, parent verdict) {
 // controller's is not for us to speak of.
 func (s *State) tellOrphan(w *work, name model.Name) {
 	ls := s.listenerSets[name]
-	if ls == nil || ls.told == nil || s.gatewayObjects[ls.gateway] != nil {
+	if ls == nil || ls.told == nil && !ls.stale || s.gatewayObjects[ls.gateway] != nil {
 		return
 	}
 	v := no(gwv1.ListenerSetReasonParentNotAccepted, fmt.Sprintf("there is no Gateway %s", ls.gateway))
@@ -218,8 +218,8 @@ func (s *State) tellOrphan(w *work, name model.Name) {
 		condition(gwv1.ListenerSetConditionAccepted, v, ls.obj.Generation),
 		condition(gwv1.ListenerSetConditionProgrammed, no(parentNotProgrammed, v.message), ls.obj.Generation),
 	}}
-	if !reflect.DeepEqual(ls.told, out) {
-		ls.told = out
+	if ls.stale || !reflect.DeepEqual(ls.told, out) {
+		ls.told, ls.stale = out, false
 		w.out.ListenerSetStatuses[name] = out
 	}
 }

@@ -24,7 +24,8 @@ type Output struct {
 	ListenerSetStatuses map[model.Name]*gwv1.ListenerSetStatus
 	// RouteStatuses are the entries of status.parents that are ours; none: ours are to be removed.
 	RouteStatuses map[RouteID][]gwv1.RouteParentStatus
-	// PolicyStatuses are the entries of status.ancestors of BackendTLSPolicies that are ours.
+	// PolicyStatuses are the entries of status.ancestors of BackendTLSPolicies that are ours, which may be more than there is
+	// room for.
 	PolicyStatuses map[model.Name][]gwv1.PolicyAncestorStatus
 
 	// ClassesInUse tells of classes of ours whether Gateways have them: a class in use should have the finalizer

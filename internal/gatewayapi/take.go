@@ -203,7 +203,7 @@ func (s *State) takeGateway(w *work, name model.Name, obj *gwv1.Gateway) {
 func (s *State) takeListenerSet(w *work, name model.Name, obj *gwv1.ListenerSet) {
 	ls := s.listenerSets[name]
 	if ls != nil && obj != nil {
-		if !setStated(&obj.Status, ls.told) {
+		if ls.told != nil && !setStated(&obj.Status, ls.told) {
 			ls.stale = true
 			w.gatewayStatus.add(ls.gateway)
 		}
@@ -224,6 +224,7 @@ func (s *State) takeListenerSet(w *work, name model.Name, obj *gwv1.ListenerSet)
 	if ls == nil {
 		ls = &listenerSet{name: name, order: name.String()}
 		s.listenerSets[name] = ls
+		ls.stale = len(obj.ManagedFields) > 0 // an earlier process wrote its status, which may no longer hold
 	}
 	ls.obj = obj
 	r := obj.Spec.ParentRef

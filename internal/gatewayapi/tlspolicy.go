@@ -18,9 +18,6 @@ import (
 	"github.com/weft-net/weft/internal/route"
 )
 
-// maxAncestors is how many entries a policy's status may have.
-const maxAncestors = 16
-
 // tlsPolicy is a BackendTLSPolicy with what was made of it.
 type tlsPolicy struct {
 	name     model.Name
@@ -99,6 +96,8 @@ func (s *State) compilePolicy(w *work, name model.Name) {
 	if p == nil {
 		p = &tlsPolicy{name: name}
 		s.tlsPolicies[name] = p
+		// What an earlier process said of the policy is to be taken back where it no longer holds.
+		p.stale = slices.ContainsFunc(obj.Status.Ancestors, func(a gwv1.PolicyAncestorStatus) bool { return a.ControllerName == ControllerName })
 	}
 	p.obj, p.targets = obj, nil
 	var services []model.Name
@@ -259,9 +258,6 @@ func (s *State) tellPolicy(w *work, name model.Name) {
 	accepted := s.policyVerdict(p)
 	out := []gwv1.PolicyAncestorStatus{}
 	for _, g := range slices.SortedFunc(maps.Keys(ancestors), model.Name.Compare) {
-		if len(out) == maxAncestors {
-			break
-		}
 		group, kind, ns := gwv1.Group(GroupName), gwv1.Kind("Gateway"), gwv1.Namespace(g.Namespace)
 		out = append(out, gwv1.PolicyAncestorStatus{
 			AncestorRef:    gwv1.ParentReference{Group: &group, Kind: &kind, Namespace: &ns, Name: gwv1.ObjectName(g.Name)},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/url"
 	"reflect"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -35,6 +36,9 @@ type feed[O runtime.Object, T any] struct {
 
 	said   string // the failure last logged, and when
 	saidAt time.Time
+
+	mu   sync.Mutex
+	stop func() // ends the watch that is open; nil if none is
 }
 
 // lister is the part of a typed client that lists and watches a kind.
@@ -44,6 +48,17 @@ type lister struct {
 }
 
 func (f *feed[O, T]) kind() string { return f.kindName }
+
+func (f *feed[O, T]) renew() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stop != nil {
+		f.w.log.Warn("watch is behind: renewing it", "kind", f.kindName)
+		f.w.renewed.WithLabelValues(f.kindName).Inc()
+		f.stop()
+		f.stop = nil
+	}
+}
 
 func (f *feed[O, T]) run(ctx context.Context) {
 	s := &store[T]{
@@ -129,6 +144,10 @@ func (f *feed[O, T]) translate(o O) *entry {
 func (f *feed[O, T]) guard(in watch.Interface) watch.Interface {
 	events := make(chan watch.Event)
 	out := watch.NewProxyWatcher(events)
+	behind := make(chan struct{})
+	f.mu.Lock()
+	f.stop = func() { close(behind) }
+	f.mu.Unlock()
 	go func() {
 		defer close(events)
 		defer in.Stop()
@@ -148,6 +167,8 @@ func (f *feed[O, T]) guard(in watch.Interface) watch.Interface {
 					return
 				}
 			case <-out.StopChan():
+				return
+			case <-behind:
 				return
 			case <-timer.C:
 				f.w.log.Warn("watch fell silent: renewing it", "kind", f.kindName, "after", f.silence)

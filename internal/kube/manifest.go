@@ -197,24 +197,55 @@ func decode(raw []byte) ([]runtime.Object, error) {
 	return out, nil
 }
 
+// ManifestError is why an object of a manifest can't be used, or not as it is written.
+type ManifestError struct {
+	Manifest
+	Kind string
+	Name model.Name
+	Err  error
+}
+
+// Error is "FILE:LINE: KIND NAME: why", or without the place of what was read from a cluster.
+func (e *ManifestError) Error() string {
+	if e.File == "" {
+		return fmt.Sprintf("%s %s: %v", e.Kind, e.Name, e.Err)
+	}
+	return fmt.Sprintf("%s:%d: %s %s: %v", e.File, e.Line, e.Kind, e.Name, e.Err)
+}
+
+// Unwrap implements errors' interface.
+func (e *ManifestError) Unwrap() error { return e.Err }
+
+// Placed puts objects that name no namespace, and are of a kind that is in one, into the given one, as kubectl does.
+// The manifests given stay as they are.
+func Placed(ms []Manifest, namespace string) []Manifest {
+	out := slices.Clone(ms)
+	for i := range out {
+		acc, err := meta.Accessor(out[i].Object)
+		if err != nil || acc.GetNamespace() != "" || !Namespaced(out[i].Object) {
+			continue
+		}
+		obj := out[i].Object.DeepCopyObject()
+		if acc, err = meta.Accessor(obj); err == nil {
+			acc.SetNamespace(namespace)
+			out[i].Object = obj
+		}
+	}
+	return out
+}
+
 // FromManifests translates the objects of the kinds that model knows, as the API server would have stored them:
-// an object without a namespace goes to the given one. Other kinds are passed over. The error joins what could not
-// be used, each with file and line; the Delta holds the rest.
+// an object without a namespace goes to the given one. Other kinds are passed over. The error joins ManifestErrors
+// of what could not be used; the Delta holds the rest.
 func FromManifests(ms []Manifest, namespace string) (*model.Delta, error) {
 	d := &model.Delta{Complete: true}
 	var bad []error
-	for _, m := range ms {
+	for _, m := range Placed(ms, namespace) {
 		acc, err := meta.Accessor(m.Object)
 		if err != nil {
 			continue
 		}
 		obj := m.Object
-		if acc.GetNamespace() == "" && namespaced(obj) {
-			obj = obj.DeepCopyObject()
-			if acc, err = meta.Accessor(obj); err == nil {
-				acc.SetNamespace(namespace)
-			}
-		}
 		name := model.Name{Namespace: acc.GetNamespace(), Name: acc.GetName()}
 		switch o := obj.(type) {
 		case *corev1.Service:
@@ -248,20 +279,42 @@ func FromManifests(ms []Manifest, namespace string) (*model.Delta, error) {
 			}
 		}
 		if err != nil {
-			bad = append(bad, fmt.Errorf("%s:%d: %s %s: %w", m.File, m.Line, obj.GetObjectKind().GroupVersionKind().Kind, name, err))
+			bad = append(bad, &ManifestError{m, obj.GetObjectKind().GroupVersionKind().Kind, name, err})
 		}
 	}
 	return d, errors.Join(bad...)
 }
 
-func namespaced(o runtime.Object) bool {
-	switch o := o.(type) {
-	case *corev1.Node, *corev1.Namespace, *networkingv1.ServiceCIDR, *networkingv1.IngressClass:
-		return false
-	case *unstructured.Unstructured:
-		return o.GroupVersionKind() != clusterNetworkPolicyKind && o.GroupVersionKind() != addressPoolKind
+// clusterScoped are the kinds that are in no namespace, by API group, of those that have to do with the network and
+// with what people keep beside it.
+var clusterScoped = map[string][]string{
+	"":                             {"Namespace", "Node", "PersistentVolume"},
+	"networking.k8s.io":            {"IngressClass", "ServiceCIDR", "IPAddress"},
+	"policy.networking.k8s.io":     {"ClusterNetworkPolicy", "AdminNetworkPolicy", "BaselineAdminNetworkPolicy"},
+	"gateway.networking.k8s.io":    {"GatewayClass"},
+	"weft.dev":                     {"AddressPool"},
+	"rbac.authorization.k8s.io":    {"ClusterRole", "ClusterRoleBinding"},
+	"storage.k8s.io":               {"StorageClass", "CSIDriver", "CSINode", "VolumeAttachment"},
+	"scheduling.k8s.io":            {"PriorityClass"},
+	"node.k8s.io":                  {"RuntimeClass"},
+	"apiextensions.k8s.io":         {"CustomResourceDefinition"},
+	"apiregistration.k8s.io":       {"APIService"},
+	"admissionregistration.k8s.io": {"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"},
+	"cilium.io":                    {"CiliumClusterwideNetworkPolicy", "CiliumCIDRGroup"},
+	"crd.projectcalico.org":        {"GlobalNetworkPolicy", "GlobalNetworkSet", "IPPool", "Tier"},
+	"projectcalico.org":            {"GlobalNetworkPolicy", "GlobalNetworkSet", "StagedGlobalNetworkPolicy", "IPPool", "Tier"},
+	"crd.antrea.io":                {"ClusterNetworkPolicy", "ClusterGroup", "Tier"},
+}
+
+// Namespaced tells whether an object is of a kind that is in a namespace, as all are that are not known to be in none.
+func Namespaced(o runtime.Object) bool {
+	gvk := o.GetObjectKind().GroupVersionKind()
+	if gvk.Kind == "" { // made, not read
+		if kinds, _, err := scheme.Scheme.ObjectKinds(o); err == nil && len(kinds) > 0 {
+			gvk = kinds[0]
+		}
 	}
-	return true
+	return !slices.Contains(clusterScoped[gvk.Group], gvk.Kind)
 }
 
 func into[K comparable, O, T any](m *map[K]*T, k K, o O, from func(O) (*T, error)) error {

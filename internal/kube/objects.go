@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -171,8 +172,14 @@ func (k objectKind) from(u *unstructured.Unstructured) (*model.Object, error) {
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, o); err != nil {
 		return nil, fmt.Errorf("%s %s: %w", u.GetAPIVersion(), k.kind, err)
 	}
+	ours := k.kind == "ListenerSet" && slices.ContainsFunc(o.GetManagedFields(), func(f metav1.ManagedFieldsEntry) bool {
+		return f.Manager == ManagedBy && f.Subresource == "status"
+	})
 	out, err := asIs(o)
 	out.Unknown = unknown
+	if ours { // its status has nothing that tells whose it is
+		o.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: ManagedBy, Subresource: "status"}})
+	}
 	return out, err
 }
 

@@ -268,7 +268,7 @@ func FromEndpointSlice(s *discoveryv1.EndpointSlice) (*model.EndpointSlice, erro
 			ep.Serving = *e.Conditions.Serving
 		}
 		if e.TargetRef != nil && e.TargetRef.Kind == "Pod" {
-			ep.Pod = e.TargetRef.Name
+			ep.OfPod, ep.Pod = true, e.TargetRef.Name
 		}
 		if e.Hints != nil {
 			for _, z := range e.Hints.ForZones {

@@ -119,7 +119,7 @@ endpoints:
 		}
 	}
 	want := model.Endpoint{Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.4")}, Serving: true, Terminating: true,
-		Hostname: "web-3", Node: "n1", Zone: "a", Pod: "web-3", HintZones: []string{"a"}, HintNodes: []string{"n1"}}
+		Hostname: "web-3", Node: "n1", Zone: "a", OfPod: true, Pod: "web-3", HintZones: []string{"a"}, HintNodes: []string{"n1"}}
 	if diff := cmp.Diff(want, s.Endpoints[3], equal); diff != "" {
 		t.Errorf("endpoint (-want +got):\n%s", diff)
 	}

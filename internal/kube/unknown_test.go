@@ -119,3 +119,14 @@ func TestOlderVersions(t *testing.T) {
 		t.Errorf("the BackendTLSPolicy is %+v", s)
 	}
 }
+
+// A ListenerSet's status does not tell who wrote it: managedFields do, and no more is kept of them than that.
+func TestWhoseListenerSet(t *testing.T) {
+	const head, tail = `{"apiVersion":"gateway.networking.k8s.io/v1","kind":"ListenerSet","metadata":{"name":"a","managedFields":[{"manager":"kubectl"},{"manager":"`,
+		`","subresource":"status","fieldsV1":{"f:status":{}}}]},"spec":{"parentRef":{"name":"g"},"listeners":[]}}`
+	for manager, want := range map[string]int{"weft-controller": 1, "other": 0} {
+		if got := read(t, head+manager+tail).Value.(*gatewayv1.ListenerSet).ManagedFields; len(got) != want || want == 1 && got[0].FieldsV1 != nil {
+			t.Errorf("%s: %+v", manager, got)
+		}
+	}
+}

@@ -64,6 +64,7 @@ type Watcher struct {
 type runner interface {
 	run(ctx context.Context)
 	kind() string
+	renew()
 }
 
 // NewWatcher prepares a watcher. Run starts it.
@@ -152,6 +153,16 @@ func (w *Watcher) Age() time.Duration {
 		age = max(age, time.Since(t))
 	}
 	return age
+}
+
+// Renew ends the watch of a kind ("NetworkPolicy"), which is then opened anew from where it was: for whoever has learned
+// otherwise that it is behind.
+func (w *Watcher) Renew(kind string) {
+	for _, f := range w.feeds {
+		if f.kind() == kind {
+			f.renew()
+		}
+	}
 }
 
 // change adds to what is pending; put writes into the Delta under the lock.

@@ -8,8 +8,8 @@ type ObjectKey struct {
 }
 
 // Object is an API object in its API's own Go type, for kinds whose compile package speaks that API, as those of
-// Gateway API and Ingress do: "HTTPRoute" is a *gatewayv1.HTTPRoute. It has no managedFields, is shared, and never
-// changes.
+// Gateway API and Ingress do: "HTTPRoute" is a *gatewayv1.HTTPRoute. It has no managedFields, but of a ListenerSet one
+// that says whether weft wrote its status. It is shared, and never changes.
 type Object struct {
 	Value any
 	// Unknown are the fields of its spec that the Go type does not have or can't hold, such as those of a later release

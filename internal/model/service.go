@@ -138,7 +138,8 @@ type Endpoint struct {
 	Hostname    string // the per-endpoint DNS label; "" is none
 	Node        string
 	Zone        string
-	Pod         string   // targetRef of kind Pod, same namespace; "" is none
+	OfPod       bool     // targetRef is of kind Pod: nobody wrote the endpoint by hand
+	Pod         string   // the targetRef's name, same namespace; "" is none, or left out
 	HintZones   []string // hints.forZones
 	HintNodes   []string // hints.forNodes
 }
