@@ -25,6 +25,10 @@ type h2up struct {
 	nextID  uint32
 	most    uint32 // streams at a time, as the endpoint says
 	closing bool   // it takes no more requests
+	takes   extended
+
+	told     chan struct{} // closed when the endpoint has said how it is to be spoken to, or will not
+	toldOnce sync.Once
 }
 
 const (
@@ -41,11 +45,12 @@ const (
 
 // h2pool is an endpoint's HTTP/2 connections: as many as its limit of streams makes necessary.
 type h2pool struct {
-	mu      sync.Mutex
-	conns   []*h2up
-	dialing *h2dialing
-	gone    bool
-	most    atomic.Uint32 // streams at a time, as the endpoint said last; 0: it has not
+	mu       sync.Mutex
+	conns    []*h2up
+	dialing  *h2dialing
+	gone     bool
+	most     atomic.Uint32 // streams at a time, as the endpoint said last; 0: it has not
+	extended atomic.Uint32
 }
 
 // h2dialing is a connection being made, for all who wait for one.
@@ -58,6 +63,7 @@ type h2dialing struct {
 type h2call struct {
 	h2stream
 	method string
+	socket bool // it asks for a WebSocket
 	infos  []h2info
 	headed bool
 	status int
@@ -146,7 +152,7 @@ func (e *endpoint) dialH2(x *exchange, by time.Time) (*h2up, error) {
 		c.Close()
 		return nil, errors.New("the endpoint does not speak HTTP/2 in TLS")
 	}
-	u := &h2up{endpoint: e, nextID: 1, most: streamsUntold}
+	u := &h2up{endpoint: e, nextID: 1, most: streamsUntold, takes: notOffered, told: make(chan struct{})}
 	if n := e.h2.most.Load(); n > 0 {
 		u.most = min(n, streamsUntold)
 	}
@@ -156,6 +162,7 @@ func (e *endpoint) dialH2(x *exchange, by time.Time) (*h2up, error) {
 	go func() {
 		_ = u.mux.read()
 		u.mux.w.release()
+		u.toldOnce.Do(func() { close(u.told) })
 	}()
 	return u, nil
 }
@@ -181,7 +188,7 @@ func (u *h2up) begin(x *exchange, call *h2call) (sent bool, err error) {
 	if u.nextID += 2; u.nextID > maxWindow-2 {
 		u.closing = true
 	}
-	empty := x.body == nil || x.isWhole && len(x.whole) == 0
+	empty := !call.socket && (x.body == nil || x.isWhole && len(x.whole) == 0)
 	scheme := "http"
 	if u.endpoint.backend.tls != nil {
 		scheme = "https"
@@ -191,6 +198,9 @@ func (u *h2up) begin(x *exchange, call *h2call) (sent bool, err error) {
 		authority = u.endpoint.address
 	}
 	s.sendHead(empty, func(b []byte) []byte {
+		if call.socket {
+			return appendSocketHead(b, scheme, authority, x)
+		}
 		b = appendRequestHead(b, x.method, scheme, authority, x.path, x.query)
 		b = appendHeadFields(b, x.fields)
 		if !empty && x.length > 0 {
@@ -198,7 +208,7 @@ func (u *h2up) begin(x *exchange, call *h2call) (sent bool, err error) {
 		}
 		return b
 	})
-	if empty {
+	if empty || call.socket {
 		return true, nil
 	}
 	n := int64(len(x.whole))
@@ -260,10 +270,22 @@ func (u *h2up) isIdle(stream uint32) bool {
 }
 
 func (u *h2up) setting(s setting) {
-	if s.id == http2.SettingMaxConcurrentStreams {
+	switch s.id {
+	case http2.SettingMaxConcurrentStreams:
 		u.most = s.value
 		u.endpoint.h2.most.Store(s.value)
+	case http2.SettingEnableConnectProtocol:
+		if s.value == 1 {
+			u.takes = offered
+		}
 	}
+}
+
+func (u *h2up) settled() {
+	u.toldOnce.Do(func() {
+		u.endpoint.h2.extended.Store(uint32(u.takes))
+		close(u.told)
+	})
 }
 
 func (u *h2up) goAway(last uint32, _ http2.ErrCode) {
@@ -371,8 +393,16 @@ func (x *exchange) attemptH2(e *endpoint, by time.Time, retryable func(int) bool
 // overH2 carries the exchange over a stream. again says that the endpoint is well and has not acted on the request, or
 // that the kept connection had ended.
 func (x *exchange) overH2(e *endpoint, by time.Time, retryable func(int) bool) (out outcome, again bool) {
+	var err error
 	call := h2calls.Get().(*h2call)
-	fresh, sent, err := x.openH2(e, call, by)
+	if call.socket, err = x.asSocket(e, by); err == errNoSockets {
+		h2calls.Put(call)
+		return outcome{status: http.StatusBadGateway, reason: err.Error()}, false
+	}
+	var fresh, sent bool
+	if err == nil {
+		fresh, sent, err = x.openH2(e, call, by)
+	}
 	if err != nil {
 		h2calls.Put(call)
 		e.unconnected(err)
@@ -433,6 +463,9 @@ func (x *exchange) answerH2(e *endpoint, call *h2call, p *pump, fresh bool, retr
 	}
 	if retryable(call.status) {
 		return outcome{answered: true, status: call.status, reason: "endpoint: " + strconv.Itoa(call.status)}, false
+	}
+	if call.socket && call.status < 300 {
+		return x.tunnelCall(e, call), false
 	}
 	length := call.length(x.major == 1)
 	complete := x.relay(e, call.status, "", call.fields, call, length)

@@ -141,6 +141,7 @@ func (m *h2mux) settings(f h2frame, p []byte) *h2error {
 		}
 		m.role.setting(s)
 	}
+	m.role.settled()
 	m.out = appendFrame(m.room(), 0, http2.FrameSettings, http2.FlagSettingsAck, 0)
 	return nil
 }

@@ -129,6 +129,18 @@ func appendLengthField(b []byte, n int64) []byte {
 	return appendIndexedName(b, 28, strconv.AppendInt(digits[:0], n, 10))
 }
 
+// appendSocketHead appends the head of an extended CONNECT (RFC 8441 section 5), which has no key.
+func appendSocketHead(b []byte, scheme, authority string, x *exchange) []byte {
+	b = appendRequestHead(b, http.MethodConnect, scheme, authority, x.path, x.query)
+	b = appendHeadField(b, &field{name: raw(":protocol"), value: raw("websocket")})
+	for i := range x.fields {
+		if f := &x.fields[i]; !equalFold(f.name, "sec-websocket-key") {
+			b = appendHeadFields(b, x.fields[i:i+1])
+		}
+	}
+	return b
+}
+
 // appendRequestHead appends a request's pseudo-header fields.
 func appendRequestHead(b []byte, method, scheme, authority, path, query string) []byte {
 	switch method {

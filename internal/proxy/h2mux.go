@@ -68,6 +68,8 @@ type h2role interface {
 	head(b *h2block) *h2error
 	// setting is told of the peer's settings, with the lock held.
 	setting(s setting)
+	// settled is told at the end of each SETTINGS, with the lock held.
+	settled()
 	goAway(last uint32, code http2.ErrCode)
 	// isIdle tells whether a stream was never opened.
 	isIdle(stream uint32) bool

@@ -67,6 +67,7 @@ var h2requests = sync.Pool{New: func() any {
 func (c *h2conn) isIdle(stream uint32) bool { return stream%2 == 0 || stream > c.mux.last }
 func (c *h2conn) fromServer() bool          { return false }
 func (c *h2conn) setting(setting)           {}
+func (c *h2conn) settled()                  {}
 
 // goAway needs no answer: the client goes on reading what it has asked for.
 func (c *h2conn) goAway(uint32, http2.ErrCode) {}

@@ -48,107 +48,14 @@ func (x *exchange) switchProtocols(u *upstream) outcome {
 func (x *exchange) switchStream(r *h2request, u *upstream) outcome {
 	defer u.discard()
 	x.endpoint.succeeded()
-	x.status, x.started = http.StatusOK, true
 	fields := u.head.fields
 	for i := range fields {
 		if equalFold(fields[i].name, "sec-websocket-accept") { // the answer to a key that the client knows nothing of
 			fields[i].id = fDropped
 		}
 	}
-	if err := r.start(x, http.StatusOK, "", x.forClient(u.endpoint, http.StatusOK, fields), -1); err != nil {
-		x.fail("client: " + err.Error())
-		return outcome{done: true}
-	}
-	_ = r.flush()
-	forget := x.srv.tunnels.add(closer{u.w.conn, u.w.conn})
-	defer forget()
-	t := streamTunnel{r: r, u: u, idle: x.tunnelIdle()}
-	t.last.Store(time.Now().UnixNano())
-	r.patience = t.idle / 4 // so that each direction knows in time of the other's life
-	var in sync.WaitGroup
-	in.Go(t.upload)
-	x.sent = t.download()
-	in.Wait()
-	if r.left() || !r.sentEnd {
-		x.fail("tunnel: cut off")
-	}
-	return outcome{done: true}
+	return x.tunnelStream(u.endpoint, r, fields, &connSide{c: u.w.conn, ahead: u.w.buffered()}, closer{u.w.conn, u.w.conn})
 }
-
-// streamTunnel copies between a stream and an endpoint's connection, each way until its end, and both until one
-// breaks or neither says anything for the idle time.
-type streamTunnel struct {
-	r    *h2request
-	u    *upstream
-	idle time.Duration
-	last atomic.Int64
-	over atomic.Bool // the endpoint's side broke
-}
-
-func (t *streamTunnel) moved()      { t.last.Store(time.Now().UnixNano()) }
-func (t *streamTunnel) quiet() bool { return time.Since(time.Unix(0, t.last.Load())) >= t.idle }
-
-func (t *streamTunnel) upload() {
-	c := t.u.w.conn
-	_ = c.SetWriteDeadline(time.Time{})
-	for {
-		p, err := t.r.next()
-		switch {
-		case err == io.EOF:
-			if h, ok := c.(interface{ CloseWrite() error }); !ok || h.CloseWrite() != nil {
-				c.Close()
-			}
-			return
-		case timedOut(err) && !t.quiet() && !t.over.Load():
-			continue
-		case err != nil:
-			c.Close()
-			return
-		}
-		if _, err := c.Write(p); err != nil {
-			c.Close()
-			return
-		}
-		t.moved()
-	}
-}
-
-func (t *streamTunnel) download() (total int64) {
-	c := t.u.w.conn
-	send := func(p []byte) (bool, error) {
-		if t.r.sendData(p) != nil || t.r.flush() != nil {
-			return false, errLeft
-		}
-		total += int64(len(p))
-		t.moved()
-		return true, nil
-	}
-	var err error
-	if p := t.u.w.buffered(); len(p) > 0 { // came with the head
-		_, err = send(p)
-	}
-	for err == nil {
-		_ = c.SetReadDeadline(time.Now().Add(t.idle / 4))
-		if err = arrivals(c, &largeBuffers, send); timedOut(err) && !t.quiet() {
-			err = nil
-		}
-	}
-	switch err {
-	case errLeft:
-		c.Close()
-	case io.EOF:
-		if t.r.end(nil) == nil {
-			_ = t.r.flush()
-		}
-	default:
-		t.over.Store(true)
-		t.r.giveUp()
-		c.Close()
-	}
-	return total
-}
-
-var errLeft = errors.New("the client takes nothing any more")
 
 // closer ends a tunnel.
 type closer [2]net.Conn
