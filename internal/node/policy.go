@@ -195,7 +195,7 @@ func (p *Policy) uid(l model.LocalPod) string {
 // it.
 func (p *Policy) pin(l model.LocalPod, uid string) *policy.Change {
 	p.pinned[wiring(l)] = uid
-	return p.compiler.Pin(l.Name, uid, l.IPs)
+	return p.compiler.Pin(l.Name, uid, l.Link, l.IPs)
 }
 
 // wiring is a key for a pod with its addresses.

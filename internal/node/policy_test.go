@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -225,6 +226,93 @@ func TestPolicyProtectWaitsAndFailsClosed(t *testing.T) {
 	if n := len(r.part.compiler.Program().Pods); n != 0 {
 		t.Errorf("after Unprotect %d addresses are still guarded", n)
 	}
+}
+
+// What a pod sends its node from a link-local address is judged like all else that it sends.
+func TestPolicyJudgesLinkLocalByLink(t *testing.T) {
+	r := newPolicyRig(t)
+	r.node.Listen(t, model.TCP, 80)
+	shut, open := r.node.Connect(t, policytest.Addrs("10.0.0.1 fd00::1")...), r.node.Connect(t, policytest.Addrs("10.0.0.2 fd00::2")...)
+	shut.Listen(t, model.TCP, 81)
+	gateway := netip.AddrPortFrom(policytest.Gateway6.WithZone("eth0"), 80)
+	reaches := func(p *policytest.Pod, to netip.AddrPort, want bool) {
+		t.Helper()
+		if got := p.Reaches(t, netip.Addr{}, to, model.TCP, want); got != want {
+			t.Errorf("from %s to %s: %v, want %v", p.Addrs[0], to, got, want)
+		}
+	}
+	linkLocalOf(t, shut)
+	linkLocalOf(t, open)
+	reaches(shut, gateway, true)
+	deny := &model.NetworkPolicy{Meta: model.Meta{Name: model.Name{Namespace: "a", Name: "deny"}}, PodSelector: model.MatchLabels(role("shut")), Egress: true}
+	pods := []*model.Pod{podOf("shut", role("shut"), ""), podOf("open", role("open"), "")}
+	r.update(with(deltaOf(pods...), deny))
+	wired := make([]model.LocalPod, 2)
+	for i, at := range []*policytest.Pod{shut, open} {
+		wired[i] = localPod(pods[i], at.Addrs)
+		wired[i].Link = at.Link
+		if err := r.part.Protect(context.Background(), wired[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reaches(shut, gateway, false)
+	reaches(shut, netip.AddrPortFrom(policytest.NodeAddr6, 80), false)
+	policytest.Eventually(t, policytest.Deadline, "the drop is told, with the policy", func() bool {
+		shut.Reaches(t, netip.Addr{}, gateway, model.TCP, false)
+		found := false
+		_ = flowlog.Query(t.Context(), filepath.Join(r.dir, "flows.sock"), flowlog.Filter{Policy: "deny", Verdict: flowlog.Dropped}, false,
+			func(e *flowlog.Event) error { found = found || e.Source.Addr.IsLinkLocalUnicast(); return nil })
+		return found
+	})
+	reaches(open, gateway, true)
+
+	// The node's own connections go on both ways: pods answer from their link-local addresses too.
+	own, index := linkLocalOf(t, shut)
+	if to := netip.AddrPortFrom(own.WithZone(shut.Link), 81); !r.node.Reaches(t, netip.Addr{}, to, model.TCP, true) {
+		t.Errorf("the node does not reach its pod at %s", to)
+	}
+
+	// An agent that starts takes it up from what is wired; a policy that goes opens; a pod that goes leaves nothing.
+	r.start(wired...)
+	r.update(with(deltaOf(pods...), deny))
+	reaches(shut, gateway, false)
+	loose := deltaOf()
+	loose.NetworkPolicies[deny.Name] = nil
+	r.update(loose)
+	reaches(shut, gateway, true)
+	conn := shut.Dial(t, netip.AddrPortFrom(gateway.Addr().WithZone(fmt.Sprint(index)), gateway.Port()))
+	r.update(with(deltaOf(), deny))
+	if policytest.Echoes(t, conn, false) {
+		t.Error("a connection from a link-local address outlived the policy that admitted it")
+	}
+	r.part.Unprotect(wired[0])
+	if links := r.part.compiler.Program().Links; len(links) != 0 {
+		t.Errorf("after Unprotect there are links %v", links)
+	}
+}
+
+// linkLocalOf waits for a pod's link-local address, which the kernel makes when the link has a carrier, and tells it with
+// the link's index.
+func linkLocalOf(t *testing.T, p *policytest.Pod) (own netip.Addr, index int) {
+	t.Helper()
+	policytest.Eventually(t, policytest.Deadline, "a link-local address", func() bool {
+		p.Do(t, func() error {
+			l, err := net.InterfaceByName("eth0")
+			if err != nil {
+				return err
+			}
+			index = l.Index
+			addrs, err := l.Addrs()
+			for _, a := range addrs {
+				if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().IsLinkLocalUnicast() {
+					own = p.Addr()
+				}
+			}
+			return err
+		})
+		return own.IsValid()
+	})
+	return own, index
 }
 
 // The API's image of a static pod has another UID than the kubelet gave to the runtime.

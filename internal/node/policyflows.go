@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -128,10 +129,18 @@ func (p *Policy) explain(k policytable.Packet) (flowlog.Event, *model.Pod) {
 	}
 	v := p.compiler.Evaluate(f)
 	side := v.Ingress
-	if s := p.compiler.Source(k.Prefix); s != nil && s.Direction == policy.Egress || s == nil && !v.Egress.Allowed {
+	source := p.compiler.Source(k.Prefix)
+	if source != nil && source.Direction == policy.Egress || source == nil && !v.Egress.Allowed {
 		side = v.Egress
 	}
 	e.Direction = side.Direction.String()
+	if k.Src.IsLinkLocalUnicast() && source != nil && side.Pod == nil {
+		for _, r := range slices.Concat(source.Isolating, source.Cluster) {
+			e.Policies = append(e.Policies, r.String())
+		}
+		e.Reason = fmt.Sprintf("a pod of namespace %s sent it from a link-local address, and these policies guard the pod: %s", source.Namespace, strings.Join(e.Policies, ", "))
+		return e, nil
+	}
 	for _, fd := range side.Findings {
 		if fd.Result == policy.DoesNotAdmit || fd.Result == policy.Denies {
 			e.Policies = append(e.Policies, fd.Policy.String())

@@ -121,7 +121,11 @@ func addChains(c *nftables.Conn, t *nftables.Table) {
 	from := chain("from-pods", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
 	rule(from, linkName(expr.MetaKeyIIFNAME, expr.CmpOpNeq, podLinkPrefix), is(accept))
 	rule(from, v4.only(), v4.within(v4.dst, netip.MustParsePrefix("127.0.0.0/8"), expr.CmpOpEq), is(drop))
-	rule(from, v6.only(), is(v6.load(v6.src, r1), &expr.Cmp{Op: expr.CmpOpEq, Register: r1, Data: make([]byte, 16)}, accept))
+	// Without an address there is only duplicate address detection (RFC 4862), and what joins its group.
+	rule(from, v6.only(), is(
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: r1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: r1, Data: []byte{unix.IPPROTO_ICMPV6}},
+		v6.load(v6.src, r1), &expr.Cmp{Op: expr.CmpOpEq, Register: r1, Data: make([]byte, 16)}, accept))
 	rule(from, v6.only(), v6.within(v6.src, netip.MustParsePrefix("fe80::/10"), expr.CmpOpEq), is(accept))
 	rule(from, is(
 		&expr.Fib{Register: r1, FlagSADDR: true, FlagIIF: true, ResultOIF: true, FlagPRESENT: true},

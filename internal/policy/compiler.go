@@ -27,13 +27,14 @@ type Compiler struct {
 	local   map[model.Name]*guard
 	shared  map[string]*sharedBuilt
 
-	pins      map[string]pin              // by pod UID
-	released  map[string]bool             // UIDs of pods that the API still lists with addresses that are no longer theirs
-	strangers map[model.Name][]netip.Addr // wired pods that the API has not told of, by their ghost's name
-	trusted   map[Member]struct{}         // see Trust
-	orphans   map[string]bool             // UIDs of pods that are wired though the API has no longer got them
+	pins      map[string]pin      // by pod UID
+	released  map[string]bool     // UIDs of pods that the API still lists with addresses that are no longer theirs
+	strangers map[model.Name]pin  // wired pods that the API has not told of, by their ghost's name
+	trusted   map[Member]struct{} // see Trust
+	orphans   map[string]bool     // UIDs of pods that are wired though the API has no longer got them
 
 	change  *Change
+	rewired map[string]bool         // links whose Egress chain may have changed in this Change
 	alike   map[string]*sharedBuilt // what guards pods with the same labels, in this Change; see likeness
 	garbage []*sharedBuilt          // given up in this Change; released at its end, so that what is still needed stays
 }
@@ -53,12 +54,14 @@ type sharedBuilt struct {
 // guard is what a local pod holds of the program.
 type guard struct {
 	addrs           []netip.Addr
+	link            string       // "" if it is not known
 	ingress, egress *sharedBuilt // nil: open
 }
 
 // pin is what the CNI plugin told of a pod, ahead of the API server.
 type pin struct {
 	name  model.Name
+	link  string
 	addrs []netip.Addr
 }
 
@@ -77,7 +80,7 @@ func NewCompiler(node string) *Compiler {
 	return &Compiler{
 		Cluster:   NewCluster(),
 		node:      node,
-		program:   Program{Pods: map[netip.Addr]Entry{}, Chains: map[string]*Chain{}, Sets: map[string]*Set{}},
+		program:   Program{Pods: map[netip.Addr]Entry{}, Links: map[string]string{}, Chains: map[string]*Chain{}, Sets: map[string]*Set{}},
 		sets:      map[string]*tracked[*Set]{},
 		chains:    map[string]*tracked[*Chain]{},
 		scoped:    map[string]map[string]*Set{},
@@ -88,15 +91,16 @@ func NewCompiler(node string) *Compiler {
 		released:  map[string]bool{},
 		orphans:   map[string]bool{},
 		trusted:   map[Member]struct{}{},
-		strangers: map[model.Name][]netip.Addr{},
+		strangers: map[model.Name]pin{},
 		change:    newChange(),
+		rewired:   map[string]bool{},
 	}
 }
 
 func newChange() *Change {
 	return &Change{
 		Chains: map[string]*Chain{}, Sets: map[string]*Set{}, Gone: map[string]SetKind{},
-		Members: map[string]*Members{}, Pods: map[netip.Addr]EntryChange{}, Tightened: map[netip.Addr]bool{},
+		Members: map[string]*Members{}, Pods: map[netip.Addr]EntryChange{}, Links: map[string]LinkChange{}, Tightened: map[netip.Addr]bool{},
 	}
 }
 
@@ -215,16 +219,17 @@ func (k *Compiler) place(n model.Name, p *model.Pod, w *pending) {
 	w.rebuild[n] = true
 }
 
-// Pin tells that a pod of this node is wired with these addresses, which may be before the API has them. Until a pod
-// with this UID has arrived, nothing may pass to or from them. Another pod that was pinned to one of them has lost it.
-func (k *Compiler) Pin(n model.Name, uid string, addrs []netip.Addr) *Change {
+// Pin tells that a pod of this node is wired with these addresses by a link ("": its name is not known), which may be
+// before the API has them. Until a pod with this UID has arrived, nothing may pass to or from them. Another pod that was
+// pinned to one of them has lost it.
+func (k *Compiler) Pin(n model.Name, uid, link string, addrs []netip.Addr) *Change {
 	p := newPending()
 	for other, old := range k.pins {
 		if other != uid && slices.ContainsFunc(old.addrs, func(a netip.Addr) bool { return slices.Contains(addrs, a) }) {
 			k.unpin(other, old.name, p)
 		}
 	}
-	k.pins[uid] = pin{n, addrs}
+	k.pins[uid] = pin{n, link, addrs}
 	delete(k.released, uid)
 	k.rewire(n, uid, p)
 	return k.finish(p)
@@ -262,7 +267,7 @@ func (k *Compiler) rewire(n model.Name, uid string, p *pending) {
 		delete(k.released, uid)
 		k.place(ghost, nil, p)
 	case k.pods[ghost] == nil && wired:
-		k.strangers[ghost] = pin.addrs
+		k.strangers[ghost] = pin
 		k.disputed(pin.addrs, p)
 	case !wired:
 		delete(k.released, uid) // the API never told of it, or has forgotten it: nothing will bring its addresses back
@@ -272,7 +277,7 @@ func (k *Compiler) rewire(n model.Name, uid string, p *pending) {
 // dropStranger forgets a pod that was wired but unknown: it is known now, or gone.
 func (k *Compiler) dropStranger(ghost model.Name, p *pending) {
 	p.rebuild[ghost] = true
-	k.disputed(k.strangers[ghost], p)
+	k.disputed(k.strangers[ghost].addrs, p)
 	delete(k.strangers, ghost)
 }
 
@@ -287,8 +292,8 @@ func (k *Compiler) disputed(addrs []netip.Addr, p *pending) {
 
 // strangerAt names the unknown pod that is wired with an address. It has it, whatever the API says of others.
 func (k *Compiler) strangerAt(a netip.Addr) (model.Name, bool) {
-	for n, addrs := range k.strangers {
-		if slices.Contains(addrs, a) {
+	for n, pin := range k.strangers {
+		if slices.Contains(pin.addrs, a) {
 			return n, true
 		}
 	}
@@ -325,6 +330,7 @@ func (k *Compiler) finish(w *pending) *Change {
 		k.rebuildPod(n)
 	}
 	k.alike = nil
+	k.noteLinks()
 	for _, s := range k.garbage {
 		k.release(s)
 	}
@@ -407,9 +413,14 @@ func (k *Compiler) rebuildPod(n model.Name) {
 	old := k.local[n]
 	var now *guard
 	if addrs := k.ownAddrs(p); len(addrs) > 0 {
-		now = &guard{addrs, k.acquire(Ingress, p), k.acquire(Egress, p)}
-	} else if addrs := k.strangers[n]; len(addrs) > 0 {
-		now = &guard{addrs, k.closed(Ingress), k.closed(Egress)}
+		now = &guard{addrs, k.pins[p.UID].link, k.acquire(Ingress, p), k.acquire(Egress, p)}
+	} else if pin := k.strangers[n]; len(pin.addrs) > 0 {
+		now = &guard{pin.addrs, pin.link, k.closed(Ingress), k.closed(Egress)}
+	}
+	for _, g := range []*guard{old, now} {
+		if g != nil && g.link != "" {
+			k.rewired[g.link] = true
+		}
 	}
 	if old != nil {
 		for _, a := range old.addrs {
@@ -430,6 +441,28 @@ func (k *Compiler) rebuildPod(n model.Name) {
 	if old != nil {
 		k.garbage = append(k.garbage, old.ingress, old.egress)
 	}
+}
+
+// noteLinks brings the links of the guards that were rebuilt to what they are now.
+func (k *Compiler) noteLinks() {
+	if len(k.rewired) == 0 {
+		return
+	}
+	now := map[string]string{}
+	for _, g := range k.local {
+		if k.rewired[g.link] {
+			now[g.link] = g.egress.entry()
+		}
+	}
+	for link := range k.rewired {
+		if old := k.program.Links[link]; old != now[link] {
+			k.change.Links[link] = LinkChange{old, now[link]}
+			if k.program.Links[link] = now[link]; now[link] == "" {
+				delete(k.program.Links, link)
+			}
+		}
+	}
+	clear(k.rewired)
 }
 
 // ownedByOther tells whether an address has passed to another local pod, whose own rebuild sets its entry.

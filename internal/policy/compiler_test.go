@@ -251,7 +251,7 @@ func TestPinnedPodIsGuardedBeforeTheAPIKnowsItsAddress(t *testing.T) {
 	p.Node = "n1"
 	addr := netip.MustParseAddr("10.0.0.9")
 	k.Update(delta(namespace("a", ""), deny, p))
-	c := k.Pin(p.Name, p.UID, []netip.Addr{addr})
+	c := k.Pin(p.Name, p.UID, "", []netip.Addr{addr})
 	if e := c.Pods[addr].New; e.Ingress == "" || e.Egress == "" {
 		t.Fatalf("after Pin the address has %+v", e)
 	}
@@ -273,7 +273,7 @@ func TestPinnedPodIsGuardedBeforeTheAPIKnowsItsAddress(t *testing.T) {
 
 	// Replaced under its name, both are guarded.
 	k.Update(delta(p))
-	k.Pin(p.Name, p.UID, []netip.Addr{addr})
+	k.Pin(p.Name, p.UID, "", []netip.Addr{addr})
 	next, second := pod("a/new", "", "10.0.0.10"), netip.MustParseAddr("10.0.0.10")
 	next.UID = "uid-2"
 	k.Update(delta(next))
@@ -300,7 +300,7 @@ func TestUnknownPodIsClosed(t *testing.T) {
 		t.Fatal("an open pod is closed")
 	}
 	late := pod("a/late", "")
-	kern.apply(t, k.Pin(late.Name, late.UID, []netip.Addr{addr}))
+	kern.apply(t, k.Pin(late.Name, late.UID, "", []netip.Addr{addr}))
 	if passes() != [2]bool{} {
 		t.Error("an unknown pod is open")
 	}
@@ -316,7 +316,7 @@ func TestUnknownPodIsClosed(t *testing.T) {
 	}
 	// Its address goes to another before anybody said that it was free.
 	next := pod("a/next", "")
-	kern.apply(t, k.Pin(next.Name, next.UID, []netip.Addr{addr}))
+	kern.apply(t, k.Pin(next.Name, next.UID, "", []netip.Addr{addr}))
 	if passes() != [2]bool{} {
 		t.Error("an unknown pod with a reused address is open")
 	}

@@ -20,8 +20,12 @@ import (
 //  1. replies, and what relates to an admitted connection, pass
 //  2. the source address leads to its Egress chain, the destination address to its Ingress chain
 //  3. an address that has no such chain is open in that direction
+//
+// What comes from an IPv6 link-local address (RFC 4291) can only be for the node itself, and the address is whatever the
+// pod likes: the link that it comes by leads to the Egress chain, and neighbour discovery passes.
 type Program struct {
 	Pods   map[netip.Addr]Entry
+	Links  map[string]string // nodes' ends of pods' links to Egress chains; those of open pods are not listed
 	Chains map[string]*Chain
 	Sets   map[string]*Set
 }
@@ -108,6 +112,7 @@ type Change struct {
 	Gone    map[string]SetKind  // sets that go, with their kind
 	Members map[string]*Members // of sets that were there before and stay
 	Pods    map[netip.Addr]EntryChange
+	Links   map[string]LinkChange
 
 	// Tightened are the local pods' addresses whose established flows may no longer be allowed.
 	Tightened map[netip.Addr]bool
@@ -118,6 +123,11 @@ type EntryChange struct {
 	Old, New Entry
 }
 
+// LinkChange is a link's Egress chain before and after; "" is none.
+type LinkChange struct {
+	Old, New string
+}
+
 // Members are elements that a Mutable set gained and lost.
 type Members struct {
 	Kind     SetKind
@@ -126,7 +136,7 @@ type Members struct {
 
 // Empty tells whether nothing changed.
 func (c *Change) Empty() bool {
-	return len(c.Chains)+len(c.Sets)+len(c.Gone)+len(c.Members)+len(c.Pods) == 0
+	return len(c.Chains)+len(c.Sets)+len(c.Gone)+len(c.Members)+len(c.Pods)+len(c.Links) == 0
 }
 
 // name derives an object's name from what it is.

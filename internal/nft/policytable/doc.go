@@ -20,7 +20,9 @@
 //  2. A pod that talks to itself through a Service is accepted (set self4, self6).
 //  3. A TCP packet that belongs to no known connection and does not open one is dropped if it comes from or goes to
 //     a guarded pod: a connection that a stricter policy cut can't come back by the server's next packet.
-//  4. The source's address leads, by one lookup in out4 or out6, to the chain of its egress policies.
+//  4. The source's address leads, by one lookup in out4 or out6, to the chain of its egress policies. What comes
+//     to the node from a link-local address is led there by its link (map links), every packet of it; neighbour
+//     discovery passes.
 //  5. The destination's address leads, by in4 or in6, to the chain of its ingress policies.
 //  6. What nobody objects to is accepted, which leaves other tables free to drop it.
 //

@@ -266,14 +266,33 @@ func (t *Table) rootChains(names bool) []*chain {
 		forward.rules = heldAnswers()
 	}
 	forward.rules = append(forward.rules, known, answered, verdict(expr.VerdictGoto, chainGuard))
-	return append(out, forward, &chain{
-		name: chainInput, hook: unix.NF_INET_LOCAL_IN, rules: [][]expr.Any{
-			known, answered,
-			// Neighbour discovery and multicast listening are how the pod's link works (RFC 4861, RFC 2710, RFC 3810).
-			rule(isProtocol(unix.IPPROTO_ICMPV6), tracked(expr.CtStateBitUNTRACKED), verdict(expr.VerdictAccept, "")),
-			verdict(expr.VerdictGoto, chainGuard),
-		},
-	})
+	input := &chain{name: chainInput, hook: unix.NF_INET_LOCAL_IN, rules: [][]expr.Any{
+		// Neighbour discovery and multicast listening are how the pod's link works (RFC 4861, RFC 2710, RFC 3810).
+		rule(isProtocol(unix.IPPROTO_ICMPV6), tracked(expr.CtStateBitUNTRACKED), verdict(expr.VerdictAccept, "")),
+	}}
+	input.rules = append(input.rules, linkLocal()...)
+	input.rules = append(input.rules, known, answered, verdict(expr.VerdictGoto, chainGuard))
+	return append(out, forward, input)
+}
+
+// linkLocal are the rules for what pods send to their node from link-local addresses. It is not looked at by address,
+// and so each packet is judged, not only the first of a connection: nobody could tell whose connections to cut.
+func linkLocal() [][]expr.Any {
+	from := append(families[1].is(),
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: families[1].source, Len: 2},
+		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 2, Mask: []byte{0xff, 0xc0}, Xor: []byte{0, 0}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{0xfe, 0x80}})
+	reply := []expr.Any{
+		&expr.Ct{Register: reg, Key: expr.CtKeyDIRECTION},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{ctDirectionReply}},
+	}
+	return [][]expr.Any{
+		rule(from, tracked(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), reply, verdict(expr.VerdictAccept, "")),
+		rule(from, []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg},
+			&expr.Lookup{SourceRegister: reg, SetName: mapLinks, IsDestRegSet: true, DestRegister: regVerdict},
+		}),
+	}
 }
 
 // compile turns a program's chain into the kernel's.

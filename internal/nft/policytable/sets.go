@@ -26,7 +26,11 @@ var (
 	fieldAddr6 = field{8, 16}
 	fieldProto = field{12, 1}
 	fieldPort  = field{13, 2}
+	fieldLink  = field{41, linkName}
 )
+
+// linkName is how long a link's name may be, with its final zero (linux/if.h IFNAMSIZ).
+const linkName = 16
 
 // set is a kernel set or map, of one family.
 type set struct {
@@ -81,6 +85,7 @@ const (
 	dataVerdict       = 0xffffff00
 	udataKeyByteOrder = 0
 	udataSetComment   = 7
+	hostEndian        = 1
 	bigEndian         = 2
 )
 
@@ -110,7 +115,11 @@ func (t *Table) newSet(s *set) nft.Message {
 			})
 		})
 	}
-	user := binary.NativeEndian.AppendUint32([]byte{udataKeyByteOrder, 4}, bigEndian)
+	order := uint32(bigEndian)
+	if s.fields[0] == fieldLink {
+		order = hostEndian
+	}
+	user := binary.NativeEndian.AppendUint32([]byte{udataKeyByteOrder, 4}, order)
 	if s.comment != "" {
 		user = append(user, udataSetComment, byte(len(s.comment)+1))
 		user = append(append(user, s.comment...), 0)
@@ -337,12 +346,13 @@ const (
 	mapEgress   = "out"
 	setGuarded  = "guarded"
 	setSelf     = "self"
+	mapLinks    = "links"
 	familyCount = 2
 )
 
 // rootSets are the sets that every table has.
 func rootSets() []*set {
-	out := make([]*set, 0, 4*familyCount)
+	out := make([]*set, 0, 4*familyCount+1)
 	for suffix, f := range map[string]field{family4: fieldAddr4, family6: fieldAddr6} {
 		out = append(out,
 			&set{name: mapIngress + suffix, fields: []field{f}, verdicts: true},
@@ -351,7 +361,17 @@ func rootSets() []*set {
 			&set{name: setSelf + suffix, fields: []field{f, f}},
 		)
 	}
-	return out
+	return append(out, &set{name: mapLinks, fields: []field{fieldLink}, verdicts: true, comment: "pods' egress where they use link-local addresses"})
+}
+
+// linkElements are a link's element in the map of links; none if its pod is open.
+func linkElements(link, chain string) elements {
+	if chain == "" {
+		return elements{}
+	}
+	var key [linkName]byte
+	copy(key[:linkName-1], link)
+	return elements{elementKey{string(key[:]), false}: {code: codeGoto, chain: chain}}
 }
 
 // rootElements are what a pod's Entry comes to in the root sets: by set, one element or none.

@@ -195,7 +195,7 @@ func (t *Table) Apply(c *policy.Change) error {
 			return err
 		}
 	}
-	p.pods = t.podChanges(c.Pods)
+	p.pods = t.podChanges(c.Pods, c.Links)
 	names := t.names
 	if _, gone := c.Gone[policy.Asking]; gone {
 		names = false
@@ -213,7 +213,7 @@ func (t *Table) Apply(c *policy.Change) error {
 }
 
 // podChanges replaces the pods' elements in the root sets, each old one by the new in one go.
-func (t *Table) podChanges(pods map[netip.Addr]policy.EntryChange) [][]nft.Message {
+func (t *Table) podChanges(pods map[netip.Addr]policy.EntryChange, links map[string]policy.LinkChange) [][]nft.Message {
 	gone, come := map[string]elements{}, map[string]elements{}
 	for a, c := range pods {
 		was, is := rootElements(a, c.Old), rootElements(a, c.New)
@@ -222,6 +222,10 @@ func (t *Table) podChanges(pods map[netip.Addr]policy.EntryChange) [][]nft.Messa
 			collect(gone, name, del)
 			collect(come, name, add)
 		}
+	}
+	for link, c := range links {
+		collect(gone, mapLinks, linkElements(link, c.Old))
+		collect(come, mapLinks, linkElements(link, c.New))
 	}
 	var out [][]nft.Message
 	for _, s := range rootSets() {
@@ -311,6 +315,9 @@ func (t *Table) sync(prog *policy.Program) error {
 				wantElements[name][k] = v
 			}
 		}
+	}
+	for link, chain := range prog.Links {
+		maps.Copy(wantElements[mapLinks], linkElements(link, chain))
 	}
 	for _, s := range prog.Sets {
 		for k, es := range halves(s) {

@@ -137,6 +137,9 @@ func (n *Node) Connect(t testing.TB, addrs ...netip.Addr) *Pod {
 	return n.Attach(t, NewNamespace(t), addrs...)
 }
 
+// Gateway6 is an address of the node's on each pod's link that pods have to discover.
+var Gateway6 = netip.MustParseAddr("fe80::2")
+
 // Attach is Connect for a namespace that is there already.
 func (n *Node) Attach(t testing.TB, ns *Namespace, addrs ...netip.Addr) *Pod {
 	t.Helper()
@@ -153,8 +156,13 @@ func (n *Node) Attach(t testing.TB, ns *Namespace, addrs ...netip.Addr) *Pod {
 			return err
 		}
 		mac = l.Attrs().HardwareAddr
+		_ = set("ipv6/conf/"+p.Link+"/addr_gen_mode", "1") // no other link-local address
 		if err := netlink.LinkSetUp(l); err != nil {
 			return err
+		}
+		gateway := &netlink.Addr{IPNet: &net.IPNet{IP: Gateway6.AsSlice(), Mask: net.CIDRMask(64, 128)}, Flags: unix.IFA_F_NODAD, Scope: unix.RT_SCOPE_LINK}
+		if err := netlink.AddrAdd(l, gateway); err != nil {
+			return fmt.Errorf("add %s: %w", Gateway6, err)
 		}
 		for _, a := range addrs {
 			if err := netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: host(a), Scope: netlink.SCOPE_LINK}); err != nil {
@@ -399,7 +407,11 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	if a.Addr().Is4() {
 		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
 	}
-	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+	out := &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+	if l, err := net.InterfaceByName(a.Addr().Zone()); err == nil {
+		out.ZoneId = uint32(l.Index)
+	}
+	return out
 }
 
 // Dial opens a TCP connection from the namespace.
