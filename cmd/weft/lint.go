@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -104,6 +105,9 @@ func (f *worldFlags) lint(ctx context.Context) ([]lint.Finding, error) {
 	var err error
 	if len(f.files) > 0 {
 		in.Cluster, err = f.manifests(f.files...)
+		if bad := (unusable{}); errors.As(err, &bad) {
+			in.Unusable, err = bad.error, nil
+		}
 		in.Text = func(file string) []byte {
 			b, _ := os.ReadFile(file) // stdin has no text to read again
 			return b

@@ -3,12 +3,16 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/weft-net/weft/internal/explain"
+	"github.com/weft-net/weft/internal/kube"
+	"github.com/weft-net/weft/internal/offline"
 )
 
 func newMatrixCommand() *cobra.Command {
@@ -18,9 +22,9 @@ func newMatrixCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "matrix",
 		Short: "Who can talk to whom, by policy",
-		Long: `Who can talk to whom, by policy. Pods with the same namespace, labels and ports are one row and one column;
-"outside" is everybody beyond the cluster. A cell is "all", "-" for nothing, or the ports that are let through, of
-those that the destination declares or a policy names.`,
+		Long: `Who can talk to whom, by policy. Pods that no policy can tell apart are one row and one column. "outside" is everybody
+beyond the cluster whom no policy names; ranges of addresses that policies judge otherwise are rows and columns of their
+own, and so are nodes. A cell is "all", "-" for nothing, or the ports that are let through, of all there are.`,
 		Example: `  weft matrix -n shop
   weft matrix -f manifests/ -o dot | dot -Tsvg > who.svg`,
 		GroupID: "person",
@@ -61,11 +65,13 @@ func newDiffCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diff -f BEFORE -f AFTER",
 		Short: "Which connections a change of manifests opens or closes",
-		Long: `Which connections a change of manifests opens or closes, among the pods that are there before and after. With one
--f the cluster is what is before.
+		Long: `Which connections a change of manifests opens or closes, among the workloads that are there before and after it and
+the world outside, over all addresses and ports. With one -f the cluster is what is before, and what it would be once the
+file was applied to it is what is after.
 
 The exit status is 0 if none, 1 if some, 2 if the question can't be answered.`,
-		Example: "  weft diff -f main/manifests -f branch/manifests",
+		Example: `  weft diff -f main/manifests -f branch/manifests
+  weft diff -f policy.yaml`,
 		GroupID: "person",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -92,30 +98,87 @@ The exit status is 0 if none, 1 if some, 2 if the question can't be answered.`,
 }
 
 func (f *worldFlags) diff(cmd *cobra.Command) (*explain.Changes, error) {
-	var before, after *explain.World
+	var before, after *offline.Cluster
 	var err error
 	switch len(f.files) {
 	case 2:
-		if before, err = f.loadFiles(f.files[0]); err != nil {
-			return nil, err
-		}
+		before, after, err = f.bothManifests(f.files[0], f.files[1])
 	case 1:
-		cluster := *f
-		cluster.files = nil
-		if before, err = cluster.load(cmd.Context()); err != nil {
-			return nil, err
-		}
+		before, after, err = f.applied(cmd.Context(), f.files[0])
 	default:
-		return nil, fmt.Errorf("give -f twice: before and after (once: the cluster is before)")
+		return nil, fmt.Errorf("give -f twice: before and after (once: the cluster is before, and what it is once the file is applied to it after)")
 	}
-	if after, err = f.loadFiles(f.files[len(f.files)-1]); err != nil {
+	if err != nil {
+		return nil, err
+	}
+	old, err := worldOf(before)
+	if err != nil {
+		return nil, err
+	}
+	now, err := worldOf(after)
+	if err != nil {
 		return nil, err
 	}
 	var namespaces []string
 	if f.namespace != "" {
 		namespaces = []string{f.namespace}
 	}
-	return explain.Diff(before, after, namespaces...), nil
+	return explain.Diff(old, now, namespaces...), nil
+}
+
+// bothManifests reads what is before and what is after, with addresses of the same families.
+func (f *worldFlags) bothManifests(before, after string) (old, now *offline.Cluster, err error) {
+	if old, err = f.manifests(before); err != nil {
+		return nil, nil, err
+	}
+	if now, err = f.manifests(after); err != nil {
+		return nil, nil, err
+	}
+	with := *f
+	switch {
+	case len(old.PodCIDRs) > len(now.PodCIDRs):
+		with.podCIDRs = textsOf(old.PodCIDRs)
+		now, err = with.manifests(after)
+	case len(old.PodCIDRs) < len(now.PodCIDRs):
+		with.podCIDRs = textsOf(now.PodCIDRs)
+		old, err = with.manifests(before)
+	}
+	return old, now, err
+}
+
+func textsOf(in []netip.Prefix) []string {
+	out := make([]string, len(in))
+	for i, p := range in {
+		out[i] = p.String()
+	}
+	return out
+}
+
+// applied reads the cluster, and makes what it would be once a file was applied to it.
+func (f *worldFlags) applied(ctx context.Context, file string) (before, after *offline.Cluster, err error) {
+	cluster := *f
+	cluster.files = nil
+	d, workloads, err := cluster.snapshot(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	before = &offline.Cluster{Delta: d, Workloads: offline.Workloads{}}
+	for w, pods := range workloads {
+		before.Workloads[offline.Workload(w)] = pods
+	}
+	o, err := f.options()
+	if err != nil {
+		return nil, nil, err
+	}
+	o.Namespace = cluster.ns()
+	ms, err := kube.ReadManifests(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	if after, err = offline.Overlay(before, o, ms); err != nil {
+		return nil, nil, unusable{err}
+	}
+	return before, after, nil
 }
 
 func printChanges(cmd *cobra.Command, c *explain.Changes) {

@@ -78,11 +78,46 @@ kind: HTTPRoute
 metadata: {name: web, namespace: shop}
 spec: {parentRefs: [{name: edge}], hostnames: [shop.example.com], rules: [{matches: [{method: POST}], backendRefs: [{name: web, port: 80}]}]}
 `)
+	placeless := file("placeless.yaml", strings.ReplaceAll(strings.ReplaceAll(twoTiers, ", namespace: shop", ""), "port: 5432", "port: sql")+`
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec: {gatewayClassName: weft, listeners: [{name: http, port: 80, protocol: HTTP, hostname: edge.example.com}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web}
+spec: {parentRefs: [{name: edge}], rules: [{backendRefs: [{name: web, port: 80}]}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: web}
+spec: {ingressClassName: weft, rules: [{host: a.example.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}
+`)
+	broken := file("broken.yaml", strings.Replace(twoTiers, "{podSelector: {matchLabels: {app: web}}}]", "{ipBlock: {cidr: 10.0.0.0/33}}]", 1))
+	wide := file("wide.yaml", twoTiers+"---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: six, namespace: shop}\nspec: {podSelector: {matchLabels: {app: db}}, ingress: [{from: [{ipBlock: {cidr: \"2001:db8::/32\"}}]}]}\n")
 	for _, tc := range []struct {
 		args string
 		code int
 		says string
 	}{
+		{"lint -n shop -f " + placeless, 1, "NetworkPolicy shop/db: warning: spec.ingress[0].ports[0]: no pod that it is about has a TCP port named \"sql\""},
+		{"lint -n shop --fail-on error -f " + placeless, 0, ""}, // Service shop/web is there
+		{"why -n shop -f " + placeless + " outside http://edge.example.com/", 0, "HTTPRoute shop/web"},
+		{"why -n shop -f " + placeless + " outside http://a.example.com/", 0, "Ingress shop/web"},
+		{"lint -f " + broken, 1, "spec.ingress[0].from[0].ipBlock.cidr: \"10.0.0.0/33\""},
+		{"lint -o sarif -f " + broken, 1, "manifest-unusable"},
+		{"why -n shop -f " + broken + " web pod/db:5432", 2, "spec.ingress[0].from[0].ipBlock.cidr: \"10.0.0.0/33\""},
+		{"matrix -f " + broken, 2, "10.0.0.0/33"},
+		{"diff -f " + before + " -f " + broken, 2, "10.0.0.0/33"},
+		{"diff -f " + before + " -f " + wide, 1, "+ 2001:db8::/32 → shop/db: all"},
+		{"diff -f " + wide + " -f " + before, 1, "- 2001:db8::/32 → shop/db: all"},
 		{"why -n shop -f " + before + " web pod/db:5432", 0, "ALLOWED: web to pod/db:5432, TCP 5432"},
 		{"why -n shop -f " + before + " web pod/db:80", 1, "add the port to rule ingress[0] of NetworkPolicy shop/db"},
 		{"why -n shop -f " + before + " nobody pod/db:80", 2, "there is no pod, workload or Service shop/nobody"},

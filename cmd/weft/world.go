@@ -77,22 +77,41 @@ func (f *worldFlags) load(ctx context.Context) (*explain.World, error) {
 	return w, nil
 }
 
-// manifests reads files into what a cluster would make of them.
-func (f *worldFlags) manifests(files ...string) (*offline.Cluster, error) {
+// options are what manifests are read with.
+func (f *worldFlags) options() (offline.Options, error) {
 	o := offline.Options{Namespace: f.ns()}
 	for _, s := range f.podCIDRs {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
-			return nil, fmt.Errorf("--pod-cidr: %w", err)
+			return o, fmt.Errorf("--pod-cidr: %w", err)
 		}
 		o.PodCIDRs = append(o.PodCIDRs, p)
 	}
+	return o, nil
+}
+
+// manifests reads files into what a cluster would make of them. The error is unusable where objects, or parts of
+// them, are.
+func (f *worldFlags) manifests(files ...string) (*offline.Cluster, error) {
+	o, err := f.options()
+	if err != nil {
+		return nil, err
+	}
 	c, err := offline.Load(o, files...)
 	if c != nil && err != nil {
-		fmt.Fprintln(os.Stderr, "weft: left out:", err)
-		err = nil
+		return c, unusable{err}
 	}
 	return c, err
+}
+
+// unusable is an error about what stands in manifests: an answer that goes by the rest of them would be about something
+// else than what the person wrote.
+type unusable struct{ error }
+
+func (u unusable) Unwrap() error { return u.error }
+
+func (u unusable) Error() string {
+	return "the manifests can't be used as they are written:\n" + u.error.Error()
 }
 
 // loadRoutes is load with Gateways, Ingresses and their routes.
@@ -108,16 +127,16 @@ func (f *worldFlags) loadRoutes(ctx context.Context) (*explain.World, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := explain.NewWorld(c.Delta)
+	w, err := worldOf(c)
 	if err != nil {
 		return nil, err
 	}
-	for k, pods := range c.Workloads {
-		w.Workloads[explain.Workload(k)] = pods
-	}
 	maps.Copy(w.Workloads, workloads)
 	w.Fronts, err = fronts.Of(c, len(f.files) == 0)
-	if err != nil {
+	switch {
+	case err != nil && len(f.files) > 0:
+		return nil, unusable{err}
+	case err != nil:
 		fmt.Fprintln(os.Stderr, "weft: left out:", err)
 	}
 	return w, nil
@@ -128,6 +147,11 @@ func (f *worldFlags) loadFiles(files ...string) (*explain.World, error) {
 	if err != nil {
 		return nil, err
 	}
+	return worldOf(c)
+}
+
+// worldOf is a World of manifests.
+func worldOf(c *offline.Cluster) (*explain.World, error) {
 	w, err := explain.NewWorld(c.Delta)
 	if err != nil {
 		return nil, err

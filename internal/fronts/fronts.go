@@ -41,7 +41,7 @@ import (
 
 // Of compiles the Gateways, routes and Ingresses among a cluster's manifests, as the controller does. Unless whole is
 // set (then they are all there is) classes and certificates that are not among them are taken to be elsewhere, and
-// weft's. The error joins objects that can't be read; the fronts are of the others.
+// weft's. The error joins ManifestErrors of objects that can't be read; the fronts are of the others.
 func Of(c *offline.Cluster, whole bool) ([]explain.Front, error) {
 	r := &routing{c: c, whole: whole, policies: map[model.Name]*v1alpha1.TrafficPolicy{}, change: &gatewayapi.Change{
 		GatewayClasses: map[string]*gwv1.GatewayClass{}, Gateways: map[model.Name]*gwv1.Gateway{},
@@ -59,7 +59,7 @@ func Of(c *offline.Cluster, whole bool) ([]explain.Front, error) {
 	var errs []error
 	for _, m := range c.Manifests {
 		if err := r.take(m); err != nil {
-			errs = append(errs, fmt.Errorf("%s:%d: %w", m.File, m.Line, err))
+			errs = append(errs, &kube.ManifestError{Manifest: m, Kind: m.Object.GetObjectKind().GroupVersionKind().Kind, Name: nameOf(m), Err: err})
 		}
 	}
 	if !whole {
@@ -86,14 +86,7 @@ type routing struct {
 
 // take adds one object.
 func (r *routing) take(m kube.Manifest) error {
-	acc, err := meta.Accessor(m.Object)
-	if err != nil {
-		return nil
-	}
-	n := model.Name{Namespace: acc.GetNamespace(), Name: acc.GetName()}
-	if n.Namespace == "" {
-		n.Namespace = "default"
-	}
+	n := nameOf(m)
 	switch o := m.Object.(type) {
 	case *networkingv1.Ingress:
 		return takeModel(r.ingresses.Ingresses, n, o, kube.FromIngress)
@@ -111,27 +104,34 @@ func (r *routing) take(m kube.Manifest) error {
 			r.change.Parameters[n] = &gatewayapi.Parameters{}
 		case "TrafficPolicy":
 			r.policies[n] = &v1alpha1.TrafficPolicy{}
-			return readTyped(r.policies[n], n, m.Object)
+			return readTyped(r.policies[n], m.Object)
 		}
 	}
 	if gvk.Group != gatewayapi.GroupName {
 		return nil
 	}
-	v := gatewayapi.NewObject(gvk.Kind)
-	if v == nil {
+	u, ok := m.Object.(*unstructured.Unstructured)
+	if !ok {
 		return nil
 	}
-	if err := readTyped(v, n, m.Object); err != nil {
+	o, err := kube.FromGatewayObject(u.DeepCopy())
+	if err != nil || o == nil {
 		return err
 	}
-	r.change.Set(gvk.Kind, n, v)
+	o.Value.(metav1.Object).SetNamespace(n.Namespace)
+	r.change.SetObject(gvk.Kind, n, o)
 	return nil
 }
 
-func takeModel[K comparable, O metav1.Object, T any](to map[K]*T, k K, o O, from func(O) (*T, error)) error {
-	if o.GetNamespace() == "" {
-		o.SetNamespace("default")
+func nameOf(m kube.Manifest) model.Name {
+	acc, err := meta.Accessor(m.Object)
+	if err != nil {
+		return model.Name{}
 	}
+	return model.Name{Namespace: acc.GetNamespace(), Name: acc.GetName()}
+}
+
+func takeModel[K comparable, O metav1.Object, T any](to map[K]*T, k K, o O, from func(O) (*T, error)) error {
 	v, err := from(o)
 	if v != nil {
 		to[k] = v
@@ -140,16 +140,13 @@ func takeModel[K comparable, O metav1.Object, T any](to map[K]*T, k K, o O, from
 }
 
 // readTyped reads an object of any of its versions, which have the same fields, into one of its Go type.
-func readTyped(v any, n model.Name, o runtime.Object) error {
+func readTyped(v any, o runtime.Object) error {
 	u, ok := o.(*unstructured.Unstructured)
 	if !ok {
-		return fmt.Errorf("%T %s: is not read as it is written", o, n)
+		return fmt.Errorf("%T is not read as it is written", o)
 	}
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, v); err != nil {
-		return fmt.Errorf("%s %s: %w", u.GetKind(), n, err)
-	}
-	if acc, ok := v.(metav1.Object); ok && acc.GetNamespace() == "" {
-		acc.SetNamespace("default")
+		return err
 	}
 	return nil
 }

@@ -17,9 +17,7 @@ import (
 // compiled looks at what the controller would make of Gateways, routes and Ingresses.
 func (c *checker) compiled() {
 	list, err := fronts.Of(c.Cluster, c.Whole)
-	if err != nil {
-		return // what can't be read is told by whoever reads the manifests
-	}
+	c.unusable(err)
 	for i := range list {
 		c.problems(&list[i])
 		c.shadowed(&list[i])

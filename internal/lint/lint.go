@@ -76,6 +76,9 @@ type Input struct {
 	// elsewhere, and is no error.
 	Whole bool
 
+	// Unusable is what package offline, or fronts, could not use of the manifests: ManifestErrors, joined. May be nil.
+	Unusable error
+
 	Now time.Time // for certificates
 
 	// Text returns a file's content, for ignore comments; nil if there are no files.
@@ -117,9 +120,6 @@ func Run(in Input) ([]Finding, error) {
 			continue
 		}
 		o := object{m, kindOf(m.Object), model.Name{Namespace: acc.GetNamespace(), Name: acc.GetName()}}
-		if o.name.Namespace == "" && !clusterScoped[o.kind] {
-			o.name.Namespace = "default"
-		}
 		c.objects[o.kind] = append(c.objects[o.kind], o)
 	}
 	for _, check := range []func(*checker){
@@ -129,6 +129,7 @@ func Run(in Input) ([]Finding, error) {
 	} {
 		check(c)
 	}
+	c.unusable(in.Unusable)
 	ignored := c.ignores()
 	c.findings = slices.DeleteFunc(c.findings, func(f Finding) bool { return ignored(&f) })
 	slices.SortStableFunc(c.findings, func(a, b Finding) int {
@@ -137,8 +138,6 @@ func Run(in Input) ([]Finding, error) {
 	})
 	return slices.Compact(c.findings), nil
 }
-
-var clusterScoped = map[string]bool{"Namespace": true, "Node": true, "GatewayClass": true, "IngressClass": true, "ClusterNetworkPolicy": true}
 
 // kindOf is an object's kind: typed objects that were listed, not read, carry none.
 func kindOf(o runtime.Object) string {
@@ -159,6 +158,29 @@ func (c *checker) report(rule string, o *object, cure, format string, args ...an
 		Rule: rule, Severity: r.Severity, File: o.File, Line: o.Line, Object: o.String(),
 		Message: fmt.Sprintf(format, args...), Why: r.Why, Cure: cure,
 	})
+}
+
+// unusable reports objects that are not what their manifests seem to say. What is no ManifestError is no object's: it is
+// for who reads the manifests to tell.
+func (c *checker) unusable(err error) {
+	if list, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range list.Unwrap() {
+			c.unusable(e)
+		}
+		return
+	}
+	bad, ok := err.(*kube.ManifestError)
+	if !ok {
+		return
+	}
+	o := &object{bad.Manifest, bad.Kind, bad.Name}
+	if list, ok := bad.Err.(interface{ Unwrap() []error }); ok {
+		for _, e := range list.Unwrap() {
+			c.report("manifest-unusable", o, "correct the field that the message names", "%v", e)
+		}
+		return
+	}
+	c.report("manifest-unusable", o, "correct the field that the message names", "%v", bad.Err)
 }
 
 // find returns the object of a kind and name.

@@ -47,6 +47,7 @@ func init() {
 		{"tls-secret-expired", Error, "a certificate that has expired or is about to", "clients refuse it"},
 		{"tls-host-mismatch", Warning, "a certificate that is not for the host it serves", "clients refuse it"},
 
+		{"manifest-unusable", Error, "a field whose value can't be used", "the API server refuses the object; of one that it has taken, the part is left out, and what it would allow is not allowed"},
 		{"outdated-shape", Error, "a version or field that today's API does not have", "the API server refuses the object, or drops the field without a word"},
 		{"gateway-class", Error, "a Gateway without a class, or with one that does not exist", "no controller provisions it"},
 		{"gateway-tls-namespace", Error, "a Gateway that takes its certificate from another namespace without a ReferenceGrant", "the listener has no certificate"},

@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/weft-net/weft/internal/kube"
+	"github.com/weft-net/weft/internal/offline"
 )
 
 // base is what the cases below stand on: a guarded pod with its Service, and a Gateway.
@@ -170,9 +173,33 @@ func TestRules(t *testing.T) {
 	}
 }
 
+// What a manifest has that can't be used is a finding for each field, at its object.
+func TestUnusable(t *testing.T) {
+	const text = "kind: NetworkPolicy\napiVersion: networking.k8s.io/v1\nmetadata: {name: p, namespace: shop}\nspec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/33}}], ports: [{port: 99999}]}]}\n"
+	ms, err := kube.ParseManifests("in.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, bad := offline.FromManifests(offline.Options{}, ms)
+	findings, err := Run(Input{Cluster: c, Unusable: bad, Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, f := range findings {
+		if f.Rule == "manifest-unusable" && f.Object == "NetworkPolicy shop/p" && f.Line == 1 && f.Severity == Error {
+			n++
+		}
+	}
+	if n != 2 {
+		t.Errorf("%+v", findings)
+	}
+}
+
 // No rule is without a test: in the golden file, in TestRules, or in one of its own.
 func TestEveryRuleHasATest(t *testing.T) {
-	tested := map[string]bool{"tls-secret-missing": true, "tls-secret-invalid": true, "tls-secret-expired": true, "tls-host-mismatch": true} // TestAbsence, TestCertificates
+	tested := map[string]bool{"tls-secret-missing": true, "tls-secret-invalid": true, "tls-secret-expired": true, "tls-host-mismatch": true, // TestAbsence, TestCertificates
+		"manifest-unusable": true} // TestUnusable
 	golden, err := os.ReadFile("testdata/bad.txt")
 	if err != nil {
 		t.Fatal(err)

@@ -2,7 +2,7 @@
 
 // Package offline makes of manifest files what a cluster would make of them, as far as the network goes: workloads
 // become pods, Services get cluster IPs and endpoints. So questions about policies and Services can be answered in a
-// code review, without a cluster. It imports kube, model and the Kubernetes API types.
+// code review, without a cluster. It imports kube, policy, model and the Kubernetes API types.
 package offline
 
 import (
@@ -27,7 +27,7 @@ import (
 // Options are what manifests don't say.
 type Options struct {
 	Namespace    string         // of objects that name none; "default"
-	PodCIDRs     []netip.Prefix // pods without an address get one of each; 10.244.0.0/16
+	PodCIDRs     []netip.Prefix // pods without an address get one of each; 10.244.0.0/16 and, where policies name IPv6 ranges, fd00:10:244::/56
 	ServiceCIDRs []netip.Prefix // Services without a cluster IP get one of each; 10.96.0.0/16
 }
 
@@ -45,6 +45,9 @@ type Cluster struct {
 
 	// Assumed are the addresses that were made up.
 	Assumed map[netip.Addr]bool
+
+	// PodCIDRs are the ranges that they are from.
+	PodCIDRs []netip.Prefix
 }
 
 // Workloads tells which pods belong to a workload, by its kind in lower case and its name.
@@ -71,24 +74,48 @@ func FromManifests(o Options, ms []kube.Manifest) (*Cluster, error) {
 	if o.Namespace == "" {
 		o.Namespace = "default"
 	}
+	ms = kube.Placed(ms, o.Namespace)
+	d, err := kube.FromManifests(ms, o.Namespace)
 	if len(o.PodCIDRs) == 0 {
 		o.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
+		if namesIPv6(d) {
+			o.PodCIDRs = append(o.PodCIDRs, netip.MustParsePrefix("fd00:10:244::/56"))
+		}
 	}
 	if len(o.ServiceCIDRs) == 0 {
 		o.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}
 	}
-	d, err := kube.FromManifests(ms, o.Namespace)
-	c := &Cluster{Delta: d, Manifests: ms, Workloads: Workloads{}, Assumed: map[netip.Addr]bool{}}
+	c := &Cluster{Delta: d, Manifests: ms, Workloads: Workloads{}, Assumed: map[netip.Addr]bool{}, PodCIDRs: o.PodCIDRs}
 	d.Pods, d.Services, d.EndpointSlices = orNew(d.Pods), orNew(d.Services), orNew(d.EndpointSlices)
 	d.Nodes, d.Namespaces = orNew(d.Nodes), orNew(d.Namespaces)
 	errs := []error{err}
 	for _, m := range ms {
-		errs = append(errs, c.expand(o, m))
+		errs = append(errs, c.expand(m))
 	}
 	c.namespaces()
 	c.address(o)
 	c.serve()
 	return c, errors.Join(errs...)
+}
+
+// namesIPv6 tells whether a policy has a range of IPv6 addresses.
+func namesIPv6(d *model.Delta) bool {
+	six := func(p netip.Prefix) bool { return p.IsValid() && p.Addr().Is6() && !p.Addr().Is4In6() }
+	for _, np := range d.NetworkPolicies {
+		for _, r := range slices.Concat(np.IngressFrom, np.EgressTo) {
+			if slices.ContainsFunc(r.Peers, func(p model.PolicyPeer) bool { return six(p.Block) }) {
+				return true
+			}
+		}
+	}
+	for _, p := range d.ClusterNetworkPolicies {
+		for _, r := range slices.Concat(p.IngressFrom, p.EgressTo) {
+			if slices.ContainsFunc(r.Peers, func(p model.ClusterPolicyPeer) bool { return slices.ContainsFunc(p.Networks, six) }) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func orNew[K comparable, T any](m map[K]*T) map[K]*T {
@@ -99,45 +126,47 @@ func orNew[K comparable, T any](m map[K]*T) map[K]*T {
 }
 
 // expand adds one pod for a workload, whatever its number of replicas: they are alike.
-func (c *Cluster) expand(o Options, m kube.Manifest) error {
+func (c *Cluster) expand(m kube.Manifest) error {
 	kind, template := templateOf(m.Object)
 	if template == nil {
 		return nil
 	}
+	pod, err := podOf(m, template)
+	if pod == nil {
+		return err
+	}
+	w := Workload{kind, pod.Name}
+	if kind == "statefulset" {
+		pod.Name.Name += "-0"
+		pod.Labels = maps.Clone(pod.Labels)
+		if pod.Labels == nil {
+			pod.Labels = map[string]string{}
+		}
+		pod.Labels["apps.kubernetes.io/pod-index"], pod.Labels["statefulset.kubernetes.io/pod-name"] = "0", pod.Name.Name
+	}
+	if _, taken := c.Delta.Pods[pod.Name]; taken {
+		pod.Name.Name += "-" + kind
+	}
+	c.Delta.Pods[pod.Name] = pod
+	c.Workloads[w] = append(slices.Clip(c.Workloads[w]), pod.Name)
+	return err
+}
+
+// podOf is a pod of a workload, under the workload's own name.
+func podOf(m kube.Manifest, template *corev1.PodTemplateSpec) (*model.Pod, error) {
 	acc, err := meta.Accessor(m.Object)
 	if err != nil {
-		return fmt.Errorf("%s:%d: %w", m.File, m.Line, err)
+		return nil, fmt.Errorf("%s:%d: %w", m.File, m.Line, err)
 	}
-	ns := acc.GetNamespace()
-	if ns == "" {
-		ns = o.Namespace
-	}
-	p := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: acc.GetName(), Labels: template.Labels, Annotations: template.Annotations},
+	pod, err := kube.FromPod(&corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: acc.GetNamespace(), Name: acc.GetName(), Labels: template.Labels, Annotations: template.Annotations},
 		Spec:       template.Spec,
 		Status:     corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
-	}
-	if kind == "statefulset" {
-		p.Name += "-0"
-		p.Labels = maps.Clone(p.Labels)
-		if p.Labels == nil {
-			p.Labels = map[string]string{}
-		}
-		p.Labels["apps.kubernetes.io/pod-index"], p.Labels["statefulset.kubernetes.io/pod-name"] = "0", p.Name
-	}
-	if _, taken := c.Delta.Pods[model.Name{Namespace: ns, Name: p.Name}]; taken {
-		p.Name += "-" + kind
-	}
-	pod, err := kube.FromPod(p)
-	if pod != nil {
-		c.Delta.Pods[pod.Name] = pod
-		w := Workload{kind, model.Name{Namespace: ns, Name: acc.GetName()}}
-		c.Workloads[w] = append(c.Workloads[w], pod.Name)
-	}
+	})
 	if err != nil {
-		return fmt.Errorf("%s:%d: %s %s/%s: %w", m.File, m.Line, kind, ns, acc.GetName(), err)
+		err = &kube.ManifestError{Manifest: m, Kind: m.Object.GetObjectKind().GroupVersionKind().Kind, Name: model.Name{Namespace: acc.GetNamespace(), Name: acc.GetName()}, Err: err}
 	}
-	return nil
+	return pod, err
 }
 
 // templateOf is a workload's pod template, with the workload's kind in lower case; nil for other objects.
