@@ -117,6 +117,22 @@ func TestSilentWatchIsRenewed(t *testing.T) {
 	}
 }
 
+// A watch that somebody knows to be behind is opened anew at once.
+func TestWatchIsRenewedOnDemand(t *testing.T) {
+	s := newAPIServer(t)
+	s.apply("cart", svcOnPort(80))
+	w, next := follow(t, s, Options{})
+	next()
+	s.set(func() { s.mute = true })
+	s.apply("cart", svcOnPort(81)) // lost on the dead watch
+	s.set(func() { s.mute = false })
+	w.Renew("Pod") // of nobody's interest here
+	w.Renew("Service")
+	if d := next(); d.Services[named("cart")].Ports[0].Port != 81 {
+		t.Errorf("after renewal: %+v", d.Services)
+	}
+}
+
 // An object of which a part is unusable counts for the rest, and its owner is told.
 func TestUnusableFieldIsReported(t *testing.T) {
 	s := newAPIServer(t)

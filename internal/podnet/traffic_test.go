@@ -3,6 +3,7 @@
 package podnet
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -380,5 +381,67 @@ func TestSpoof(t *testing.T) {
 		}
 	case <-time.After(2 * time.Second):
 		t.Error("a pod's packet to its node does not come")
+	}
+}
+
+// TestNoSource has a pod send its node a datagram that has no source address: only what finds duplicate addresses may.
+func TestNoSource(t *testing.T) {
+	a, b, _ := sharedLink(t)
+	a.start()
+	a.tell(a, b)
+	liar := a.pod("liar")
+	node := a.ip(model.IPv6)
+	came := make(chan netip.Addr, 10)
+	a.run(func() error {
+		u, err := net.ListenUDP("udp6", &net.UDPAddr{IP: node.AsSlice(), Port: 5353})
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { u.Close() })
+		go func() {
+			for {
+				_, from, err := u.ReadFromUDPAddrPort(make([]byte, 100))
+				if err != nil {
+					return
+				}
+				came <- from.Addr()
+			}
+		}()
+		return nil
+	})
+	send := func(src netip.Addr) {
+		t.Helper()
+		from, to := src.As16(), node.As16()
+		udp := []byte{0x14, 0xe9, 0x14, 0xe9, 0, 9, 0, 0, 'x'}
+		sum := uint32(len(udp) + unix.IPPROTO_UDP)
+		for _, part := range [][]byte{from[:], to[:], udp} {
+			for i, b := range part {
+				sum += uint32(b) << (8 * (1 - i%2))
+			}
+		}
+		for sum > 0xffff {
+			sum = sum>>16 + sum&0xffff
+		}
+		binary.BigEndian.PutUint16(udp[6:], ^uint16(sum))
+		packet := append([]byte{0x60, 0, 0, 0, 0, byte(len(udp)), unix.IPPROTO_UDP, 64}, from[:]...)
+		packet = append(append(packet, to[:]...), udp...)
+		liar.run(func() error {
+			fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			return unix.Sendto(fd, packet, 0, &unix.SockaddrInet6{Addr: to})
+		})
+	}
+	send(netip.IPv6Unspecified())
+	send(liar.ip(model.IPv6)) // last: when it is there, the other would be
+	select {
+	case from := <-came:
+		if from != liar.ip(model.IPv6) {
+			t.Errorf("a datagram from %s came through", from)
+		}
+	case <-time.After(2 * time.Second):
+		t.Error("the pod's own datagram does not come")
 	}
 }
