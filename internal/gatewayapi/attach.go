@@ -45,6 +45,8 @@ type routeState struct {
 	parents []parentState
 	// hosts are the hostnames by the listener that it wants, whether it gets them or not.
 	hosts map[listenerID][]string
+	// names are the route's own hostnames that have hosts in common with each of those listeners'; "" is any.
+	names map[listenerID][]string
 
 	attached map[listenerID][]string   // what it got
 	placed   map[model.Name]*placement // what it has in each gateway's tables
@@ -62,7 +64,7 @@ type parentState struct {
 // wants finds the listeners that the route asks for and that would take it. Two routes of different kinds may still
 // want the same hostname (see contest).
 func (s *State) wants(r *routeState) {
-	r.parents, r.hosts = nil, map[listenerID][]string{}
+	r.parents, r.hosts, r.names = nil, map[listenerID][]string{}, map[listenerID][]string{}
 	refs := r.spec.ParentRefs
 	if r.spec.UseDefaultGateways == gwv1.GatewayDefaultScopeAll {
 		refs = append(slices.Clone(refs), s.defaultParents()...)
@@ -134,10 +136,15 @@ func (s *State) match(r *routeState, p parentID, out *parentState) {
 		}
 		allowed++
 		id := listenerID{g.name, l.key}
-		hosts := []string{""}
+		hosts, names := []string{""}, []string{""}
 		if r.id.Kind != route.TCPRoute && r.id.Kind != route.UDPRoute {
-			if hosts = intersectHostnames(l.hostname, r.hostnames); len(hosts) == 0 {
+			if hosts, names = intersectHostnames(l.hostname, r.hostnames); len(hosts) == 0 {
 				continue
+			}
+		}
+		for _, n := range names {
+			if !slices.Contains(r.names[id], n) {
+				r.names[id] = append(r.names[id], n)
 			}
 		}
 		hosted++
@@ -246,7 +253,7 @@ func (s *State) place(w *work, r *routeState, now map[listenerID][]string) {
 			p = &placement{}
 			want[id.gateway] = p
 		}
-		parent := route.Parent{Listener: id.key, Hostnames: now[id]}
+		parent := route.Parent{Listener: id.key, Hostnames: r.names[id]}
 		if l.protocol == route.TLS && !l.passthrough {
 			p.terminated = append(p.terminated, parent)
 		} else {

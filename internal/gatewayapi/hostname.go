@@ -7,18 +7,26 @@ import (
 	"strings"
 )
 
-// intersectHostnames gives those of a route's hostnames that lie within a listener's, in the more specific form of the
-// two; "" is any. No hostnames of a route are any. The result is empty when they have nothing in common.
-func intersectHostnames(listener string, routes []string) (out []string) {
+// intersectHostnames gives the hosts that a route's hostnames have in common with a listener's, in the more specific form
+// of the two, and the route's own hostnames that do; "" is any. No hostnames of a route are any. The results are empty
+// when they have nothing in common.
+func intersectHostnames(listener string, routes []string) (common, own []string) {
 	if len(routes) == 0 {
-		return []string{listener}
+		return []string{listener}, []string{""}
 	}
 	for _, h := range routes {
-		if m, ok := intersectHostname(listener, h); ok && !slices.Contains(out, m) {
-			out = append(out, m)
+		m, ok := intersectHostname(listener, h)
+		if !ok {
+			continue
+		}
+		if !slices.Contains(own, h) {
+			own = append(own, h)
+		}
+		if !slices.Contains(common, m) {
+			common = append(common, m)
 		}
 	}
-	return out
+	return common, own
 }
 
 func intersectHostname(a, b string) (string, bool) {

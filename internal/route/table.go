@@ -162,8 +162,9 @@ type Route struct {
 // Parent is one listener that a route is attached to.
 type Parent struct {
 	Listener string `json:"listener"`
-	// Hostnames are the route's hostnames that lie within the listener's, in the more specific form of the two:
-	// exact, "*.example.com", or "" for all. None: the route gets nothing from this listener. TCP and UDP: [""].
+	// Hostnames are the route's own that have hosts in common with the listener's: exact, "*.example.com", or "" for all.
+	// They may be wider than the listener's, which has been found by then: of two routes the one whose own hostname is more
+	// specific comes first, not the older one. None: the route gets nothing from this listener. TCP and UDP: [""].
 	Hostnames []string `json:"hostnames,omitempty"`
 }
 
