@@ -113,7 +113,11 @@ func (f *nodeFlags) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	agent, err := f.assemble(log, reg, record, watcher.Age)
+	policies, err := kube.NewPolicyReader(cfg)
+	if err != nil {
+		return err
+	}
+	agent, err := f.assemble(log, reg, record, watcher.Age, policies.Read, watcher.Renew)
 	if err != nil {
 		return err
 	}
@@ -145,7 +149,8 @@ func collect(percent int) {
 
 // assemble makes the agent's parts. A pod's policy must be in force before its link comes up, so the pod network
 // asks the policy part, which in turn asks it for the pods that are there already.
-func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record func(model.Event), age func() time.Duration) (*node.Agent, error) {
+func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record func(model.Event), age func() time.Duration,
+	policies func(context.Context, string) (*model.Delta, error), renew func(kind string)) (*node.Agent, error) {
 	var pods *node.PodNetwork
 	var resolvers []netip.Addr
 	for _, s := range f.resolvers {
@@ -157,6 +162,7 @@ func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record
 	}
 	pol, err := node.NewPolicy(node.PolicyConfig{
 		Node: f.name, Resolvers: resolvers, DNSNamespace: f.dnsNamespace, Local: func() []model.LocalPod { return pods.Pods() }, LogAdmitted: f.admits,
+		Confirm: policies, Behind: renew,
 		Registerer: reg, Events: record, Log: log.With("part", "policy"),
 	})
 	if err != nil {
@@ -207,7 +213,7 @@ func prefixes(flag string, in []string) ([]netip.Prefix, error) {
 
 // clean removes every trace. It needs no API server.
 func (f *nodeFlags) clean(ctx context.Context, log *slog.Logger) error {
-	agent, err := f.assemble(log, prometheus.NewRegistry(), func(model.Event) {}, nil)
+	agent, err := f.assemble(log, prometheus.NewRegistry(), func(model.Event) {}, nil, nil, nil)
 	if err != nil {
 		return err
 	}

@@ -28,6 +28,12 @@ type PolicyConfig struct {
 	// for the first time: an address that the API has not got yet must not lose its guard by an agent's restart.
 	Local func() []model.LocalPod
 
+	// Confirm reads from the API server itself a namespace, its NetworkPolicies and all ClusterNetworkPolicies, as they
+	// are after the call: a pod starts only once what Update was told is as new. Nil asks nobody.
+	Confirm func(ctx context.Context, namespace string) (*model.Delta, error)
+	// Behind is told of a kind ("NetworkPolicy") of which Update was not told in time what Confirm knows.
+	Behind func(kind string)
+
 	// Netns is a file descriptor of the node's network namespace; 0 is the process's own.
 	Netns int
 
@@ -204,51 +210,6 @@ func wiring(l model.LocalPod) string { return fmt.Sprint(l.Name, l.IPs) }
 // mirrorAnnotation holds, on a mirror pod, the UID of the static pod that it mirrors (k8s.io/kubernetes
 // pkg/kubelet/types ConfigMirrorAnnotationKey).
 const mirrorAnnotation = "kubernetes.io/config.mirror"
-
-// Protect puts a pod's policies in force. It returns when they are, which takes that the API has told of the pod and
-// its namespace; from the call on nothing passes until then. When ctx ends first, the pod stays closed.
-func (p *Policy) Protect(ctx context.Context, l model.LocalPod) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	pinned := ""
-	for {
-		if uid := p.uid(l); uid != "" && uid != pinned {
-			pinned = uid
-			if err := p.enforce(p.pin(l, uid)); err != nil {
-				return fmt.Errorf("protect pod %s: %w", l.Name, err)
-			}
-		}
-		missing := p.missing(l, pinned)
-		if missing == "" {
-			return nil
-		}
-		news := p.news
-		p.mu.Unlock()
-		select {
-		case <-ctx.Done():
-			p.mu.Lock()
-			return fmt.Errorf("protect pod %s: waited for %s: %w", l.Name, missing, context.Cause(ctx))
-		case <-news:
-			p.mu.Lock()
-		}
-	}
-}
-
-// missing says what is not known yet of a pod that has to be protected; "" if nothing is.
-func (p *Policy) missing(l model.LocalPod, uid string) string {
-	pod := p.compiler.Pod(l.Name)
-	switch {
-	case !p.complete:
-		return "the first full picture from the API server"
-	case p.stale:
-		return "the kernel's table"
-	case pod == nil || uid == "" || pod.UID != uid:
-		return "the API server's word of the pod"
-	case !p.compiler.KnowsNamespace(l.Namespace):
-		return "the API server's word of namespace " + l.Namespace
-	}
-	return ""
-}
 
 // Unprotect tells that a pod is no longer wired.
 func (p *Policy) Unprotect(l model.LocalPod) {

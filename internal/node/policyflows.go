@@ -193,6 +193,7 @@ func protocolName(p model.Protocol) string {
 // policyMetrics are the part's metrics. Drops are read from the kernel's counters when somebody asks.
 type policyMetrics struct {
 	cut, repairs prometheus.Counter
+	unconfirmed  prometheus.Counter
 	told         prometheus.Counter
 	flows        *prometheus.CounterVec // by verdict
 	names        prometheus.GaugeFunc
@@ -218,6 +219,9 @@ func newPolicyMetrics(reg prometheus.Registerer, counts func() map[dropLabels]ui
 		repairs: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "weft_policy_repairs_total", Help: "Times the policy table was compared with what it should hold because somebody else may have changed it.",
 		}),
+		unconfirmed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weft_policy_unconfirmed_pods_total", Help: "Pods that started while the API server could not say whether their policies are all known here.",
+		}),
 		told: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "weft_policy_events_total", Help: "Events that pods were given because their policies dropped something.",
 		}),
@@ -236,7 +240,7 @@ func newPolicyMetrics(reg prometheus.Registerer, counts func() map[dropLabels]ui
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.cut, m.repairs, m.told, m.flows, m.names, m} {
+	for _, c := range []prometheus.Collector{m.cut, m.repairs, m.unconfirmed, m.told, m.flows, m.names, m} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -177,6 +178,40 @@ func (c *Cluster) Namespaces() []string {
 
 // KnowsNamespace tells whether the API has told of a namespace, so that its labels are known.
 func (c *Cluster) KnowsNamespace(name string) bool { return c.namespaces[name] != nil }
+
+// Behind compares what the Cluster has with a namespace, its NetworkPolicies and all ClusterNetworkPolicies as somebody
+// has read them, and names the kind and the object in which they differ; "" if they don't.
+func (c *Cluster) Behind(namespace string, now *model.Delta) (kind, name string) {
+	if ns := withOwnName(now.Namespaces[namespace]); ns != nil && (c.namespaces[namespace] == nil || !maps.Equal(ns.Labels, c.namespaces[namespace].Labels)) {
+		return "Namespace", namespace
+	}
+	policies := map[string]*model.NetworkPolicy{}
+	for n, p := range now.NetworkPolicies {
+		policies[n.Name] = p
+	}
+	if n, ok := different(c.policies[namespace], policies); ok {
+		return "NetworkPolicy", namespace + "/" + n
+	}
+	if n, ok := different(c.cluster, now.ClusterNetworkPolicies); ok {
+		return "ClusterNetworkPolicy", n
+	}
+	return "", ""
+}
+
+// different names an object that two maps don't have alike.
+func different[T any](a, b map[string]*T) (name string, ok bool) {
+	for n, v := range b {
+		if a[n] == nil || !reflect.DeepEqual(a[n], v) {
+			return n, true
+		}
+	}
+	for n := range a {
+		if b[n] == nil {
+			return n, true
+		}
+	}
+	return "", false
+}
 
 // NetworkPolicies lists the policies of a namespace by name; of all namespaces if it is "".
 func (c *Cluster) NetworkPolicies(namespace string) []*model.NetworkPolicy {
