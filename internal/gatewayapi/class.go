@@ -138,15 +138,20 @@ func (s *State) parametersOf(g *gateway) *Parameters {
 // The minor versions of Gateway API v1 that are known to work.
 const oldestMinor, newestMinor = 0, 7
 
+// minorVersion reads a version "v1.6.3" of Gateway API; ok is false for what is not of v1.
+func minorVersion(v string) (minor int, ok bool) {
+	rest, ok := strings.CutPrefix(v, "v1.")
+	minor, err := strconv.Atoi(strings.SplitN(rest, ".", 2)[0])
+	return minor, ok && err == nil
+}
+
 // supportedVersion judges the version of the CRDs that are installed.
 func supportedVersion(v string) verdict {
 	supported := fmt.Sprintf("v1.%d to v1.%d are supported", oldestMinor, newestMinor)
 	if v == "" {
 		return no(gwv1.GatewayClassReasonUnsupportedVersion, "the CRDs of Gateway API do not say their version (annotation gateway.networking.k8s.io/bundle-version); "+supported)
 	}
-	rest, ok := strings.CutPrefix(v, "v1.")
-	minor, err := strconv.Atoi(strings.SplitN(rest, ".", 2)[0])
-	if !ok || err != nil || minor < oldestMinor || minor > newestMinor {
+	if minor, ok := minorVersion(v); !ok || minor < oldestMinor || minor > newestMinor {
 		return no(gwv1.GatewayClassReasonUnsupportedVersion, fmt.Sprintf("the CRDs of Gateway API are of version %s; %s", v, supported))
 	}
 	return yes(gwv1.GatewayClassReasonSupportedVersion, fmt.Sprintf("the CRDs of Gateway API are of version %s", v))
@@ -159,10 +164,12 @@ func (s *State) tellClass(w *work, name string) {
 		return
 	}
 	out := &gwv1.GatewayClassStatus{
-		Conditions:        []metav1.Condition{condition(gwv1.GatewayClassConditionStatusAccepted, c.accepted, c.obj.Generation)},
-		SupportedFeatures: supportedFeatures(s.crdChannel),
+		Conditions: []metav1.Condition{condition(gwv1.GatewayClassConditionStatusAccepted, c.accepted, c.obj.Generation)},
 	}
-	if s.crdVersion != nil {
+	if s.crdVersion == nil {
+		out.SupportedFeatures = supportedFeatures("", s.crdChannel)
+	} else {
+		out.SupportedFeatures = supportedFeatures(*s.crdVersion, s.crdChannel)
 		out.Conditions = append(out.Conditions, condition(gwv1.GatewayClassConditionStatusSupportedVersion, supportedVersion(*s.crdVersion), c.obj.Generation))
 	}
 	if c.stale || c.told == nil || !sameStatus(c.told.Conditions, out.Conditions) ||
