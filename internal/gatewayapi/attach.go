@@ -364,6 +364,9 @@ func (s *State) tellRoute(w *work, r *routeState, rejected bool) {
 	for i := range r.parents {
 		p := &r.parents[i]
 		accepted := s.acceptance(r, p, rejected)
+		if len(c.notes) > 0 {
+			accepted.message += "; note: " + strings.Join(slices.Compact(c.notes), "; ")
+		}
 		conditions := []metav1.Condition{
 			condition(gwv1.RouteConditionAccepted, accepted, r.meta.Generation),
 			condition(gwv1.RouteConditionResolvedRefs, resolved, r.meta.Generation),

@@ -31,6 +31,7 @@ type content struct {
 	invalid  []verdict // of rules that can't be served as written
 	bad      int       // how many those are
 	resolved []verdict // of references that can't be followed
+	notes    []string  // of what is passed over, and serves all the same
 }
 
 func newContent(kind route.RouteKind, name model.Name) *content {

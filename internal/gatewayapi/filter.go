@@ -35,13 +35,13 @@ func (r *ruleCompiler) httpFilters(in []gwv1.HTTPRouteFilter, prefix, backend bo
 				missing()
 				continue
 			}
-			out = append(out, route.Filter{RequestHeaders: headerEdit(f.RequestHeaderModifier)})
+			out = append(out, route.Filter{RequestHeaders: r.headerEdit("requestHeaderModifier", f.RequestHeaderModifier)})
 		case gwv1.HTTPRouteFilterResponseHeaderModifier:
 			if f.ResponseHeaderModifier == nil {
 				missing()
 				continue
 			}
-			out = append(out, route.Filter{ResponseHeaders: headerEdit(f.ResponseHeaderModifier)})
+			out = append(out, route.Filter{ResponseHeaders: r.headerEdit("responseHeaderModifier", f.ResponseHeaderModifier)})
 		case gwv1.HTTPRouteFilterRequestRedirect:
 			if f.RequestRedirect == nil {
 				missing()
@@ -95,9 +95,9 @@ func (r *ruleCompiler) grpcFilters(in []gwv1.GRPCRouteFilter) (out []route.Filte
 		f := &in[i]
 		switch {
 		case f.Type == gwv1.GRPCRouteFilterRequestHeaderModifier && f.RequestHeaderModifier != nil:
-			out = append(out, route.Filter{RequestHeaders: headerEdit(f.RequestHeaderModifier)})
+			out = append(out, route.Filter{RequestHeaders: r.headerEdit("requestHeaderModifier", f.RequestHeaderModifier)})
 		case f.Type == gwv1.GRPCRouteFilterResponseHeaderModifier && f.ResponseHeaderModifier != nil:
-			out = append(out, route.Filter{ResponseHeaders: headerEdit(f.ResponseHeaderModifier)})
+			out = append(out, route.Filter{ResponseHeaders: r.headerEdit("responseHeaderModifier", f.ResponseHeaderModifier)})
 		case f.Type == gwv1.GRPCRouteFilterRequestMirror && f.RequestMirror != nil:
 			out = append(out, route.Filter{Mirror: r.mirror(f.RequestMirror)})
 		case f.Type == gwv1.GRPCRouteFilterExtensionRef:
@@ -165,8 +165,26 @@ func (r *ruleCompiler) extension(ref *gwv1.LocalObjectReference) {
 	}
 }
 
-func headerEdit(h *gwv1.HTTPHeaderFilter) *route.HeaderEdit {
+// headerEdit translates a modifier of headers. Those that frame messages stay as they are, and the route says so.
+func (r *ruleCompiler) headerEdit(field string, h *gwv1.HTTPHeaderFilter) *route.HeaderEdit {
 	out := &route.HeaderEdit{Remove: h.Remove}
+	passedOver := func(name string) {
+		if route.Framing(name) {
+			r.c.notes = append(r.c.notes, fmt.Sprintf("rules[%d]: filters: %s does not change %s, which says how messages travel and is the gateway's own: remove it there",
+				r.index, field, name))
+		}
+	}
+	for _, s := range h.Set {
+		if field != "requestHeaderModifier" || !strings.EqualFold(string(s.Name), "host") {
+			passedOver(string(s.Name))
+		}
+	}
+	for _, a := range h.Add {
+		passedOver(string(a.Name))
+	}
+	for _, name := range h.Remove {
+		passedOver(name)
+	}
 	for _, s := range h.Set {
 		out.Set = append(out.Set, route.Header{Name: string(s.Name), Value: s.Value})
 	}

@@ -47,7 +47,7 @@ func (t *tables) newExternalAuth(c *route.ExternalAuth) *externalAuth {
 		a.cell = t.cell(c.Backend)
 	}
 	for _, h := range c.RequestHeaders {
-		if !framing(h.Name) {
+		if !route.Framing(h.Name) {
 			a.headers = append(a.headers, headerText{h.Name, text(route.Template(h.Value))})
 		}
 	}

@@ -57,15 +57,6 @@ type edit struct {
 	host      *route.Text // of requests, which have it in another place; nil: as it is
 }
 
-// framing tells of the fields that no edit may make.
-func framing(name string) bool {
-	switch identify(raw(name)) {
-	case fConnection, fContentLength, fTransferEncoding, fHost, fUpgrade, fTE, fTrailer, fKeepAlive, fProxyConnection, fExpect:
-		return true
-	}
-	return false
-}
-
 // headerText is a header whose value is made for each request.
 type headerText struct {
 	name  string
@@ -141,7 +132,7 @@ func (t *tables) compileFilters(in []route.Filter) (f filters, err error) {
 			value := parse("header "+h.Name, h.Value)
 			if strings.EqualFold(h.Name, "host") {
 				e.host = value
-			} else if !framing(h.Name) {
+			} else if !route.Framing(h.Name) {
 				e.templates = append(e.templates, headerText{h.Name, value})
 			}
 		}
@@ -178,12 +169,12 @@ func compileEdit(c *route.HeaderEdit) (e edit) {
 	for _, h := range c.Set {
 		if strings.EqualFold(h.Name, "host") {
 			e.host, _ = route.ParseTemplate(route.Template(strings.ReplaceAll(h.Value, "$", "$$"))) // a constant
-		} else if !framing(h.Name) {
+		} else if !route.Framing(h.Name) {
 			e.set = append(e.set, newField(h.Name, h.Value))
 		}
 	}
 	for _, h := range c.Add {
-		if !framing(h.Name) {
+		if !route.Framing(h.Name) {
 			e.add = append(e.add, newField(h.Name, h.Value))
 		}
 	}
