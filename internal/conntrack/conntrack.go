@@ -25,6 +25,7 @@ type Flow struct {
 	Source   netip.AddrPort // of its first packet
 	Dest     netip.AddrPort // of its first packet, as the client sent it
 	Peer     netip.AddrPort // who answers: the endpoint, where Dest was a Service
+	Answered bool           // a packet has come back
 
 	raw conntrack.Flow // what the kernel knows it by
 }
@@ -99,6 +100,7 @@ func flowOf(f *conntrack.Flow) (Flow, bool) {
 		Source:   netip.AddrPortFrom(o.IP.SourceAddress.Unmap(), o.Proto.SourcePort),
 		Dest:     netip.AddrPortFrom(o.IP.DestinationAddress.Unmap(), o.Proto.DestinationPort),
 		Peer:     netip.AddrPortFrom(r.IP.SourceAddress.Unmap(), r.Proto.SourcePort),
+		Answered: f.Status.SeenReply(),
 		raw:      conntrack.Flow{TupleOrig: o, TupleReply: r, ID: f.ID, Zone: f.Zone},
 	}, true
 }

@@ -54,7 +54,7 @@ func TestDelete(t *testing.T) {
 	first := netip.MustParseAddrPort("127.0.0.1:5001")
 	var end []Flow
 	for _, f := range flows {
-		if f.Protocol != model.UDP || f.Dest != f.Peer || f.Source.Addr() != first.Addr() {
+		if f.Protocol != model.UDP || f.Answered || f.Dest != f.Peer || f.Source.Addr() != first.Addr() {
 			t.Errorf("flow %+v", f)
 		}
 		if f.Dest == first {

@@ -49,7 +49,7 @@ type Services struct {
 	cfg     ServicesConfig
 	log     *slog.Logger
 	metrics *serviceMetrics
-	flows   *conntrack.Table
+	flows   flowTable
 	checks  *healthChecks
 
 	mu       sync.Mutex
@@ -60,11 +60,8 @@ type Services struct {
 	triggers triggers
 	ranges   map[string]*model.ServiceCIDR
 
-	// What is still to be done about tracked connections: those that the changes touch, or, if unsure, all.
-	touched map[service.Frontend]service.Change
-	gone    map[service.Frontend]bool
-	unsure  bool
-	sweep   chan struct{} // capacity 1: there is something to be done
+	lost  lost          // what is still to be done about tracked connections
+	sweep chan struct{} // capacity 1: there is something to be done
 }
 
 // NewServices connects to the kernel in the network namespace of the calling thread. It changes nothing there before
@@ -77,7 +74,7 @@ func NewServices(cfg ServicesConfig) (*Services, error) {
 		cfg.Events = func(model.Event) {}
 	}
 	s := &Services{
-		cfg: cfg, log: cfg.Log, table: service.NewTable(cfg.Node), unsure: true, sweep: make(chan struct{}, 1),
+		cfg: cfg, log: cfg.Log, table: service.NewTable(cfg.Node), lost: lost{unsure: true}, sweep: make(chan struct{}, 1),
 		ranges: make(map[string]*model.ServiceCIDR),
 		scope:  service.Scope{Pods: cfg.Pods, ClusterIPs: cfg.ClusterIPs, NodePorts: cfg.NodePorts, LoopbackNodePorts: cfg.Loopback},
 	}
@@ -127,13 +124,19 @@ func (s *Services) Update(_ context.Context, d *model.Delta) error {
 	}
 	s.metrics.synced(start, s.table, &s.triggers)
 	s.checks.set(s.table.Health())
-	if s.unsure || len(s.touched) > 0 {
-		select {
-		case s.sweep <- struct{}{}:
-		default:
-		}
-	}
+	s.sweepSoon()
 	return nil
+}
+
+// sweepSoon has connections looked at if there is reason to. Callers hold mu.
+func (s *Services) sweepSoon() {
+	if !s.lost.any() && !s.table.AnyLeft() {
+		return
+	}
+	select {
+	case s.sweep <- struct{}{}:
+	default:
+	}
 }
 
 // rescope takes in what the kernel must know besides Services: the node's pods and the ranges of cluster IPs.
@@ -168,128 +171,32 @@ func (s *Services) enforce() error {
 	if s.kernel.Synced() {
 		err := s.kernel.Apply(changes)
 		if err == nil {
-			s.applied(changes)
+			s.lost.applied(changes, s.table.HasPod)
+			s.table.Done()
 			return nil
 		}
 		s.log.Warn("the kernel refused a change of the service tables; comparing all of them", "err", err)
 	}
 	start := time.Now()
-	gone, err := s.kernel.Sync(s.table)
-	if err != nil {
+	if err := s.sync(); err != nil {
 		return err
 	}
-	for _, fe := range gone {
-		if s.gone == nil {
-			s.gone = make(map[service.Frontend]bool)
-		}
-		s.gone[fe] = true
-	}
-	s.unsure = true
-	s.applied(changes)
+	s.lost.applied(changes, s.table.HasPod)
+	s.table.Done()
 	s.metrics.full.Observe(time.Since(start).Seconds())
 	s.log.Info("service tables in force", "frontends", s.table.Len(), "took", time.Since(start))
 	return nil
 }
 
-func (s *Services) applied(changes []service.Change) {
-	for _, c := range changes {
-		was, ok := s.touched[c.Frontend]
-		switch {
-		case s.unsure:
-		case ok: // not looked at yet: what counts is how it was then and how it is now
-			was.New = c.New
-			s.touched[c.Frontend] = was
-		case c.MayLose():
-			if s.touched == nil {
-				s.touched = make(map[service.Frontend]service.Change)
-			}
-			s.touched[c.Frontend] = c
-		}
+// sync compares all that the kernel holds with the table. What connections met meanwhile is not known: all of them are
+// to be looked at. Callers hold mu.
+func (s *Services) sync() error {
+	gone, err := s.kernel.Sync(s.table)
+	if err != nil {
+		return err
 	}
-	s.table.Done()
-}
-
-// sweepShare bounds what looking for lost connections costs: so many times as long as it took, it rests. A change
-// after a rest is acted on at once.
-const sweepShare = 9
-
-// sweepFlows ends connections that have lost where they go, whenever something changed that can do that, until ctx is
-// done. It works beside Update, for reading the connections of a busy node takes longer than programming a change.
-func (s *Services) sweepFlows(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.sweep:
-		}
-		start := time.Now()
-		if err := s.endFlows(); err != nil {
-			s.log.Error("can't end all connections that lost where they go; trying again", "err", err)
-			s.mu.Lock()
-			s.unsure = true
-			s.mu.Unlock()
-			select {
-			case s.sweep <- struct{}{}:
-			default:
-			}
-		}
-		rest := time.NewTimer(sweepShare * time.Since(start))
-		select {
-		case <-ctx.Done():
-		case <-rest.C:
-		}
-		rest.Stop()
-	}
-}
-
-// endFlows looks once at the connections that what has changed so far can have touched.
-func (s *Services) endFlows() error {
-	s.mu.Lock()
-	touched, gone, unsure := s.touched, s.gone, s.unsure
-	s.touched, s.gone, s.unsure = nil, nil, false
-	node := s.table.Node().Addresses
-	s.mu.Unlock()
-
-	byPort := make(map[portKey][]*service.Change, len(touched))
-	families := make(map[model.Family]bool)
-	for fe, c := range touched {
-		k := portKey{fe.Protocol, fe.Port}
-		byPort[k] = append(byPort[k], &c)
-		families[fe.Family()] = true
-	}
-	lost := func(f service.Flow) bool {
-		return slices.ContainsFunc(byPort[portKey{f.Protocol, f.Dest.Port()}], func(c *service.Change) bool { return c.Loses(f, node) })
-	}
-	if unsure {
-		lost = func(f service.Flow) bool {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			return s.table.Loses(f, gone)
-		}
-	}
-	var errs []error
-	for _, f := range []model.Family{model.IPv4, model.IPv6} {
-		if !unsure && !families[f] {
-			continue
-		}
-		start := time.Now()
-		flows, err := s.flows.Flows(f)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		n, err := s.flows.Delete(slices.DeleteFunc(flows, func(ct conntrack.Flow) bool {
-			return !lost(service.Flow{Protocol: ct.Protocol, Dest: ct.Dest, Peer: ct.Peer})
-		}))
-		errs = append(errs, err)
-		s.metrics.ended(f, start, n)
-	}
-	return errors.Join(errs...)
-}
-
-type portKey struct {
-	protocol model.Protocol
-	port     uint16
+	s.lost.synced(gone)
+	return nil
 }
 
 // inForce tells whether the kernel holds what the API said last, for health checks.
@@ -329,7 +236,9 @@ func (s *Services) repair(ctx context.Context) {
 		if s.complete {
 			s.log.Warn("somebody else changed the service tables; repairing them")
 			s.metrics.repairs.Inc()
-			_, err = s.kernel.Sync(s.table)
+			if err = s.sync(); err == nil {
+				s.sweepSoon() // what was sent while the tables were not there went elsewhere, and would go on doing so
+			}
 		}
 		s.mu.Unlock()
 		if err == nil {

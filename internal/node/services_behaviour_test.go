@@ -419,47 +419,6 @@ func TestTrackedWhileAway(t *testing.T) {
 	eventually(t, "the Service went while no agent ran", func() bool { return k.ask() != "c2" })
 }
 
-// TestTrackedTCP: established connections stay through everything but the end of their endpoint, and then end fast.
-func TestTrackedTCP(t *testing.T) {
-	c := newCluster(t)
-	c.start(t)
-	for _, f := range families {
-		s := newShop()
-		c.update(t, s.delta())
-		byServer := map[string]net.Conn{}
-		for len(byServer) < 2 {
-			var conn net.Conn
-			var err error
-			c.pod["b1"].in(func() { conn, err = net.Dial("tcp", targets["cluster IP"][f]) })
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			server, _ := exchange(conn, patience)
-			byServer[server] = conn
-		}
-		stays := func(when, server string) {
-			t.Helper()
-			for range 8 {
-				if got, _ := exchange(byServer[server], patience); got != server {
-					t.Errorf("%s: %s: %s, want %s still", f, when, got, server)
-				}
-			}
-		}
-		s.endpoints[1].Ready, s.endpoints[1].Serving, s.endpoints[1].Terminating = false, false, true
-		c.update(t, s.delta())
-		stays("the other terminates", "a1")
-		stays("it terminates", "c2")
-		s.endpoints = s.endpoints[:1]
-		c.update(t, s.delta())
-		eventually(t, "c2 is gone: its connections are reset", func() bool {
-			got, _ := exchange(byServer["c2"], impatience)
-			return got == refused
-		})
-		stays("the other is gone", "a1")
-	}
-}
-
 func TestHealthChecks(t *testing.T) {
 	c := newCluster(t)
 	c.start(t)

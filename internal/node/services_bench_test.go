@@ -34,7 +34,7 @@ func manySlice(name model.Name, i, gen int) *model.EndpointSlice {
 		if e == 0 {
 			n += 7 * gen
 		}
-		s.Endpoints = append(s.Endpoints, model.Endpoint{Ready: true, Serving: true, Node: "elsewhere",
+		s.Endpoints = append(s.Endpoints, model.Endpoint{Ready: true, Serving: true, OfPod: true, Node: "elsewhere",
 			Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 128 | byte(n>>16), byte(n >> 8), byte(n)})}})
 	}
 	return s

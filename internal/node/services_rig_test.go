@@ -153,6 +153,7 @@ type cluster struct {
 	stop            context.CancelFunc
 	done            chan struct{}
 	events          []model.Event
+	tamper          func(*Services) // may be nil; before the agent runs
 }
 
 func newCluster(t testing.TB) *cluster {
@@ -332,6 +333,9 @@ func (c *cluster) start(t testing.TB, more ...func(*ServicesConfig)) {
 	c.node[0].in(func() { c.agent, err = NewServices(cfg) })
 	if err != nil {
 		t.Fatal(err)
+	}
+	if c.tamper != nil {
+		c.tamper(c.agent)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.stop, c.done = cancel, make(chan struct{})

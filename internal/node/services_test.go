@@ -39,7 +39,21 @@ func newShop() *shop {
 
 // endpoint is a ready one; a1 and b1 are on node1, c2 on node2.
 func endpoint(pod string) model.Endpoint {
-	return model.Endpoint{Ready: true, Serving: true, Pod: pod, Node: "node" + pod[1:], Zone: map[string]string{"1": "east", "2": "west"}[pod[1:]]}
+	return model.Endpoint{Ready: true, Serving: true, OfPod: true, Pod: pod, Node: "node" + pod[1:], Zone: map[string]string{"1": "east", "2": "west"}[pod[1:]]}
+}
+
+// pods are the pods of that name, and the absence of the others.
+func pods(names ...string) map[model.Name]*model.Pod {
+	out := make(map[model.Name]*model.Pod)
+	for _, name := range []string{"a1", "b1", "c2"} {
+		n := model.Name{Namespace: "shop", Name: name}
+		out[n] = nil
+		if slices.Contains(names, name) {
+			v4, v6 := podAddrs(podHost(name))
+			out[n] = &model.Pod{Meta: model.Meta{Name: n}, Node: "node" + name[1:], IPs: addrs(v4, v6)}
+		}
+	}
+	return out
 }
 
 func podHost(pod string) (node, host int) {

@@ -126,10 +126,7 @@ func localReady(eps []*model.EndpointSlice, n *Node) int {
 func (out *compiled) family(s *model.Service, eps []*model.EndpointSlice, n *Node, clusterIP netip.Addr, cands []candidate) []candidate {
 	f := model.FamilyOf(clusterIP)
 	sources, restricted := sourceRanges(s, f, n)
-	everywhere := netip.IPv4Unspecified()
-	if f == model.IPv6 {
-		everywhere = netip.IPv6Unspecified()
-	}
+	everywhere := unspecified(f)
 	for i := range s.Ports {
 		p := &s.Ports[i]
 		cands = candidates(cands[:0], eps, f, p.Name, p.Protocol)
@@ -255,15 +252,15 @@ func sourceRanges(s *model.Service, f model.Family, n *Node) (out []netip.Prefix
 	return kept, true
 }
 
-// plain tells whether all serve and none is on this node.
+// plain tells whether all are pods and serve, and none is on this node.
 func plain(cands []candidate, n *Node) bool {
-	return !slices.ContainsFunc(cands, func(c candidate) bool { return !c.ep.Serving || c.local(n) })
+	return !slices.ContainsFunc(cands, func(c candidate) bool { return !c.ep.OfPod || !c.ep.Serving || c.local(n) })
 }
 
 func backends(cands []candidate, n *Node) []Backend {
 	out := make([]Backend, len(cands))
 	for i, c := range cands {
-		out[i] = Backend{AddrPort: c.addr, Local: c.local(n), Serving: c.ep.Serving}
+		out[i] = Backend{AddrPort: c.addr, Local: c.local(n), Serving: c.ep.Serving, Pod: c.ep.OfPod}
 	}
 	return out
 }

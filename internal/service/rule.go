@@ -89,6 +89,7 @@ type Backend struct {
 	netip.AddrPort
 	Local   bool // on this node
 	Serving bool // by its conditions, be it terminating or not
+	Pod     bool // is a pod, not written by hand
 }
 
 // MaxAffinity is up to how many endpoints session affinity works: a Forwarder may number them with 16 bits, those before
@@ -121,7 +122,7 @@ type Rule struct {
 	Affinity time.Duration
 
 	// Backends are all endpoints of the Service port in the frontend's family, sorted; shared, read-only. They are nil
-	// where they are those of Main, serve, and are on other nodes, as in most Services: see AllBackends.
+	// where they are those of Main, are pods, serve, and are on other nodes, as in most Services: see AllBackends.
 	Backends []Backend
 }
 
@@ -130,7 +131,7 @@ func (r *Rule) AllBackends() iter.Seq[Backend] {
 	return func(yield func(Backend) bool) {
 		if r.Backends == nil {
 			for _, a := range r.Main.Endpoints {
-				if !yield(Backend{AddrPort: a, Serving: true}) {
+				if !yield(Backend{AddrPort: a, Serving: true, Pod: true}) {
 					return
 				}
 			}
@@ -147,7 +148,7 @@ func (r *Rule) AllBackends() iter.Seq[Backend] {
 func (r *Rule) backend(a netip.AddrPort) (b Backend, ok bool) {
 	if r.Backends == nil {
 		_, ok := slices.BinarySearchFunc(r.Main.Endpoints, a, netip.AddrPort.Compare)
-		return Backend{AddrPort: a, Serving: ok}, ok
+		return Backend{AddrPort: a, Serving: ok, Pod: ok}, ok
 	}
 	i, ok := slices.BinarySearchFunc(r.Backends, a, func(b Backend, a netip.AddrPort) int { return b.Compare(a) })
 	if !ok {

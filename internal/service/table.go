@@ -23,6 +23,7 @@ type Table struct {
 	dirty   []namedService   // what Update has still to compile, each once
 	cands   []candidate      // scratch
 	health  map[model.Name]Health
+	pods    pods
 	noLocal [2]int
 }
 
@@ -60,12 +61,14 @@ func NewTable(node string) *Table {
 		losers:   make(map[Frontend][]*known),
 		index:    make(map[Frontend]int),
 		health:   make(map[model.Name]Health),
+		pods:     newPods(),
 	}
 }
 
 // Update takes in a Delta and returns what the owners of objects should be told. The changes it makes are Pending.
 func (t *Table) Update(d *model.Delta) []model.Event {
 	t.grow(len(d.Services), len(d.EndpointSlices))
+	t.pods.update(d.Pods)
 	for name, s := range d.Services {
 		st := t.state(name)
 		st.service = s

@@ -438,14 +438,21 @@ func TestOneServiceOneChange(t *testing.T) {
 
 // TestFlows: which tracked connections a change ends.
 func TestFlows(t *testing.T) {
-	vip := Frontend{ips("10.96.0.1")[0], model.UDP, 53}
+	vip, tcp := Frontend{ips("10.96.0.1")[0], model.UDP, 53}, Frontend{ips("10.96.0.1")[0], model.TCP, 80}
+	np := Frontend{ips("0.0.0.0")[0], model.UDP, 30053}
 	a, b, c := netip.MustParseAddrPort("10.0.0.1:53"), netip.MustParseAddrPort("10.0.0.2:53"), netip.MustParseAddrPort("10.0.0.3:53")
+	gone, other := netip.MustParseAddrPort("10.0.9.9:53"), netip.MustParseAddrPort("172.16.0.1:53")
+	pod := func(x netip.Addr) bool { return x != gone.Addr() && x != other.Addr() }
 	rule := func(eps ...Backend) *Rule { return &Rule{Backends: eps} }
-	serving := func(p netip.AddrPort) Backend { return Backend{AddrPort: p, Serving: true} }
+	serving := func(p netip.AddrPort) Backend { return Backend{AddrPort: p, Serving: true, Pod: p != other} }
+	kind := func(k Kind, r *Rule) *Rule { r.Kind = k; return r }
+	silent := func(r *Rule) *Rule { r.Main.Action = Drop; return r }
 	at := func(dest string, peer netip.AddrPort, p model.Protocol) Flow {
-		return Flow{Protocol: p, Dest: netip.MustParseAddrPort(dest), Peer: peer}
+		return Flow{Protocol: p, Dest: netip.MustParseAddrPort(dest), Peer: peer, Answered: true}
 	}
-	raw := func(dest string, p model.Protocol) Flow { return at(dest, netip.MustParseAddrPort(dest), p) }
+	raw := func(dest string, p model.Protocol, answered bool) Flow {
+		return Flow{Protocol: p, Dest: netip.MustParseAddrPort(dest), Peer: netip.MustParseAddrPort(dest), Answered: answered}
+	}
 	node := ips("192.168.1.1")
 	for i, x := range []struct {
 		c     Change
@@ -458,30 +465,115 @@ func TestFlows(t *testing.T) {
 		{Change{vip, rule(serving(a)), rule(serving(b))}, at("10.96.0.1:54", a, model.UDP), false},
 		{Change{vip, rule(serving(a)), rule(serving(b))}, at("10.96.0.2:53", a, model.UDP), false},
 		{Change{vip, rule(serving(a)), rule(serving(b))}, at("10.96.0.1:53", a, model.TCP), false},
-		{Change{vip, nil, rule(serving(a))}, raw("10.96.0.1:53", model.UDP), true},
-		{Change{vip, nil, rule()}, raw("10.96.0.1:53", model.UDP), true},
+		{Change{vip, nil, rule(serving(a))}, raw("10.96.0.1:53", model.UDP, true), true},
+		{Change{vip, nil, rule()}, raw("10.96.0.1:53", model.UDP, false), true},
 		{Change{vip, rule(serving(a)), nil}, at("10.96.0.1:53", a, model.UDP), true},
-		{Change{vip, rule(serving(a)), nil}, raw("10.96.0.1:53", model.UDP), false},
-		{Change{Frontend{vip.Addr, model.TCP, 80}, rule(serving(a)), rule(Backend{AddrPort: a})}, at("10.96.0.1:80", a, model.TCP), false},
-		{Change{Frontend{vip.Addr, model.TCP, 80}, rule(serving(a)), rule(serving(b))}, at("10.96.0.1:80", a, model.TCP), true},
-		{Change{Frontend{vip.Addr, model.TCP, 80}, rule(serving(a)), rule()}, at("10.96.0.1:80", a, model.TCP), true},
-		{Change{Frontend{vip.Addr, model.TCP, 80}, rule(serving(a)), nil}, at("10.96.0.1:80", a, model.TCP), false},
-		{Change{Frontend{vip.Addr, model.TCP, 80}, nil, rule(serving(a))}, raw("10.96.0.1:80", model.TCP), false},
+		{Change{vip, rule(serving(a)), nil}, raw("10.96.0.1:53", model.UDP, false), false},
+
+		// TCP: as long as its pod is there, a connection stays, whatever the Service selects now (as kube-proxy has it).
+		{Change{tcp, rule(serving(a)), rule(Backend{AddrPort: a})}, at("10.96.0.1:80", a, model.TCP), false},
+		{Change{tcp, rule(serving(a)), rule(serving(b))}, at("10.96.0.1:80", a, model.TCP), false},
+		{Change{tcp, rule(serving(a)), rule()}, at("10.96.0.1:80", a, model.TCP), false},
+		{Change{tcp, rule(serving(a)), nil}, at("10.96.0.1:80", a, model.TCP), false},
+		// Its pod is no more: the client hears of it.
+		{Change{tcp, rule(serving(gone)), rule(serving(b))}, at("10.96.0.1:80", gone, model.TCP), true},
+		{Change{tcp, rule(serving(gone)), rule()}, at("10.96.0.1:80", gone, model.TCP), true},
+		{Change{tcp, rule(serving(gone)), nil}, at("10.96.0.1:80", gone, model.TCP), true},
+		{Change{tcp, &Rule{Main: Pool{Endpoints: []netip.AddrPort{gone}}}, rule(serving(b))}, at("10.96.0.1:80", gone, model.TCP), true},
+		// Still an endpoint: a new connection could be sent there again.
+		{Change{tcp, rule(serving(gone), serving(a)), rule(serving(gone))}, at("10.96.0.1:80", gone, model.TCP), false},
+		// Nobody would answer in its place.
+		{Change{tcp, rule(serving(gone)), silent(rule(serving(b)))}, at("10.96.0.1:80", gone, model.TCP), false},
+		{Change{tcp, kind(LoadBalancerIP, rule(serving(gone))), nil}, at("10.96.0.1:80", gone, model.TCP), false},
+		// An endpoint that is no pod may live on.
+		{Change{tcp, rule(serving(other)), rule(serving(b))}, at("10.96.0.1:80", other, model.TCP), false},
+		// What nobody answered began before there was the frontend; what somebody answered is another's.
+		{Change{tcp, nil, rule(serving(a))}, raw("10.96.0.1:80", model.TCP, false), true},
+		{Change{tcp, nil, rule(serving(a))}, raw("10.96.0.1:80", model.TCP, true), false},
+
 		// Node ports: any address may be the node's, so the endpoint tells.
-		{Change{Frontend{ips("0.0.0.0")[0], model.UDP, 30053}, rule(serving(a)), rule(serving(b))}, at("192.168.1.1:30053", a, model.UDP), true},
-		{Change{Frontend{ips("0.0.0.0")[0], model.UDP, 30053}, rule(serving(a)), rule(serving(b))}, at("192.168.1.1:30053", b, model.UDP), false},
-		{Change{Frontend{ips("0.0.0.0")[0], model.UDP, 30053}, rule(serving(a)), rule(serving(b))}, at("192.168.9.9:30053", c, model.UDP), false},
-		{Change{Frontend{ips("0.0.0.0")[0], model.UDP, 30053}, nil, rule(serving(b))}, raw("192.168.1.1:30053", model.UDP), true},
-		{Change{Frontend{ips("0.0.0.0")[0], model.UDP, 30053}, nil, rule(serving(b))}, raw("192.168.9.9:30053", model.UDP), false},
-		{Change{Frontend{ips("::")[0], model.UDP, 30053}, nil, rule(serving(b))}, raw("192.168.1.1:30053", model.UDP), false},
-		{Change{Frontend{ips("0.0.0.0")[0], model.UDP, 30053}, rule(serving(a)), nil}, at("192.168.1.1:30053", a, model.UDP), true},
+		{Change{np, rule(serving(a)), rule(serving(b))}, at("192.168.1.1:30053", a, model.UDP), true},
+		{Change{np, rule(serving(a)), rule(serving(b))}, at("192.168.1.1:30053", b, model.UDP), false},
+		{Change{np, rule(serving(a)), rule(serving(b))}, at("192.168.9.9:30053", c, model.UDP), false},
+		{Change{np, nil, rule(serving(b))}, raw("192.168.1.1:30053", model.UDP, true), true},
+		{Change{np, nil, rule(serving(b))}, raw("192.168.9.9:30053", model.UDP, true), false},
+		{Change{Frontend{ips("::")[0], model.UDP, 30053}, nil, rule(serving(b))}, raw("192.168.1.1:30053", model.UDP, true), false},
+		{Change{np, rule(serving(a)), nil}, at("192.168.1.1:30053", a, model.UDP), true},
 	} {
-		if got := x.c.Loses(x.f, node); got != x.loses {
+		if got := x.c.Loses(x.f, node, pod); got != x.loses {
 			t.Errorf("%d: %v, want %v", i, got, x.loses)
 		}
-		if x.loses && !x.c.MayLose() {
+		if x.loses && !x.c.MayLose(pod) {
 			t.Errorf("%d: a connection is lost, but MayLose says none can be", i)
 		}
+	}
+	if c := (Change{tcp, rule(serving(a), serving(other)), rule()}); c.MayLose(pod) {
+		t.Error("an endpoint whose pod lives, and one that is none, went: no connection can be lost")
+	}
+}
+
+// TestLeft: connections to a pod that goes after its Service has let go of it.
+func TestLeft(t *testing.T) {
+	s := full(nil)
+	eps := slicesOf("web", model.Endpoint{Ready: true, Serving: true, OfPod: true, Node: "n2"})
+	aPod := func(name string, mod func(*model.Pod), addrs ...string) *model.Pod {
+		p := &model.Pod{Meta: model.Meta{Name: named(name)}, IPs: ips(addrs...)}
+		if mod != nil {
+			mod(p)
+		}
+		return p
+	}
+	tab, _ := tableWith(&model.Delta{Services: map[model.Name]*model.Service{s.Name: s}, EndpointSlices: eps,
+		Pods: map[model.Name]*model.Pod{named("a"): aPod("a", nil, "10.0.0.1", "fd00::1"), named("b"): aPod("b", nil, "10.0.0.9"),
+			named("host"): aPod("host", func(p *model.Pod) { p.HostNetwork = true }, "192.168.1.1")}})
+	change := func(pods map[model.Name]*model.Pod) map[netip.Addr]bool {
+		tab.Update(&model.Delta{Pods: pods})
+		if tab.AnyLeft() != (len(tab.pods.left) > 0) {
+			t.Error("AnyLeft does not say what Left has")
+		}
+		return tab.Left()
+	}
+	inRange := func(a netip.Addr) bool { return a.Is4() && netip.MustParsePrefix("10.96.0.0/12").Contains(a) }
+	flow := func(dest, peer string) Flow {
+		return Flow{Protocol: model.TCP, Dest: netip.MustParseAddrPort(dest), Peer: netip.MustParseAddrPort(peer), Answered: true}
+	}
+	// Another pod has taken the address before the old one's end is heard of: nothing is left.
+	if left := change(map[model.Name]*model.Pod{named("c"): aPod("c", nil, "10.0.0.9")}); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+	if left := change(map[model.Name]*model.Pod{named("b"): nil}); len(left) > 0 {
+		t.Errorf("left %v, which another pod has", left)
+	}
+	if left := change(map[model.Name]*model.Pod{named("host"): nil}); len(left) > 0 {
+		t.Errorf("left %v, a node's address", left)
+	}
+	left := change(map[model.Name]*model.Pod{named("c"): aPod("c", func(p *model.Pod) { p.Finished = true }, "10.0.0.9"), named("a"): nil})
+	if len(left) != 3 || len(tab.Left()) > 0 {
+		t.Fatalf("left %v, want both addresses of a and c's", left)
+	}
+	udp := flow("10.96.0.1:80", "10.0.0.9:8080")
+	udp.Protocol = model.UDP
+	for i, x := range []struct {
+		f    Flow
+		want bool
+	}{
+		{flow("10.96.0.1:80", "10.0.0.9:8080"), true}, // let go of before
+		{flow("192.168.1.1:30080", "10.0.0.9:8080"), true},
+		{flow("10.96.0.1:80", "10.0.0.1:8080"), false}, // an endpoint still: its change is to come
+		{flow("10.96.0.1:80", "10.0.0.8:8080"), false}, // left by nobody
+		{flow("10.96.7.7:80", "10.0.0.9:8080"), true},  // the Service is gone too; its cluster IP answers
+		{flow("203.0.113.7:80", "10.0.0.9:8080"), false},
+		{flow("10.0.0.9:8080", "10.0.0.9:8080"), false}, // straight to the pod: no business of Services
+		{udp, false}, // was ended when the Service let go
+	} {
+		if got := tab.Leaves(x.f, left, inRange); got != x.want {
+			t.Errorf("%d: %v, want %v", i, got, x.want)
+		}
+	}
+	// The address is in use again when connections are looked at.
+	change(map[model.Name]*model.Pod{named("d"): aPod("d", nil, "10.0.0.9")})
+	if tab.Leaves(flow("10.96.0.1:80", "10.0.0.9:8080"), left, inRange) {
+		t.Error("a new pod's connection is taken for the old one's")
 	}
 }
 
@@ -507,6 +599,19 @@ func TestFlowsOfAll(t *testing.T) {
 		f := Flow{Protocol: model.UDP, Dest: netip.MustParseAddrPort(x.dest), Peer: x.peer}
 		if got := tab.Loses(f, map[Frontend]bool{gone: true}); got != x.loses {
 			t.Errorf("%d: %+v: %v, want %v", i, f, got, x.loses)
+		}
+	}
+	// A SYN that was sent while there were no tables went elsewhere, and its repetitions would.
+	tab, _ = tableWith(&model.Delta{Services: map[model.Name]*model.Service{s.Name: full(nil)}, EndpointSlices: slicesOf("web", localReady1)})
+	for _, dest := range []string{"10.96.0.1:80", "192.168.1.1:30080", "203.0.113.1:80"} {
+		to := netip.MustParseAddrPort(dest)
+		for _, answered := range []bool{false, true} {
+			if got := tab.Loses(Flow{Protocol: model.TCP, Dest: to, Peer: to, Answered: answered}, nil); got == answered {
+				t.Errorf("%s, answered %v: lost %v", dest, answered, got)
+			}
+		}
+		if tab.Loses(Flow{Protocol: model.TCP, Dest: to, Peer: other}, nil) {
+			t.Errorf("%s: a TCP connection to what may be a pod is lost", dest)
 		}
 	}
 }

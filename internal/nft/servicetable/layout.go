@@ -152,6 +152,7 @@ func (f *family) chains(cfg *service.Scope) []chain {
 	services = append(services,
 		newRule("", toLabel(vip, f.services, f.dispatch)),
 		newRule("cluster IP without such a port", f.daddr(8), one(lookup(f.clusterIPs, 8, noReg)), one(gotoChain(labelReject))),
+		newRule("the middle of a connection to a Service that was", f.daddr(8), one(lookup(f.serviceRanges, 8, noReg)), noSYN(), one(gotoChain(labelReject))),
 		newRule("no Service has it", f.daddr(8), one(lookup(f.serviceRanges, 8, noReg)), one(verdict(expr.VerdictDrop))),
 	)
 	nodePorts := fibLocal(true)
@@ -345,6 +346,19 @@ func (f *family) slotRules(k key, place int) []rule {
 	}
 	exprs = append(exprs, &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.table.Family), RegAddrMin: value, RegProtoMin: port})
 	return []rule{{"place " + strconv.Itoa(place) + " of the row, and the row's port", exprs}}
+}
+
+// noSYN matches TCP packets that open no connection. What of a connection comes by rules that are for the first packet
+// of one has been forgotten by the kernel, or was never known: without an answer its client would wait for minutes.
+func noSYN() []expr.Any {
+	const flags, syn = 13, 0x02
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 8},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 8, Data: []byte{byte(model.TCP)}},
+		&expr.Payload{DestRegister: 8, Base: expr.PayloadBaseTransportHeader, Offset: flags, Len: 1},
+		&expr.Bitwise{SourceRegister: 8, DestRegister: 8, Len: 1, Mask: []byte{syn}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 8, Data: []byte{0}},
+	}
 }
 
 func setPriority(from uint32) expr.Any {
