@@ -116,9 +116,10 @@ func (c *Change) MayLose(pod func(netip.Addr) bool) bool {
 // Left are the addresses that no pod has any more. It hands them out once; Leaves takes them.
 func (t *Table) Left() map[netip.Addr]bool {
 	out := t.pods.left
-	if len(out) > 0 {
-		t.pods.left = make(map[netip.Addr]bool)
+	if len(out) == 0 {
+		return nil
 	}
+	t.pods.left = make(map[netip.Addr]bool)
 	return out
 }
 
