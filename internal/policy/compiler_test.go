@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/weft-net/weft/internal/model"
@@ -17,7 +18,7 @@ import (
 type kernel struct{ Program }
 
 func newKernel() *kernel {
-	return &kernel{Program{Pods: map[netip.Addr]Entry{}, Chains: map[string]*Chain{}, Sets: map[string]*Set{}}}
+	return &kernel{Program{Pods: map[netip.Addr]Entry{}, Links: map[string]string{}, Chains: map[string]*Chain{}, Sets: map[string]*Set{}}}
 }
 
 func (k *kernel) apply(t *testing.T, c *Change) {
@@ -68,6 +69,14 @@ func (k *kernel) apply(t *testing.T, c *Change) {
 			delete(k.Pods, a)
 		}
 	}
+	for link, l := range c.Links {
+		if k.Links[link] != l.Old {
+			t.Fatalf("link %s changes from %q, but is %q", link, l.Old, k.Links[link])
+		}
+		if k.Links[link] = l.New; l.New == "" {
+			delete(k.Links, link)
+		}
+	}
 }
 
 // holdsTogether fails where something refers to what is not there, or is there without need.
@@ -105,6 +114,11 @@ func (k *kernel) holdsTogether(t *testing.T) {
 		walk(e.Ingress)
 		walk(e.Egress)
 	}
+	for _, c := range k.Links {
+		if !chains[c] {
+			t.Errorf("a link leads to chain %s, no pod does", c)
+		}
+	}
 	for n := range sets {
 		if k.Sets[n] == nil {
 			t.Fatalf("no set %s", n)
@@ -129,6 +143,9 @@ func sameProgram(t *testing.T, got, want *Program) {
 	t.Helper()
 	if !maps.Equal(got.Pods, want.Pods) {
 		t.Errorf("pods: got %v, want %v", got.Pods, want.Pods)
+	}
+	if !maps.Equal(got.Links, want.Links) {
+		t.Errorf("links: got %v, want %v", got.Links, want.Links)
 	}
 	if g, w := slices.Sorted(maps.Keys(got.Chains)), slices.Sorted(maps.Keys(want.Chains)); !slices.Equal(g, w) {
 		t.Errorf("chains: got %v, want %v", g, w)
@@ -191,9 +208,6 @@ func TestProgramAgreesWithEvaluate(t *testing.T) {
 					f := &Flow{Src: k.EndpointOf(src), Dst: k.EndpointOf(dst), Protocol: proto, Port: port}
 					if src.BitLen() != dst.BitLen() || f.Src.Node == "n1" {
 						continue // no such packet; what the node itself sends never enters the program
-					}
-					if f.Src.Pod != nil && f.Src.Pod == f.Dst.Pod {
-						continue
 					}
 					v := k.Evaluate(f)
 					if allows := k.Allows(f); allows != v.Allowed {
@@ -299,11 +313,18 @@ func TestUnknownPodIsClosed(t *testing.T) {
 	if passes() != [2]bool{true, true} {
 		t.Fatal("an open pod is closed")
 	}
+	links := func(want string) {
+		t.Helper()
+		if got := slices.Sorted(maps.Keys(kern.Links)); strings.Join(got, " ") != want {
+			t.Errorf("guarded links: %v, want %s", got, want)
+		}
+	}
 	late := pod("a/late", "")
-	kern.apply(t, k.Pin(late.Name, late.UID, "", []netip.Addr{addr}))
+	kern.apply(t, k.Pin(late.Name, late.UID, "link1", []netip.Addr{addr}))
 	if passes() != [2]bool{} {
 		t.Error("an unknown pod is open")
 	}
+	links("link1")
 	kern.apply(t, k.Update(delta(stale)))
 	if passes() != [2]bool{} {
 		t.Error("news of a stale pod opened an unknown one")
@@ -314,9 +335,11 @@ func TestUnknownPodIsClosed(t *testing.T) {
 	if passes() != [2]bool{true, true} {
 		t.Error("a known pod without policies is still closed")
 	}
+	links("")
 	// Its address goes to another before anybody said that it was free.
 	next := pod("a/next", "")
-	kern.apply(t, k.Pin(next.Name, next.UID, "", []netip.Addr{addr}))
+	kern.apply(t, k.Pin(next.Name, next.UID, "link2", []netip.Addr{addr}))
+	links("link2")
 	if passes() != [2]bool{} {
 		t.Error("an unknown pod with a reused address is open")
 	}
@@ -324,8 +347,10 @@ func TestUnknownPodIsClosed(t *testing.T) {
 	if passes() != [2]bool{} {
 		t.Error("the late unwiring of the address's last pod opened the next one")
 	}
+	links("link2")
 	kern.apply(t, k.Unpin(next.Name, next.UID, []netip.Addr{addr}))
 	kern.holdsTogether(t)
+	links("")
 	if len(kern.Pods) != 0 {
 		t.Errorf("left over: %v", kern.Pods)
 	}

@@ -28,13 +28,14 @@ type Range struct {
 	node  *Node
 	pods  map[string]*Pod
 	sinks map[string]map[uint16]*Sink
+	sctp  map[string]*sctpSink
 	ports []uint16
 	round int
 }
 
-// NewRange lets pods that are added to it be shot at, on these TCP and UDP ports.
+// NewRange lets pods that are added to it be shot at, on these ports of TCP, UDP and SCTP.
 func NewRange(t testing.TB, n *Node, ports ...uint16) *Range {
-	return &Range{t: t, node: n, pods: map[string]*Pod{}, sinks: map[string]map[uint16]*Sink{}, ports: ports}
+	return &Range{t: t, node: n, pods: map[string]*Pod{}, sinks: map[string]map[uint16]*Sink{}, sctp: map[string]*sctpSink{}, ports: ports}
 }
 
 // Pod returns the pod of a name, which it makes if there is none yet.
@@ -44,7 +45,7 @@ func (r *Range) Pod(name string, addrs func() []netip.Addr) *Pod {
 		return p
 	}
 	p := r.node.Connect(r.t, addrs()...)
-	r.pods[name], r.sinks[name] = p, map[uint16]*Sink{}
+	r.pods[name], r.sinks[name], r.sctp[name] = p, map[uint16]*Sink{}, p.sctpSink(r.t)
 	for _, port := range r.ports {
 		p.Listen(r.t, model.TCP, port)
 		r.sinks[name][port] = p.Sink(r.t, port)
@@ -66,7 +67,7 @@ func (r *Range) Shots(names []string) []Shot {
 			}
 			for _, a := range r.pods[to].Addrs {
 				for _, port := range r.ports {
-					for _, proto := range []model.Protocol{model.TCP, model.UDP} {
+					for _, proto := range []model.Protocol{model.TCP, model.UDP, model.SCTP} {
 						out = append(out, Shot{from, to, netip.AddrPortFrom(a, port), proto})
 					}
 				}
@@ -88,13 +89,17 @@ func (r *Range) Fire(t testing.TB, shots []Shot, want []bool) []bool {
 	hit := make([]bool, len(shots))
 	fds := make([]int, len(shots))
 	payload := func(i int) string { return fmt.Sprintf("%d/%d", r.round, i) }
+	tag := func(i int) uint32 { return uint32(r.round)<<16 | uint32(i) }
 	for from, list := range bySource {
 		r.pods[from].Do(t, func() error {
 			for _, i := range list {
 				var err error
-				if shots[i].Protocol == model.UDP {
+				switch shots[i].Protocol {
+				case model.UDP:
 					err = send(shots[i].Dst.Addr(), shots[i].Dst.Port(), payload(i))
-				} else {
+				case model.SCTP:
+					err = sendSCTP(40000, shots[i].Dst, tag(i))
+				default:
 					fds[i], err = startConnect(shots[i].Dst)
 				}
 				if err != nil {
@@ -107,9 +112,12 @@ func (r *Range) Fire(t testing.TB, shots []Shot, want []bool) []bool {
 	look := func() (missing bool) {
 		for i, s := range shots {
 			if !hit[i] {
-				if s.Protocol == model.UDP {
+				switch s.Protocol {
+				case model.UDP:
 					hit[i] = r.sinks[s.To][s.Dst.Port()].Count(payload(i)) > 0
-				} else {
+				case model.SCTP:
+					hit[i] = r.sctp[s.To].has(tag(i))
+				default:
 					hit[i] = connected(fds[i])
 				}
 				missing = missing || want[i] && !hit[i]
