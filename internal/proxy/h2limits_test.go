@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/weft-net/weft/internal/route"
 )
 
 // Floods of frames that lead to nothing end the connection, and leave nothing behind.
@@ -332,4 +335,109 @@ func TestGivenUpBodies(t *testing.T) {
 	if p, err := s.next(); !timedOut(err) {
 		t.Errorf("%q, %v", p, err)
 	}
+}
+
+// Whatever an endpoint sends, the exchange ends, and what is made of an answer can be sent on.
+func FuzzEndpointFrames(f *testing.F) {
+	settings := appendSettings(nil, setting{http2.SettingMaxConcurrentStreams, 10}, setting{http2.SettingEnableConnectProtocol, 1})
+	answer := pairs(":status", "200", "content-length", "3", "x-a", "b")
+	headers := func(block []byte, flags http2.Flags) []byte {
+		return append(appendFrame(settings[:len(settings):len(settings)], len(block), http2.FrameHeaders, flags, 1), block...)
+	}
+	f.Add(append(headers(answer, endHeaders), append(appendFrame(nil, 3, http2.FrameData, endStream, 1), "abc"...)...), false)
+	f.Add(append(headers(pairs(":status", "103", "link", "x"), endHeaders), headers(answer, whole)[len(settings):]...), false)
+	f.Add(append(headers(pairs(":status", "200"), endHeaders), headers(pairs("grpc-status", "0"), whole)[len(settings):]...), false)
+	f.Add(headers(pairs(":status", "200"), endHeaders), true)
+	f.Add(appendGoAway(settings[:len(settings):len(settings)], 0, http2.ErrCodeNo, "bye"), false)
+	f.Add(appendReset(settings[:len(settings):len(settings)], 1, http2.ErrCodeRefusedStream), true)
+	f.Fuzz(func(t *testing.T, in []byte, socket bool) {
+		if len(in) > 1<<16 {
+			return
+		}
+		e := &endpoint{backend: &backend{conf: route.Backend{Protocol: route.HTTP2}}}
+		u := &h2up{endpoint: e, nextID: 1, most: streamsUntold, takes: notOffered, told: make(chan struct{})}
+		u.mux = newMux(newWire(&memory{r: bytes.NewReader(in)}), u, time.Minute, time.Minute, time.Minute)
+		x := &exchange{srv: &Server{}, peer: &peer{}, major: 2, method: "GET", path: "/", authority: "a"}
+		call := &h2call{socket: socket}
+		if _, err := u.begin(x, call); err != nil {
+			t.Fatal(err)
+		}
+		_ = u.mux.read() // all that there is; the connection ends with it
+		for {
+			info, err := call.await()
+			if err != nil {
+				break
+			}
+			for _, h := range info.fields {
+				for _, c := range h.value {
+					if !isValue[c] {
+						t.Errorf("%q has a value %q", h.name, h.value)
+					}
+				}
+			}
+			if info.status >= 200 {
+				for err == nil {
+					_, err = call.next()
+				}
+				if err == io.EOF && call.declared >= 0 && call.got != call.declared {
+					t.Errorf("%d bytes of %d are all", call.got, call.declared)
+				}
+				break
+			}
+		}
+		call.finish(http2.ErrCodeCancel)
+	})
+}
+
+// A block says the same however it is cut into frames, and a request that it makes is one that HTTP/1.1 can say.
+func FuzzBlock(f *testing.F) {
+	f.Add(head("x-a", "b", "cookie", "c=d", "cookie", "e=f", "content-length", "5"), uint8(3))
+	f.Add(head(":method", "CONNECT", ":protocol", "websocket"), uint8(7))
+	f.Add(head("transfer-encoding", "chunked"), uint8(1))
+	f.Add(pairs(":method", "GET", ":path", "/../x", ":scheme", "http", "host", "a"), uint8(200))
+	f.Fuzz(func(t *testing.T, in []byte, cut uint8) {
+		read := func(step int) (x *exchange, verdict string) {
+			b := newBlock()
+			b.begin(1, true)
+			for rest := in; len(rest) > 0; {
+				n := min(step, len(rest))
+				if fault := b.add(rest[:n]); fault != nil {
+					return nil, fault.code.String()
+				}
+				rest = rest[n:]
+			}
+			if fault := b.finish(); fault != nil {
+				return nil, fault.code.String()
+			}
+			x = &exchange{}
+			malformed, refusal := b.request(x)
+			if malformed != "" || refusal != nil {
+				return nil, fmt.Sprint(malformed, refusal)
+			}
+			return x, ""
+		}
+		step := max(int(cut), 1, (len(in)+maxBlockFrames-1)/maxBlockFrames)
+		one, v1 := read(max(len(in), 1))
+		two, v2 := read(step)
+		if v1 != v2 {
+			t.Fatalf("%q: %q in one piece, %q in pieces of %d", in, v1, v2, step)
+		}
+		if one == nil {
+			return
+		}
+		w := &wire{}
+		one.writeRequest(w)
+		text := string(w.out)
+		w.out = nil
+		two.writeRequest(w)
+		if text != string(w.out) {
+			t.Errorf("%q became %q and %q", in, text, w.out)
+		}
+		var h requestHead
+		if perr := parseRequest([]byte(text), &h); perr != nil {
+			t.Errorf("%q: %s", text, perr.reason)
+		} else if one.upgrade == "" && h.length > 0 || h.length < 0 {
+			t.Errorf("%q has a body", text)
+		}
+	})
 }
