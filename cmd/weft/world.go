@@ -69,7 +69,7 @@ func (f *worldFlags) load(ctx context.Context) (*explain.World, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := explain.NewWorld(d)
+	w, err := explain.NewWorld(d, explain.Options{})
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +152,7 @@ func (f *worldFlags) loadFiles(files ...string) (*explain.World, error) {
 
 // worldOf is a World of manifests.
 func worldOf(c *offline.Cluster) (*explain.World, error) {
-	w, err := explain.NewWorld(c.Delta)
+	w, err := explain.NewWorld(c.Delta, explain.Options{})
 	if err != nil {
 		return nil, err
 	}

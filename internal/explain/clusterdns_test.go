@@ -16,7 +16,7 @@ func TestClusterDNS(t *testing.T) {
 		services[n] = &model.Service{Meta: model.Meta{Name: n, Labels: map[string]string{"k8s-app": "kube-dns"}}}
 	}
 	find := func() string {
-		w, err := NewWorld(&model.Delta{Complete: true, Services: services})
+		w, err := NewWorld(&model.Delta{Complete: true, Services: services}, Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -28,7 +28,7 @@ func load(t *testing.T, files ...string) *World {
 
 func worldOf(t *testing.T, c *offline.Cluster) *World {
 	t.Helper()
-	w, err := NewWorld(c.Delta)
+	w, err := NewWorld(c.Delta, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -122,7 +122,7 @@ func (q *question) clusterName(r *Request) (bool, error) {
 		ns = p.Namespace
 	}
 	host := r.URL.Hostname()
-	if _, err := netip.ParseAddr(host); err == nil || q.from.Outside {
+	if _, err := netip.ParseAddr(host); err == nil || q.beyond() {
 		return false, nil
 	}
 	res, ok := q.w.resolve(host, ns)
@@ -303,7 +303,7 @@ func (q *question) client(f *Front, port uint16) {
 	}
 	leg := *q
 	leg.to = &Target{Text: q.to.Text, Service: f.Service, Port: port}
-	if leg.from.Outside && len(leg.frontendsOf(f.Service, port)) == 0 {
+	if leg.beyond() && len(leg.frontendsOf(f.Service, port)) == 0 {
 		q.note("gateway", fmt.Sprintf("Service %s of %s has no address for clients outside yet", f.Service.Name, f.Object))
 		return
 	}

@@ -82,6 +82,9 @@ func (w *World) ParseTarget(text, namespace string, destination bool) (*Target, 
 		return t, nil
 	}
 	if w.find(t, kind, name, destination) {
+		if t.Service != nil && kind == "" && len(parts) == 1 {
+			t.DNSName = name.Name // it is what a pod looks up
+		}
 		return t, nil
 	}
 	if kind == "" && len(parts) == 1 && (strings.Contains(name.Name, ".") || destination) {

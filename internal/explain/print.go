@@ -19,7 +19,10 @@ func Print(w io.Writer, a *Answer) {
 	for _, g := range alike(a.Flows) {
 		f := g[0]
 		mark := OK
-		if !f.Allowed {
+		switch {
+		case f.Depends:
+			mark = Warn
+		case !f.Allowed:
 			mark = Blocked
 		}
 		fmt.Fprintf(w, "%s %s → %s%s\n", symbols[mark], f.Source, f.to(), others(g[1:]))
@@ -80,7 +83,7 @@ func alike(flows []Flow) [][]*Flow {
 // likeness is equal for flows of which one stands for all.
 func (f *Flow) likeness() string {
 	b := &strings.Builder{}
-	fmt.Fprintln(b, f.Source, f.Allowed)
+	fmt.Fprintln(b, f.Source, f.Allowed, f.Depends)
 	same := strings.NewReplacer(f.Destination, "it", strings.Replace(f.Destination, "pod ", "Pod ", 1), "it", f.Address, "there")
 	if f.Address == "" {
 		same = strings.NewReplacer(f.Destination, "it", strings.Replace(f.Destination, "pod ", "Pod ", 1), "it")

@@ -135,7 +135,7 @@ func TestReachAgreesWithPolicies(t *testing.T) {
 			p, np, cnp, ns := r.Pod(), r.Policy(), r.ClusterPolicy(), r.Namespace()
 			d.Pods[p.Name], d.NetworkPolicies[np.Name], d.ClusterNetworkPolicies[cnp.Name.Name], d.Namespaces[ns.Name.Name] = p, np, cnp, ns
 		}
-		w, err := NewWorld(d)
+		w, err := NewWorld(d, Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

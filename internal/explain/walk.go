@@ -12,84 +12,293 @@ import (
 	"github.com/weft-net/weft/internal/policy"
 )
 
-// walk goes to one endpoint. as is what the endpoint is called; "" is its own name.
-func (q *question) walk(dst policy.Endpoint, port uint16, as string) { q.walkAs(dst, port, as, "") }
+// way is one way that a packet may take to an endpoint.
+type way struct {
+	dst  policy.Endpoint
+	port uint16
+	as   string // what the endpoint is called; "" is its own name
 
-// walkAs is walk where the source's address may be replaced on the way: masqueraded says by what.
-func (q *question) walkAs(dst policy.Endpoint, port uint16, as, masqueraded string) {
-	family := model.IPv4
-	if dst.Addr.IsValid() {
-		family = model.FamilyOf(dst.Addr)
+	out     *policy.Endpoint // what the source's own policies see in the endpoint's place; nil: the endpoint
+	outPort uint16           // and at which port
+	seen    policy.Endpoint  // whom the endpoint's policies see in the source's place, after masquerading; none: the source
+	via     string           // by which node, to be put behind the source's name
+	sources []netip.Prefix   // of clients whose addresses are not known, only these get as far; nil: all
+
+	at    netip.AddrPort // where the source sends; none: to the endpoint itself
+	about string         // the object at that address
+}
+
+// walk goes to one endpoint. as is what the endpoint is called; "" is its own name.
+func (q *question) walk(dst policy.Endpoint, port uint16, as string) {
+	w := way{dst: dst, port: port, as: as}
+	if n := q.from.Node; n != nil && dst.Pod != nil && dst.Pod.Node != n.Name.Name && dst.Addr.IsValid() {
+		// What it sends to pods of a node with which it shares no link goes through a tunnel, from another address.
+		f := &policy.Flow{Dst: dst, Protocol: q.proto, Port: port}
+		var marks []Mark
+		for _, a := range q.w.nodeSources(n.Name.Name, family(dst.Addr)) {
+			f.Src = policy.Endpoint{Addr: a, Node: n.Name.Name}
+			mark := q.judge(policy.Ingress, f, nil).mark
+			if slices.Contains(marks, mark) {
+				continue
+			}
+			if marks = append(marks, mark); len(marks) > 1 {
+				w.seen, w.via = f.Src, " through a tunnel, where the nodes share no link"
+			}
+			q.take(w)
+		}
+		if len(marks) > 0 {
+			return
+		}
 	}
-	src, ok := q.source(family)
+	q.take(w)
+}
+
+// take goes one way, and says what decides on it.
+func (q *question) take(w way) {
+	f4 := model.IPv4
+	if w.dst.Addr.IsValid() {
+		f4 = model.FamilyOf(w.dst.Addr)
+	}
+	src, ok := q.source(f4)
 	if !ok {
 		return // it has no address of this family
 	}
-	name := as
+	name := w.as
 	if name == "" {
-		name = dst.String()
+		name = w.dst.String()
 	}
-	f := Flow{Source: src.String(), Destination: name, Allowed: true}
-	if q.from.Outside {
-		f.Source = "outside"
-	}
-	if dst.Addr.IsValid() && as == "" {
-		f.Address = dst.Addr.String()
-		if port != 0 {
-			f.Address = netip.AddrPortFrom(dst.Addr, port).String()
+	f := Flow{Source: src.String() + w.via, Destination: name, Allowed: true}
+	if w.dst.Addr.IsValid() && w.as == "" {
+		f.Address = w.dst.Addr.String()
+		if w.port != 0 {
+			f.Address = netip.AddrPortFrom(w.dst.Addr, w.port).String()
 		}
 	}
-	pf := &policy.Flow{Src: src, Dst: dst, Protocol: q.proto, Port: port}
-	v := q.w.Policy.Evaluate(pf)
-	q.side(&f, &v.Egress, pf)
-	f.Steps = append(f.Steps, q.route(src, dst, masqueraded))
-	q.side(&f, &v.Ingress, pf)
-	f.Steps = append(f.Steps, q.server(dst, port)...)
+	out := &policy.Flow{Src: src, Dst: w.dst, Protocol: q.proto, Port: w.port}
+	if w.out != nil {
+		out.Dst, out.Port = *w.out, w.outPort
+	}
+	in := &policy.Flow{Src: src, Dst: w.dst, Protocol: q.proto, Port: w.port}
+	if w.seen.Addr.IsValid() {
+		in.Src = w.seen
+	}
+	egress, ingress := q.judge(policy.Egress, out, nil), q.judge(policy.Ingress, in, w.sources)
+	q.side(&f, &egress)
+	f.Steps = append(f.Steps, q.route(src, w.dst, w.seen))
+	q.side(&f, &ingress)
+	f.Steps = append(f.Steps, q.server(w.dst, w.port)...)
 	for _, s := range f.Steps {
 		f.Allowed = f.Allowed && s.Mark != Blocked
 	}
+	f.Depends = f.Allowed && (egress.mark == Warn || ingress.mark == Warn)
+	f.Allowed = f.Allowed && !f.Depends
 	q.a.Flows = append(q.a.Flows, f)
-	if as == "" && port != 0 {
-		expected := Pass
-		if !v.Allowed {
-			expected = Vanish
-		}
-		q.expect(netip.AddrPortFrom(dst.Addr, port), name, expected, dst.Pod == nil, dst.Pod == nil || dst.Pod.Ready)
+	expected := Pass
+	switch {
+	case egress.mark == Blocked || ingress.mark == Blocked:
+		expected = Vanish
+	case f.Depends:
+		expected = Either
+	}
+	ready := w.dst.Pod == nil || w.dst.Pod.Ready
+	if w.at.IsValid() {
+		q.expect(w.at, w.about, expected, w.dst.Pod == nil, ready)
+	}
+	if w.as == "" && w.port != 0 && !w.seen.Addr.IsValid() && w.out == nil {
+		q.expect(netip.AddrPortFrom(w.dst.Addr, w.port), name, expected, w.dst.Pod == nil, ready)
 	}
 }
 
-// expectBehind expects of a Service's address what the policies say of one of its endpoints.
-func (q *question) expectBehind(at netip.AddrPort, about string, e netip.AddrPort) {
-	src, ok := q.source(model.FamilyOf(e.Addr()))
-	if !ok {
-		return
+// verdict is what the policies at one end say.
+type verdict struct {
+	mark  Mark // OK, Blocked, or Warn: it depends on what the question does not tell
+	step  *Step
+	fixes []*policy.Remedy
+}
+
+// judge asks the policies at one end, for every address that the other end may have where its own is not known (only
+// those among sources, if that is not nil), and for every port of the protocol where none is named.
+func (q *question) judge(d policy.Direction, f *policy.Flow, sources []netip.Prefix) verdict {
+	self, peer := f.Src, &f.Dst
+	if d == policy.Ingress {
+		self, peer = f.Dst, &f.Src
 	}
-	dst := q.w.Policy.EndpointOf(e.Addr())
-	expected := Pass
-	if !q.w.Policy.Allows(&policy.Flow{Src: src, Dst: dst, Protocol: q.proto, Port: e.Port()}) {
-		expected = Vanish
+	if self.Pod == nil {
+		return verdict{mark: OK} // whoever is no pod has no policies
 	}
-	q.expect(at, about, expected, dst.Pod == nil, dst.Pod == nil || dst.Pod.Ready)
+	guard := q.w.Policy.Guard(self.Pod, d)
+	var yes, no []judged
+	for _, e := range q.examples(guard, *peer, sources) {
+		*peer = e
+		j := judged{peer: e, side: q.sideOf(d, f)}
+		if f.Port == 0 {
+			j.ports = only(guard.Admitted(f.Src, f.Dst), f.Protocol)
+			j.some = len(j.ports) > 0 && !j.side.Allowed || j.side.Allowed && !whole(j.ports)
+		}
+		if j.side.Allowed && !j.some {
+			yes = append(yes, j)
+			continue
+		}
+		if r := q.w.Policy.Remedy(&j.side, f); r != nil {
+			j.fix = r
+		}
+		no = append(no, j)
+	}
+	return q.verdict(d, yes, no)
+}
+
+// judged is a side's verdict about one example of the other end.
+type judged struct {
+	peer  policy.Endpoint
+	side  policy.Side
+	fix   *policy.Remedy
+	ports []policy.PortRange // of no port named: those that are let through
+	some  bool               // these are neither none nor all
+}
+
+// name is who the example stands for.
+func (j *judged) name() string {
+	if j.peer.Block.Bits() == 0 {
+		return "all others"
+	}
+	return j.peer.Block.String()
+}
+
+func (q *question) sideOf(d policy.Direction, f *policy.Flow) policy.Side {
+	v := q.w.Policy.Evaluate(f)
+	if d == policy.Egress {
+		return v.Egress
+	}
+	return v.Ingress
+}
+
+// only are the ports of one protocol.
+func only(in []policy.PortRange, proto model.Protocol) []policy.PortRange {
+	return slices.DeleteFunc(slices.Clone(in), func(p policy.PortRange) bool { return p.Protocol != proto })
+}
+
+func whole(in []policy.PortRange) bool { return len(in) == 1 && in[0].From == 1 && in[0].To == 65535 }
+
+// examples stand for all addresses that an end may have and that a guard does not judge alike.
+func (q *question) examples(g *policy.Guard, e policy.Endpoint, sources []netip.Prefix) []policy.Endpoint {
+	if !e.Block.IsValid() {
+		return []policy.Endpoint{e}
+	}
+	var out []policy.Endpoint
+	for _, r := range regions(slices.Concat(g.Blocks(), sources), q.w) {
+		if family(r.addr) != family(e.Addr) || sources != nil && !holds(sources, r.addr) {
+			continue
+		}
+		x := e
+		x.Addr, x.Block = r.addr, r.block
+		out = append(out, x)
+	}
+	slices.SortStableFunc(out, func(a, b policy.Endpoint) int { return a.Block.Bits() - b.Block.Bits() })
+	return out
+}
+
+// verdict puts together what was judged of one end.
+func (q *question) verdict(d policy.Direction, yes, no []judged) verdict {
+	if len(yes)+len(no) == 0 {
+		return verdict{mark: OK}
+	}
+	all := slices.Concat(yes, no)
+	first := all[0]
+	if len(no) > 0 {
+		first = no[0]
+	}
+	v := verdict{mark: OK, step: &Step{Station: d.String(), Mark: OK, Object: deciders(&first.side), Text: first.side.Why}}
+	for _, j := range no {
+		if j.fix != nil {
+			v.fixes = append(v.fixes, j.fix)
+		}
+	}
+	some := slices.ContainsFunc(no, func(j judged) bool { return j.some })
+	switch {
+	case len(no) == 0:
+	case len(yes) > 0 || some:
+		v.mark = Warn
+		by := ""
+		if v.step.Object != "" {
+			by = " (" + v.step.Object + ")"
+		}
+		v.step.Text = fmt.Sprintf("it depends on the address%s: %s", by, dependence(yes, no))
+		if len(all) == 1 {
+			v.step.Text = fmt.Sprintf("it depends on the port%s: %s, and nothing else", by, letThrough(no[0].ports))
+		}
+		v.step.Mark = Warn
+		for _, j := range all {
+			v.step.Details = append(v.step.Details, j.name()+": "+j.side.Why)
+		}
+		if len(all) > 1 {
+			return v
+		}
+		v.step.Details = nil
+	default:
+		v.mark, v.step.Mark = Blocked, Blocked
+	}
+	for _, fd := range first.side.Findings {
+		if len(first.side.Findings) > 1 && fd.Result != policy.Silent || v.mark != OK {
+			v.step.Details = append(v.step.Details, fmt.Sprintf("%s: %s: %s", fd.Policy, fd.Result, fd.Why))
+		}
+	}
+	return v
+}
+
+func letThrough(ports []policy.PortRange) string {
+	return strings.Join(portTexts(ports, ""), ", ") + plural(len(ports), " is", " are") + " let through"
+}
+
+// dependence says for which addresses it is allowed and for which not, "all others" last.
+func dependence(yes, no []judged) string {
+	var out, last []string
+	add := func(in []judged, what string) {
+		var names []string
+		others := false
+		for _, j := range in {
+			if j.peer.Block.Bits() == 0 {
+				others = true
+			} else {
+				names = append(names, j.name())
+			}
+		}
+		if len(names) > 0 {
+			out = append(out, some(names)+plural(len(names), " is", " are")+what)
+		}
+		if others {
+			last = append(last, "all others are"+what)
+		}
+	}
+	add(yes, " allowed")
+	var none []judged
+	for _, j := range no {
+		if j.some {
+			out = append(out, fmt.Sprintf("for %s %s", j.name(), letThrough(j.ports)))
+		} else {
+			none = append(none, j)
+		}
+	}
+	add(none, " not")
+	return strings.Join(append(out, last...), ", ")
 }
 
 // side adds what the policies at one end say.
-func (q *question) side(f *Flow, s *policy.Side, pf *policy.Flow) {
-	if s.Pod == nil {
-		return // whoever is no pod has no policies
+func (q *question) side(f *Flow, v *verdict) {
+	if v.step == nil {
+		return
 	}
-	step := Step{Station: s.Direction.String(), Mark: OK, Object: deciders(s), Text: s.Why}
-	for _, fd := range s.Findings {
-		if len(s.Findings) > 1 && fd.Result != policy.Silent || !s.Allowed {
-			step.Details = append(step.Details, fmt.Sprintf("%s: %s: %s", fd.Policy, fd.Result, fd.Why))
-		}
+	for _, r := range v.fixes {
+		q.fix(r)
 	}
-	if !s.Allowed {
-		step.Mark = Blocked
-		if r := q.w.Policy.Remedy(s, pf); r != nil && f.remedy == nil {
-			f.remedy = r
-		}
+	f.Steps = append(f.Steps, *v.step)
+}
+
+// fix notes a change that is needed, once.
+func (q *question) fix(r *policy.Remedy) {
+	x := Fix{r.Policy.String(), r.Field, r.Action, r.YAML}
+	if !slices.Contains(q.a.Remedies, x) {
+		q.a.Remedies = append(q.a.Remedies, x)
 	}
-	f.Steps = append(f.Steps, step)
 }
 
 // deciders names the policies that a side's verdict comes from.
@@ -106,15 +315,8 @@ func deciders(s *policy.Side) string {
 	return strings.Join(out, ", ")
 }
 
-func blockedSide(v *policy.Verdict) *policy.Side {
-	if !v.Egress.Allowed {
-		return &v.Egress
-	}
-	return &v.Ingress
-}
-
-// route says how the packet gets there, and what source address the server sees.
-func (q *question) route(src, dst policy.Endpoint, masqueraded string) Step {
+// route says how the packet gets there, and what source address the server sees: that of seen, if it is masqueraded.
+func (q *question) route(src, dst, seen policy.Endpoint) Step {
 	s := Step{Station: "route", Mark: OK}
 	from, to := nodeOf(src), nodeOf(dst)
 	switch {
@@ -134,8 +336,11 @@ func (q *question) route(src, dst policy.Endpoint, masqueraded string) Step {
 		s.Text = fmt.Sprintf("from node %s to node %s", orUnknown(from), orUnknown(to))
 	}
 	switch {
-	case masqueraded != "":
-		s.Text += "; the server sees the address of " + masqueraded
+	case seen.Addr.IsValid():
+		s.Text += fmt.Sprintf("; the server sees node %s's address, %s", seen.Node, seen.Addr)
+		if seen.Node != from {
+			s.Text += " (externalTrafficPolicy: Cluster masquerades)"
+		}
 	case src.Pod != nil && !q.w.inCluster(dst):
 		s.Text += fmt.Sprintf("; the server sees node %s's address (masquerade)", orUnknown(from))
 	case src.Addr.IsValid() && !q.from.Outside:
@@ -187,13 +392,18 @@ func (q *question) server(dst policy.Endpoint, port uint16) []Step {
 // conclude says it in one line.
 func (q *question) conclude() {
 	a := q.a
-	passed := 0
-	var blocked *Flow
+	passed, depends := 0, 0
+	var blocked, unsure *Flow
 	for i := range a.Flows {
-		if a.Flows[i].Allowed {
+		switch f := &a.Flows[i]; {
+		case f.Allowed:
 			passed++
-		} else if blocked == nil {
-			blocked = &a.Flows[i]
+		case f.Depends:
+			if depends++; unsure == nil {
+				unsure = f
+			}
+		case blocked == nil:
+			blocked = f
 		}
 	}
 	what := a.Protocol
@@ -202,35 +412,65 @@ func (q *question) conclude() {
 	}
 	head := fmt.Sprintf("%s to %s, %s", a.From, a.To, what)
 	dead := slices.IndexFunc(a.Steps, func(s Step) bool { return s.Mark == Blocked })
+	restricted := slices.IndexFunc(a.Steps, func(s Step) bool {
+		return slices.ContainsFunc(s.Details, func(d string) bool { return strings.HasPrefix(d, onlySources) })
+	})
 	switch {
-	case dead >= 0 && (passed == 0 || q.refused):
+	case dead >= 0 && (passed+depends == 0 || q.refused || q.nowhere):
 		a.Summary = fmt.Sprintf("BLOCKED: %s: %s", head, sentence(&a.Steps[dead]))
-		if d := a.Steps[dead].Details; len(d) > 0 && a.Steps[dead].Station == "dns" {
-			a.Remedy = d[len(d)-1]
-		}
 	case q.answered != "" && passed == len(a.Flows):
 		a.Allowed, a.Summary = true, fmt.Sprintf("ALLOWED: %s: %s", head, q.answered)
 	case len(a.Flows) == 0:
 		a.Summary = fmt.Sprintf("BLOCKED: %s: the two have no IP family in common, or the destination has no address", head)
 	case dead >= 0:
 		a.Summary, a.Partly = fmt.Sprintf("PARTLY allowed: %s: %s", head, sentence(&a.Steps[dead])), true
-	case passed == len(a.Flows):
-		a.Allowed, a.Summary = true, fmt.Sprintf("ALLOWED: %s", head)
+	case blocked != nil && passed+depends > 0:
+		a.Partly = true
+		a.Summary = fmt.Sprintf("PARTLY allowed: %s: %d of %d ways pass; not that to %s: %s", head, passed, len(a.Flows), blocked.Destination, blockedBy(blocked, Blocked))
+	case blocked != nil:
+		a.Summary = fmt.Sprintf("BLOCKED: %s: %s", head, blockedBy(blocked, Blocked))
+	case unsure != nil:
+		a.Partly, a.Summary = true, fmt.Sprintf("DEPENDS: %s: %s", head, blockedBy(unsure, Warn))
+	case restricted >= 0:
+		a.Partly, a.Summary = true, fmt.Sprintf("DEPENDS: %s: %s", head, a.Steps[restricted].Details[len(a.Steps[restricted].Details)-1])
 	default:
-		a.Partly = passed > 0
-		a.Summary = fmt.Sprintf("BLOCKED: %s: %s", head, blockedBy(blocked))
-		if a.Partly {
-			a.Summary = fmt.Sprintf("PARTLY allowed: %s: %d of %d ways pass; not that to %s: %s", head, passed, len(a.Flows), blocked.Destination, blockedBy(blocked))
+		a.Allowed, a.Summary = true, fmt.Sprintf("ALLOWED: %s", head)
+	}
+	if a.Allowed {
+		a.Remedies = nil
+		return
+	}
+	for i, x := range a.Remedies {
+		number := ""
+		if len(a.Remedies) > 1 {
+			number = fmt.Sprintf("%d. ", i+1)
 		}
-		if blocked.remedy != nil {
-			a.Remedy = remedyText(blocked.remedy)
+		if a.Remedy != "" {
+			a.Remedy += "\n"
 		}
+		a.Remedy += number + x.text()
 	}
 }
 
-func blockedBy(f *Flow) string {
+// onlySources begins the detail of a step that says whom spec.loadBalancerSourceRanges admits.
+const onlySources = "only clients of spec.loadBalancerSourceRanges are admitted: "
+
+// text is the change in words, with what to add.
+func (x *Fix) text() string {
+	if x.YAML == "" {
+		return x.Action
+	}
+	return fmt.Sprintf("%s, at %s:\n%s", x.Action, x.Field, x.YAML)
+}
+
+func fixText(r *policy.Remedy) string {
+	return (&Fix{r.Policy.String(), r.Field, r.Action, r.YAML}).text()
+}
+
+// blockedBy is the first step of a mark.
+func blockedBy(f *Flow, m Mark) string {
 	for i := range f.Steps {
-		if f.Steps[i].Mark == Blocked {
+		if f.Steps[i].Mark == m {
 			return sentence(&f.Steps[i])
 		}
 	}
@@ -242,13 +482,6 @@ func sentence(s *Step) string {
 		return s.Object + " " + s.Text
 	}
 	return s.Text
-}
-
-func remedyText(r *policy.Remedy) string {
-	if r.YAML == "" {
-		return r.Action
-	}
-	return fmt.Sprintf("%s, at %s:\n%s", r.Action, r.Field, r.YAML)
 }
 
 func count(n int, what string) string {

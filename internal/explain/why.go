@@ -3,15 +3,12 @@
 package explain
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/policy"
-	"github.com/weft-net/weft/internal/service"
 )
 
 // Mark says how a step went.
@@ -27,7 +24,7 @@ const (
 
 // Step is one station of a packet's way.
 type Step struct {
-	Station string   `json:"station"` // "name", "dns", "service", "egress", "route", "ingress", "server"
+	Station string   `json:"station"` // "name", "dns", "service", "hostPort", "egress", "route", "ingress", "server"
 	Mark    Mark     `json:"mark"`
 	Object  string   `json:"object,omitempty"` // the object that decides
 	Text    string   `json:"text"`
@@ -40,9 +37,8 @@ type Flow struct {
 	Destination string `json:"destination"`
 	Address     string `json:"address,omitempty"` // of the destination, with its port
 	Allowed     bool   `json:"allowed"`
+	Depends     bool   `json:"depends,omitempty"` // on an address or a port that the question does not tell
 	Steps       []Step `json:"steps"`
-
-	remedy *policy.Remedy
 }
 
 // Answer is the whole way of a connection.
@@ -56,13 +52,22 @@ type Answer struct {
 	Allowed  bool   `json:"allowed"` // by every way there is
 	Partly   bool   `json:"partly,omitempty"`
 	Summary  string `json:"summary"`
-	Remedy   string `json:"remedy,omitempty"` // the smallest change that would allow it
+	Remedy   string `json:"remedy,omitempty"` // the smallest changes that together would allow it, in words
+	Remedies []Fix  `json:"remedies,omitempty"`
 
 	// Probes are questions to the kernel that whoever can send packets may ask; see Probe.Conclude.
 	Probes []Probe `json:"probes,omitempty"`
 
 	pod  *model.Pod
 	node string
+}
+
+// Fix is one change to one policy.
+type Fix struct {
+	Policy string `json:"policy"`         // "NetworkPolicy shop/db"
+	Field  string `json:"field"`          // "spec.ingress[0].from"
+	Action string `json:"action"`         // a sentence
+	YAML   string `json:"yaml,omitempty"` // what to add there
 }
 
 // Why walks a connection.
@@ -95,6 +100,8 @@ type question struct {
 	port     uint16
 	dead     bool     // a common step ended the way
 	names    []string // beyond the cluster, that the source looks the destination up by
+	nowhere  bool     // it can't learn the destination's address
+	at       string   // the node whose own address the destination is, where a port of the node's leads on
 	answered string   // how a gateway answers by itself
 	refused  bool     // a gateway answers with an error, whatever the network lets through
 }
@@ -131,16 +138,19 @@ func (q *question) node() string {
 	return ""
 }
 
-// sources are the source's ends of a family.
+// beyond tells whether the source is outside the cluster: anybody there, or an address of nobody in it.
+func (q *question) beyond() bool {
+	return q.from.Outside || q.from.Addr.IsValid() && !q.w.inCluster(q.w.Policy.EndpointOf(q.from.Addr))
+}
+
+// source is the source's end of a family.
 func (q *question) source(f model.Family) (policy.Endpoint, bool) {
 	var ends []policy.Endpoint
 	switch p := q.sourcePod(); {
 	case p != nil:
 		ends = q.w.podEndpoints(p)
 	case q.from.Outside:
-		for _, a := range outsiders {
-			ends = append(ends, policy.Endpoint{Addr: a})
-		}
+		ends = anybody()
 	default:
 		ends = q.w.endpoints(q.from)
 	}
@@ -152,39 +162,60 @@ func (q *question) source(f model.Family) (policy.Endpoint, bool) {
 	return policy.Endpoint{}, false
 }
 
+// anybody are ends outside whose addresses are not known, by any of the names.
+func anybody(names ...string) []policy.Endpoint {
+	out := make([]policy.Endpoint, families)
+	for f := range out {
+		out[f] = policy.Endpoint{Addr: outsiders[f], Block: roots[f], Names: names}
+	}
+	return out
+}
+
 // destinations finds what is behind the destination and walks to each.
 func (q *question) destinations() error {
 	t := q.to
 	if t.Request != nil && t.DNSName == "" {
 		return q.request(t.Request)
 	}
+	if t.DNSName != "" && t.Service != nil && q.sourcePod() == nil {
+		t.DNSName = "" // only pods look names of the cluster up; the Service itself is meant
+	}
 	if t.DNSName != "" {
-		if err := q.name(); err != nil {
+		if err := q.name(); err != nil || q.dead {
 			return err
 		}
+	} else if p := q.sourcePod(); t.Service != nil && p != nil && !p.HostNetwork {
+		q.resolver(p, Warn)
 	}
 	if t.Service == nil && t.Addr.IsValid() {
-		if s := q.w.serviceAt(t.Addr); s != nil {
-			t.Service = s
-		}
-	}
-	if q.dead {
-		return nil
+		t.Service = q.w.serviceAt(t.Addr)
 	}
 	switch {
 	case t.Service != nil:
 		return q.service(t.Service)
-	case t.Outside || t.DNSName != "" && !t.Addr.IsValid() && len(t.Pods) == 0:
-		for _, a := range outsiders {
-			q.walk(policy.Endpoint{Addr: a, Names: q.names}, q.port, "outside")
-		}
+	case t.Outside:
+		q.outside(Outside)
+		return nil
+	case t.DNSName != "" && !t.Addr.IsValid() && len(t.Pods) == 0:
+		q.outside(q.names[len(q.names)-1], q.names...)
 		return nil
 	}
 	if q.port == 0 && t.PortName != "" {
 		return fmt.Errorf("%q: a port by name needs a Service; write the number", t.Text)
 	}
+	if n := q.addressed(); n != nil && q.port != 0 {
+		if s := q.w.nodePort(q.proto, q.port); s != nil {
+			q.at = n.Name.Name
+			return q.service(s)
+		}
+		if p, port := q.w.hostPort(n, q.proto, q.port); p != nil {
+			q.at = n.Name.Name
+			q.hostPort(p, port)
+			return nil
+		}
+	}
 	for i, e := range q.w.endpoints(t) {
-		if e.Pod != nil && i > 0 && len(t.Pods) > 3 && i >= 2*3 {
+		if e.Pod != nil && len(t.Pods) > 3 && i >= 2*3 {
 			q.note("server", fmt.Sprintf("only the first 3 of %d pods are shown", len(t.Pods)))
 			break
 		}
@@ -193,420 +224,97 @@ func (q *question) destinations() error {
 	return nil
 }
 
-// name resolves the destination's name from the source's point of view.
-func (q *question) name() error {
-	ns := ""
-	if p := q.sourcePod(); p != nil {
-		ns = p.Namespace
-		if !p.HostNetwork {
-			q.resolver(p)
-		}
-	}
-	r, ok := q.w.resolve(q.to.DNSName, ns)
-	if !ok {
-		q.add(Step{Station: "name", Mark: Blocked, Text: fmt.Sprintf("%s does not exist: there is no such Service", q.to.DNSName), Details: trail(r.trail)})
-		return nil
-	}
-	s := q.w.serviceOf(r.name)
-	step := Step{Station: "name", Mark: OK, Details: trail(r.trail)}
-	if s != nil {
-		step.Object = "Service " + s.Name.String()
-	}
-	if r.outside != "" {
-		q.names = []string{policy.NormalName(r.name)}
-		if r.outside != r.name {
-			q.names = append(q.names, policy.NormalName(r.outside))
-		}
-	}
-	switch {
-	case r.outside == r.name:
-		step.Mark, step.Text = Note, fmt.Sprintf("%s is no name of the cluster: its address is whatever the outside's DNS says", r.name)
-	case r.outside != "":
-		step.Text = fmt.Sprintf("%s is an alias (ExternalName) of %s, outside the cluster", r.name, r.outside)
-	default:
-		step.Text = fmt.Sprintf("%s is %s", r.name, joinAddrs(r.addrs))
-		if s == nil || s.Headless {
-			q.to.Pods = q.podsAt(r.addrs)
-			if s != nil {
-				step.Text += " (headless: the endpoints themselves)"
-			}
-			if len(q.to.Pods) == 0 {
-				q.to.Addr = r.addrs[0]
-			}
-		} else {
-			q.to.Service = s
-		}
-	}
-	q.add(step)
-	return nil
-}
-
-func (q *question) podsAt(addrs []netip.Addr) []*model.Pod {
-	var out []*model.Pod
-	for _, a := range addrs {
-		if p := q.w.Policy.EndpointOf(a).Pod; p != nil && !slices.Contains(out, p) {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
-func trail(names []string) []string {
-	var out []string
+// outside walks to somebody beyond the cluster: to the addresses that are known of the names, if any.
+func (q *question) outside(as string, names ...string) {
+	ends := anybody(names...)
 	for _, n := range names {
-		out = append(out, n+" does not exist")
-	}
-	return out
-}
-
-// resolver checks that the source may ask the cluster's DNS at all.
-func (q *question) resolver(p *model.Pod) {
-	dns := q.w.ClusterDNS()
-	if dns == nil {
-		return
-	}
-	pods := q.w.backends(dns)
-	if len(pods) == 0 {
-		return
-	}
-	for _, proto := range []model.Protocol{model.UDP, model.TCP} {
-		f := &policy.Flow{Src: q.w.podEndpoints(p)[0], Dst: q.w.podEndpoints(pods[0])[0], Protocol: proto, Port: 53}
-		if v := q.w.Policy.Evaluate(f); !v.Allowed {
-			mark := Blocked
-			if proto == model.TCP {
-				mark = Warn
+		if addrs := q.w.Known[n]; len(addrs) > 0 {
+			ends, as = nil, ""
+			for _, a := range addrs {
+				e := q.w.Policy.EndpointOf(a)
+				e.Names = unique(slices.Concat(names, e.Names))
+				ends = append(ends, e)
 			}
-			side := blockedSide(&v)
-			s := Step{Station: "dns", Mark: mark, Object: deciders(side), Text: fmt.Sprintf("it can't ask the cluster's DNS (%s, %s 53): %s", dns.Name, proto, side.Why)}
-			if r := q.w.Policy.Remedy(side, f); r != nil {
-				s.Details = append(s.Details, remedyText(r))
-			}
-			q.add(s)
-			return
 		}
+	}
+	for _, e := range ends {
+		q.walk(e, q.port, as)
 	}
 }
 
-// ClusterDNS is the Service that pods' resolv.conf leads to; nil if it is not known. Anybody may put its label on a
-// Service: one of kube-system comes before all others.
-func (w *World) ClusterDNS() *model.Service {
-	var found *model.Service
-	for _, n := range sortedNames(w.all.Services) {
-		s, home := w.all.Services[n], n.Namespace == "kube-system"
-		if s.Labels["k8s-app"] != "kube-dns" && !(home && n.Name == "kube-dns") {
-			continue
-		}
-		if home {
-			return s
-		}
-		if found == nil {
-			found = s
-		}
-	}
-	return found
-}
-
-// backends are the pods behind a Service.
-func (w *World) backends(s *model.Service) []*model.Pod {
-	var out []*model.Pod
-	for _, n := range sortedNames(w.all.EndpointSlices) {
-		sl := w.all.EndpointSlices[n]
-		if sl.Namespace != s.Namespace || sl.Service != s.Name.Name {
-			continue
-		}
-		for _, e := range sl.Endpoints {
-			if p := w.all.Pods[model.Name{Namespace: s.Namespace, Name: e.Pod}]; p != nil && !slices.Contains(out, p) {
-				out = append(out, p)
-			}
-		}
-	}
-	return out
-}
-
-// service goes through a Service to its endpoints.
-func (q *question) service(s *model.Service) error {
-	port, err := q.servicePort(s)
-	if err != nil {
-		return err
-	}
-	object := "Service " + s.Name.String()
-	if s.Type == model.ExternalName {
-		q.add(Step{Station: "service", Mark: OK, Object: object, Text: fmt.Sprintf("is an alias of %s, outside the cluster: nothing forwards for it", s.ExternalName)})
-		names := append(q.names, policy.NormalName(s.ExternalName))
-		for _, a := range outsiders {
-			q.walk(policy.Endpoint{Addr: a, Names: names}, q.port, s.ExternalName)
-		}
-		return nil
-	}
-	if port == nil {
-		q.add(Step{Station: "service", Mark: Blocked, Object: object,
-			Text: fmt.Sprintf("has no port %d/%s: connections to it are refused", q.port, q.proto), Details: []string{"it has " + portList(s)}})
-		return nil
-	}
-	q.a.Port = port.Port
-	if s.Headless {
-		q.note("service", "is headless: the name leads to the endpoints themselves, at the port that the client names")
-		for _, p := range q.w.backends(s) {
-			for _, e := range q.w.podEndpoints(p) {
-				q.walk(e, cmp.Or(q.port, port.Port), "")
-			}
-		}
-		return nil
-	}
-	found := false
-	var seen []netip.AddrPort
-	for _, f := range q.frontends(s, port) {
-		node, rule, pool, dry := q.entry(s, f)
-		if rule == nil {
-			continue
-		}
-		found = true
-		step := Step{Station: "service", Object: object, Mark: OK, Details: q.left(s, port, node, f)}
-		switch pool.Action {
-		case service.Reject:
-			step.Mark, step.Text = Blocked, fmt.Sprintf("%s %s has no endpoint: connections to it are refused", rule.Kind, f)
-		case service.Drop:
-			step.Mark, step.Text = Blocked, fmt.Sprintf("%s %s has no endpoint on node %s, and its traffic policy is Local: connections to it are dropped", rule.Kind, f, orUnknown(node))
-		default:
-			step.Text = fmt.Sprintf("%s %s: one of %s", rule.Kind, f, count(len(pool.Endpoints), "endpoint"))
-			if rule.Affinity > 0 {
-				step.Text += fmt.Sprintf(", the same one for %s (sessionAffinity)", rule.Affinity)
-			}
-		}
-		if len(dry) > 0 && pool.Action == service.Forward {
-			step.Details = append(step.Details, fmt.Sprintf("by way of node %s; without an endpoint of its own (externalTrafficPolicy: Local) it is dropped by %s", node, strings.Join(dry, ", ")))
-		}
-		if q.from.Outside && rule.Restricted {
-			step.Details = append(step.Details, "only clients of loadBalancerSourceRanges are admitted: "+joinAny(rule.Sources))
-		}
-		at := netip.AddrPortFrom(f.Addr, f.Port)
-		if step.Mark == Blocked {
-			expected := Refuse
-			if pool.Action == service.Drop {
-				expected = Vanish
-			}
-			q.expect(at, object, expected, false, false)
-			q.a.Steps = append(q.a.Steps, step)
-			q.a.Flows = append(q.a.Flows, Flow{Source: q.from.Text, Destination: f.String(), Steps: []Step{step}})
-			continue
-		}
-		q.add(step)
-		for _, e := range pool.Endpoints {
-			q.expectBehind(at, object, e)
-			if slices.Contains(seen, e) {
-				continue
-			}
-			if seen = append(seen, e); len(seen) > maxShown {
-				continue
-			}
-			masquerade := ""
-			if q.from.Outside && rule.Masquerade {
-				masquerade = "the node that the packet enters by, unless the endpoint is on it (externalTrafficPolicy: Cluster masquerades)"
-			}
-			q.walkAs(q.w.Policy.EndpointOf(e.Addr()), e.Port(), "", masquerade)
-		}
-	}
-	if len(seen) > maxShown {
-		q.note("service", fmt.Sprintf("only %d of %d endpoints are shown", maxShown, len(seen)))
-	}
-	if !found {
-		why := "has no address that anybody outside the cluster could use (its type is " + s.Type.String() + ")"
-		if e, ok := q.w.table(q.node()).Explain(s.Name); ok && e.NotServed != "" {
-			why = "is not served: " + e.NotServed
-		} else if !q.from.Outside {
-			why = "has its address taken by another Service"
-		}
-		q.add(Step{Station: "service", Mark: Blocked, Object: object, Text: why})
-	}
-	return nil
-}
-
-// entry finds what a frontend of the Service comes to where the packet enters: at the source's node or, from outside,
-// at a node that forwards it, with those that don't.
-func (q *question) entry(s *model.Service, f service.Frontend) (node string, rule *service.Rule, pool service.Pool, dry []string) {
-	nodes := []string{q.node()}
-	if q.node() == "" {
-		nodes = nil
-		for _, n := range q.w.Policy.Nodes() {
-			nodes = append(nodes, n.Name.Name)
-		}
-	}
-	for _, n := range nodes {
-		r := q.w.table(n).Rule(f)
-		if r == nil || r.Service != s.Name {
-			continue
-		}
-		p := r.Main
-		if r.Inside != nil && q.node() != "" {
-			p = *r.Inside
-		}
-		if p.Action == service.Drop {
-			dry = append(dry, n)
-		}
-		if rule == nil || pool.Action != service.Forward && p.Action == service.Forward {
-			node, rule, pool = n, r, p
-		}
-	}
-	return node, rule, pool, dry
-}
-
-// maxShown is how many endpoints are walked to.
-const maxShown = 6
-
-// servicePort finds the Service's port that is asked for; nil if it has none such.
-func (q *question) servicePort(s *model.Service) (*model.ServicePort, error) {
-	for i := range s.Ports {
-		p := &s.Ports[i]
-		if p.Protocol == q.proto && (p.Port == q.port && q.port != 0 || p.Name == q.to.PortName && q.to.PortName != "" ||
-			q.from.Outside && p.NodePort == q.port && q.port != 0) {
-			return p, nil
-		}
-	}
-	if q.port == 0 && q.to.PortName == "" {
-		if len(s.Ports) == 1 {
-			q.proto, q.port = s.Ports[0].Protocol, s.Ports[0].Port
-			q.a.Protocol = q.proto.String()
-			return &s.Ports[0], nil
-		}
-		if s.Type != model.ExternalName {
-			return nil, fmt.Errorf("%s has %s: say which, as %s:PORT", q.to.Text, portList(s), q.to.Text)
-		}
-	}
-	if q.to.PortName != "" {
-		return nil, fmt.Errorf("%s: there is no %s port named %q; Service %s has %s", q.to.Text, q.proto, q.to.PortName, s.Name, portList(s))
-	}
-	return nil, nil
-}
-
-// frontends are the addresses of a Service that the source can use.
-func (q *question) frontends(s *model.Service, p *model.ServicePort) []service.Frontend {
-	at := func(addrs ...netip.Addr) (out []service.Frontend) {
-		for _, a := range addrs {
-			if a.IsValid() {
-				out = append(out, service.Frontend{Addr: a.Unmap(), Protocol: p.Protocol, Port: p.Port})
-			}
-		}
-		return out
+// addressed is the node whose own address the destination is; nil if it is no node's.
+func (q *question) addressed() *model.Node {
+	if q.to.Node != nil {
+		return q.to.Node
 	}
 	if q.to.Addr.IsValid() {
-		return at(q.to.Addr)
+		return q.w.all.Nodes[q.w.Policy.EndpointOf(q.to.Addr).Node]
 	}
-	if !q.from.Outside {
-		return at(s.ClusterIPs...)
-	}
-	out := at(s.ExternalIPs...)
-	for _, in := range s.Ingress {
-		out = append(out, at(in.IP)...)
-	}
-	if p.NodePort != 0 {
-		for _, a := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-			out = append(out, service.Frontend{Addr: a, Protocol: p.Protocol, Port: p.NodePort})
-		}
-	}
-	return out
+	return nil
 }
 
-// left says why endpoints of the Service don't serve the frontend, and why there may be none.
-func (q *question) left(s *model.Service, port *model.ServicePort, node string, f service.Frontend) []string {
-	e, _ := q.w.table(node).Explain(s.Name)
-	var out []string
-	for _, r := range e.Frontends {
-		if r.Frontend != f {
+// nodePort finds the Service that has a port of every node; nil if none has it.
+func (w *World) nodePort(proto model.Protocol, port uint16) *model.Service {
+	for _, n := range sortedNames(w.all.Services) {
+		s := w.all.Services[n]
+		if slices.ContainsFunc(s.Ports, func(p model.ServicePort) bool { return p.Protocol == proto && p.NodePort == port }) {
+			return s
+		}
+	}
+	return nil
+}
+
+// hostPort finds the pod that a port of a node leads to, and the pod's port; nil if there is none.
+func (w *World) hostPort(n *model.Node, proto model.Protocol, port uint16) (*model.Pod, uint16) {
+	for _, name := range sortedNames(w.all.Pods) {
+		p := w.all.Pods[name]
+		if p.Node != n.Name.Name || p.HostNetwork || p.Finished {
 			continue
 		}
-		if len(r.Endpoints) == 0 {
-			return q.w.NoEndpoints(s, port)
-		}
-		for _, ep := range r.Endpoints {
-			why := ep.Why
-			if r.Rule.Inside != nil && q.node() != "" {
-				why = ep.WhyInside
-			}
-			if why != "" {
-				out = append(out, fmt.Sprintf("%s (pod %s) does not serve: %s", ep.Addr, cmp.Or(ep.Pod, "unknown"), why))
+		for _, cp := range p.Ports {
+			if cp.HostPort == port && cp.Protocol == proto {
+				return p, cp.Port
 			}
 		}
 	}
-	return out
+	return nil, 0
 }
 
-// NoEndpoints says why a Service port has no endpoint at all.
-func (w *World) NoEndpoints(s *model.Service, port *model.ServicePort) []string {
-	if len(s.Selector) == 0 {
-		return []string{"it has no selector, and nobody has written EndpointSlices for it"}
-	}
-	sel := model.MatchLabels(s.Selector)
-	var matching, others []*model.Pod
-	for _, n := range sortedNames(w.all.Pods) {
-		p := w.all.Pods[n]
-		switch {
-		case !sel.Matches(p.Labels):
-		case p.Namespace == s.Namespace:
-			matching = append(matching, p)
-		default:
-			others = append(others, p)
+// hostPort goes by a port of a node to the pod that it leads to.
+func (q *question) hostPort(p *model.Pod, port uint16) {
+	q.add(Step{Station: "hostPort", Mark: OK, Object: "Pod " + p.Name.String(),
+		Text: fmt.Sprintf("hostPort %s %d of node %s leads to pod %s, port %d", q.proto, q.port, q.at, p.Name, port)})
+	for _, e := range q.w.podEndpoints(p) {
+		w := way{dst: e, port: port}
+		if a := q.addressOf(e); a.IsValid() {
+			w.out, w.outPort = q.elsewhere(a), q.port
+			w.at, w.about = netip.AddrPortFrom(a, q.port), "hostPort of pod "+p.Name.String()
 		}
+		q.take(w)
 	}
-	if len(matching) == 0 {
-		out := []string{fmt.Sprintf("no pod in namespace %s matches its selector %s", s.Namespace, sel)}
-		for _, p := range others[:min(2, len(others))] {
-			out = append(out, fmt.Sprintf("pod %s does, but it is in another namespace", p.Name))
-		}
-		if near := w.nearMiss(s, sel); near != "" {
-			out = append(out, near)
-		}
-		return out
-	}
-	var out []string
-	for _, p := range matching[:min(3, len(matching))] {
-		switch {
-		case p.Finished:
-			out = append(out, fmt.Sprintf("pod %s has finished", p.Name))
-		case len(p.IPs) == 0:
-			out = append(out, fmt.Sprintf("pod %s has no address yet", p.Name))
-		case !p.Ready:
-			out = append(out, fmt.Sprintf("pod %s is not ready", p.Name))
-		default:
-			out = append(out, fmt.Sprintf("pod %s has no container port named %q for targetPort", p.Name, port.TargetPort))
-		}
-	}
-	return out
 }
 
-// nearMiss finds a pod of the Service's namespace that lacks only one label of the selector.
-func (w *World) nearMiss(s *model.Service, sel model.Selector) string {
-	if len(sel) < 2 {
-		return ""
+// addressOf is the address of the node that the destination is at, in the family of an end.
+func (q *question) addressOf(e policy.Endpoint) netip.Addr {
+	if q.to.Addr.IsValid() {
+		return q.to.Addr
 	}
-	for _, n := range sortedNames(w.all.Pods) {
-		p := w.all.Pods[n]
-		if p.Namespace != s.Namespace {
-			continue
-		}
-		var missing []string
-		for i := range sel {
-			if !sel[i].Matches(p.Labels) {
-				missing = append(missing, sel[i:i+1].String())
+	if n := q.w.all.Nodes[q.at]; n != nil {
+		for _, a := range n.InternalIPs {
+			if !e.Addr.IsValid() || model.FamilyOf(a) == model.FamilyOf(e.Addr) {
+				return a
 			}
 		}
-		if len(missing) == 1 {
-			return fmt.Sprintf("pod %s lacks only %s (it has %s)", p.Name, missing[0], model.MatchLabels(p.Labels))
-		}
 	}
-	return ""
+	return netip.Addr{}
 }
 
-func portList(s *model.Service) string {
-	if len(s.Ports) == 0 {
-		return "no ports"
+// elsewhere is what the source's own policies see of a destination that is resolved at another node only; nil if the
+// source is on that node, which resolves it before they are asked.
+func (q *question) elsewhere(a netip.Addr) *policy.Endpoint {
+	if q.at == "" || q.node() == q.at {
+		return nil
 	}
-	var out []string
-	for _, p := range s.Ports {
-		one := fmt.Sprintf("%d/%s", p.Port, p.Protocol)
-		if p.Name != "" {
-			one += " (" + p.Name + ")"
-		}
-		out = append(out, one)
-	}
-	return plural(len(out), "port ", "ports ") + strings.Join(out, ", ")
+	e := q.w.Policy.EndpointOf(a)
+	return &e
 }

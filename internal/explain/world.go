@@ -32,15 +32,25 @@ type World struct {
 	Workloads map[Workload][]model.Name // the pods of each
 	Fronts    []Front                   // gateways; URLs lead to them
 
+	// Known are the addresses of names beyond the cluster, by the names as policy.NormalName spells them; KnownBy says,
+	// behind them, who told.
+	Known   map[string][]netip.Addr
+	KnownBy string
+
 	all      *model.Delta
 	zone     *dnszone.Zone
 	tables   map[string]*service.Table // by the node that they decide for
 	podCIDRs []netip.Prefix
 }
 
+// Options are what a Delta does not tell of a cluster.
+type Options struct {
+	ClusterDomain string // "" is cluster.local
+}
+
 // NewWorld makes a World of a Delta that holds everything.
-func NewWorld(all *model.Delta) (*World, error) {
-	z, err := dnszone.New(dnszone.Options{})
+func NewWorld(all *model.Delta, o Options) (*World, error) {
+	z, err := dnszone.New(dnszone.Options{Domain: o.ClusterDomain})
 	if err != nil {
 		return nil, fmt.Errorf("make the cluster's zone: %w", err)
 	}
@@ -145,13 +155,35 @@ func (w *World) resolve(name, namespace string) (resolved, bool) {
 		case out.outside != "":
 			out.name = c
 			return out, true
-		case !mine:
+		case !mine && beyond(c):
 			out.name, out.outside = c, c
 			return out, true
 		}
 		out.trail = append(out.trail, c)
 	}
 	return out, false
+}
+
+// beyond tells whether the outside's DNS may have a name: not one of a single label, nor one that ends as names within
+// a cluster do, of which there is no top-level domain.
+func beyond(name string) bool {
+	return strings.Contains(name, ".") && !strings.HasSuffix(name, ".svc")
+}
+
+// Beyond gives the names beyond the cluster that a name, as a pod of a namespace looks it up, leads to; none if it is
+// the cluster's own, or does not exist.
+func (w *World) Beyond(t *Target, namespace string) []string {
+	var out []string
+	if s := t.Service; s != nil && s.Type == model.ExternalName {
+		return append(out, policy.NormalName(s.ExternalName))
+	}
+	if t.DNSName == "" || t.Service != nil {
+		return nil
+	}
+	if r, ok := w.resolve(t.DNSName, namespace); ok && r.outside != "" {
+		return append(out, policy.NormalName(r.outside))
+	}
+	return nil
 }
 
 // serviceOf finds the Service that a cluster name is about.

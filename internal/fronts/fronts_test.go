@@ -24,7 +24,7 @@ func load(t *testing.T, whole bool) *explain.World {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := explain.NewWorld(c.Delta)
+	w, err := explain.NewWorld(c.Delta, explain.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ status: {loadBalancer: {ingress: [{ip: 192.0.2.80}]}}
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := explain.NewWorld(c.Delta)
+	w, err := explain.NewWorld(c.Delta, explain.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +215,7 @@ spec: {parentRefs: [{name: edge, sectionName: tcp}], rules: [{backendRefs: [{nam
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := explain.NewWorld(c.Delta)
+	w, err := explain.NewWorld(c.Delta, explain.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

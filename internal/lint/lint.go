@@ -109,7 +109,7 @@ func (o *object) String() string { return o.kind + " " + o.name.String() }
 
 // Run looks at everything and returns what it found, by place.
 func Run(in Input) ([]Finding, error) {
-	w, err := explain.NewWorld(in.Cluster.Delta)
+	w, err := explain.NewWorld(in.Cluster.Delta, explain.Options{})
 	if err != nil {
 		return nil, err
 	}

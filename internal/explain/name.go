@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/policy"
+	"github.com/weft-net/weft/internal/service"
+)
+
+// name resolves the destination's name from the source's point of view.
+func (q *question) name() error {
+	ns := ""
+	if p := q.sourcePod(); p != nil {
+		ns = p.Namespace
+		if !p.HostNetwork {
+			q.resolver(p, Blocked)
+		}
+	}
+	r, ok := q.w.resolve(q.to.DNSName, ns)
+	if !ok {
+		step := Step{Station: "name", Mark: Blocked, Text: fmt.Sprintf("%s does not exist: there is no such name in the cluster", q.to.DNSName), Details: trail(r.trail)}
+		if hint := q.w.meant(q.to.DNSName, ns); hint != "" {
+			step.Text += "; " + hint
+		}
+		q.add(step)
+		return nil
+	}
+	s := q.w.serviceOf(r.name)
+	step := Step{Station: "name", Mark: OK, Details: trail(r.trail)}
+	if s != nil {
+		step.Object = "Service " + s.Name.String()
+	}
+	if r.outside != "" {
+		q.names = []string{policy.NormalName(r.name)}
+		if r.outside != r.name {
+			q.names = append(q.names, policy.NormalName(r.outside))
+		}
+		q.to.Service = nil
+	}
+	switch {
+	case r.outside == r.name:
+		step.Mark, step.Text = Note, fmt.Sprintf("%s is no name of the cluster: its address is %s", r.name, q.w.addressText(r.name))
+		if hint := q.w.meantNamespace(r.name); hint != "" {
+			step.Mark, step.Text = Warn, step.Text+"; "+hint
+		}
+	case r.outside != "":
+		step.Text = fmt.Sprintf("%s is an alias (ExternalName) of %s, outside the cluster, whose address is %s", r.name, r.outside, q.w.addressText(r.outside))
+	default:
+		step.Text = fmt.Sprintf("%s is %s", r.name, joinAddrs(r.addrs))
+		switch {
+		case s != nil && !s.Headless:
+			q.to.Service = s
+		case s != nil && strings.HasPrefix(r.name, s.Name.Name+"."+s.Namespace+".svc."):
+			q.to.Service = s
+			step.Text += " (headless: the endpoints themselves)"
+		default: // one endpoint of a headless Service, or a pod's name
+			q.to.Service, q.to.Pods = nil, q.podsAt(r.addrs)
+			if len(q.to.Pods) == 0 {
+				q.to.Addr = r.addrs[0]
+			}
+		}
+	}
+	q.add(step)
+	return nil
+}
+
+// addressText says where a name beyond the cluster leads to.
+func (w *World) addressText(name string) string {
+	if addrs := w.Known[policy.NormalName(name)]; len(addrs) > 0 {
+		return joinAddrs(addrs) + w.KnownBy
+	}
+	return "whatever the outside's DNS says"
+}
+
+// meant proposes which name of the cluster was meant by one that does not exist, as it is written in a namespace.
+func (w *World) meant(name, namespace string) string {
+	first, rest, dotted := strings.Cut(strings.TrimSuffix(name, "."), ".")
+	space, _, _ := strings.Cut(rest, ".")
+	if !dotted {
+		space = namespace
+	}
+	var found, elsewhere []string
+	for _, n := range sortedNames(w.all.Services) {
+		switch {
+		case n.Namespace == space && near(n.Name, first):
+			if n.Namespace == namespace {
+				found = append(found, "svc/"+n.Name)
+			} else {
+				found = append(found, "svc/"+n.String())
+			}
+		case n.Name == first:
+			elsewhere = append(elsewhere, n.Name+"."+n.Namespace)
+		}
+	}
+	if found = append(found, elsewhere...); len(found) == 0 {
+		return ""
+	}
+	return "did you mean " + strings.Join(found[:min(3, len(found))], ", ") + "?"
+}
+
+// meantNamespace warns of a name that looks like SERVICE.NAMESPACE of a namespace that there is.
+func (w *World) meantNamespace(name string) string {
+	parts := strings.Split(strings.TrimSuffix(name, "."), ".")
+	if len(parts) != 2 || w.all.Namespaces[parts[1]] == nil {
+		return ""
+	}
+	hint := fmt.Sprintf("namespace %s has no Service %s", parts[1], parts[0])
+	if m := w.meant(name, ""); m != "" {
+		hint += "; " + m
+	}
+	return hint
+}
+
+// near tells whether names differ by a slip: one or two letters, or one is how the other begins.
+func near(a, b string) bool {
+	if min(len(a), len(b)) >= 2 && (strings.HasPrefix(a, b) || strings.HasPrefix(b, a)) {
+		return true
+	}
+	return distance(a, b) <= min(2, (max(len(a), len(b))-1)/2)
+}
+
+// distance is how many letters have to be added, taken out or changed to make one word of another.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		last := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := last
+			if a[i] != b[j] {
+				cost++
+			}
+			last, row[j+1] = row[j+1], min(cost, row[j+1]+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+func (q *question) podsAt(addrs []netip.Addr) []*model.Pod {
+	var out []*model.Pod
+	for _, a := range addrs {
+		if p := q.w.Policy.EndpointOf(a).Pod; p != nil && !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func trail(names []string) []string {
+	var out []string
+	for _, n := range names {
+		out = append(out, n+" does not exist")
+	}
+	return out
+}
+
+// resolver checks that the source may ask the cluster's DNS at all, at each of the endpoints that its queries may go
+// to. mark is how bad it is if it may not.
+func (q *question) resolver(p *model.Pod, mark Mark) {
+	dns := q.w.ClusterDNS()
+	if dns == nil {
+		return
+	}
+	for _, proto := range []model.Protocol{model.UDP, model.TCP} {
+		for _, e := range q.w.resolvers(dns, p, proto) {
+			src, ok := endOf(q.w.podEndpoints(p), e.Addr())
+			if !ok {
+				continue
+			}
+			f := &policy.Flow{Src: src, Dst: q.w.Policy.EndpointOf(e.Addr()), Protocol: proto, Port: e.Port()}
+			v := q.w.Policy.Evaluate(f)
+			if v.Allowed {
+				continue
+			}
+			s := Step{Station: "dns", Mark: mark}
+			if proto == model.TCP { // queries go over UDP first
+				s.Mark = Warn
+			}
+			var whys, by []string
+			for _, side := range []*policy.Side{&v.Egress, &v.Ingress} {
+				if side.Allowed {
+					continue
+				}
+				by, whys = append(by, deciders(side)), append(whys, side.Why)
+				if r := q.w.Policy.Remedy(side, f); r != nil {
+					s.Details = append(s.Details, fixText(r))
+					if s.Mark == Blocked {
+						q.fix(r)
+					}
+				}
+			}
+			s.Object = strings.Join(by, ", ")
+			s.Text = fmt.Sprintf("it can't ask the cluster's DNS (%s, %s %d): %s", dns.Name, proto, e.Port(), strings.Join(whys, "; "))
+			if mark == Warn {
+				s.Text += "; whoever uses the Service's name does not get there"
+			}
+			q.a.Steps = append(q.a.Steps, s)
+			q.nowhere = q.nowhere || s.Mark == Blocked
+			return
+		}
+	}
+}
+
+// resolvers are the endpoints that a pod's queries to the cluster's DNS go to.
+func (w *World) resolvers(dns *model.Service, p *model.Pod, proto model.Protocol) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, sp := range dns.Ports {
+		if sp.Protocol != proto || sp.Port != 53 {
+			continue
+		}
+		for _, a := range dns.ClusterIPs {
+			if r := w.table(p.Node).Rule(service.Frontend{Addr: a.Unmap(), Protocol: proto, Port: sp.Port}); r != nil {
+				out = append(out, r.Main.Endpoints...)
+			}
+		}
+	}
+	return out
+}
+
+// endOf is the end of a family.
+func endOf(ends []policy.Endpoint, like netip.Addr) (policy.Endpoint, bool) {
+	i := slices.IndexFunc(ends, func(e policy.Endpoint) bool { return !e.Addr.IsValid() || family(e.Addr) == family(like) })
+	if i < 0 {
+		return policy.Endpoint{}, false
+	}
+	return ends[i], true
+}
+
+// ClusterDNS is the Service that pods' resolv.conf leads to; nil if it is not known. Anybody may put its label on a
+// Service: one of kube-system comes before all others.
+func (w *World) ClusterDNS() *model.Service {
+	var found *model.Service
+	for _, n := range sortedNames(w.all.Services) {
+		s, home := w.all.Services[n], n.Namespace == "kube-system"
+		ours := s.Labels["app.kubernetes.io/name"] == "weft" && s.Labels["app.kubernetes.io/component"] == "dns"
+		if !ours && s.Labels["k8s-app"] != "kube-dns" && !(home && n.Name == "kube-dns") {
+			continue
+		}
+		if home {
+			return s
+		}
+		if found == nil {
+			found = s
+		}
+	}
+	return found
+}
