@@ -60,8 +60,9 @@ type Services struct {
 	triggers triggers
 	ranges   map[string]*model.ServiceCIDR
 
-	lost  lost          // what is still to be done about tracked connections
-	sweep chan struct{} // capacity 1: there is something to be done
+	lost   lost          // what is still to be done about tracked connections
+	sweep  chan struct{} // capacity 1: there is something to be done
+	urgent chan struct{} // capacity 1: at once
 }
 
 // NewServices connects to the kernel in the network namespace of the calling thread. It changes nothing there before
@@ -74,7 +75,7 @@ func NewServices(cfg ServicesConfig) (*Services, error) {
 		cfg.Events = func(model.Event) {}
 	}
 	s := &Services{
-		cfg: cfg, log: cfg.Log, table: service.NewTable(cfg.Node), lost: lost{unsure: true}, sweep: make(chan struct{}, 1),
+		cfg: cfg, log: cfg.Log, table: service.NewTable(cfg.Node), lost: lost{unsure: true}, sweep: make(chan struct{}, 1), urgent: make(chan struct{}, 1),
 		ranges: make(map[string]*model.ServiceCIDR),
 		scope:  service.Scope{Pods: cfg.Pods, ClusterIPs: cfg.ClusterIPs, NodePorts: cfg.NodePorts, LoopbackNodePorts: cfg.Loopback},
 	}
@@ -133,10 +134,7 @@ func (s *Services) sweepSoon() {
 	if !s.lost.any() && !s.table.AnyLeft() {
 		return
 	}
-	select {
-	case s.sweep <- struct{}{}:
-	default:
-	}
+	poke(s.sweep)
 }
 
 // rescope takes in what the kernel must know besides Services: the node's pods and the ranges of cluster IPs.
@@ -237,7 +235,7 @@ func (s *Services) repair(ctx context.Context) {
 			s.log.Warn("somebody else changed the service tables; repairing them")
 			s.metrics.repairs.Inc()
 			if err = s.sync(); err == nil {
-				s.sweepSoon() // what was sent while the tables were not there went elsewhere, and would go on doing so
+				poke(s.urgent) // what was sent while the tables were not there went elsewhere, and would go on doing so
 			}
 		}
 		s.mu.Unlock()

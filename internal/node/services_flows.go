@@ -82,7 +82,7 @@ func union[K comparable](a, b map[K]bool) map[K]bool {
 }
 
 // sweepShare bounds what looking for lost connections costs: so many times as long as it took, it rests. A change
-// after a rest is acted on at once.
+// after a rest is acted on at once, and a repair even within one: then any connection may be lost.
 const sweepShare = 9
 
 // sweepFlows ends connections that have lost where they go, whenever something changed that can do that, until ctx is
@@ -93,21 +93,29 @@ func (s *Services) sweepFlows(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-s.sweep:
+		case <-s.urgent:
 		}
 		start := time.Now()
 		if err := s.endFlows(); err != nil {
 			s.log.Error("can't end all connections that lost where they go; trying again", "err", err)
-			select {
-			case s.sweep <- struct{}{}:
-			default:
-			}
+			poke(s.sweep)
 		}
 		rest := time.NewTimer(sweepShare * time.Since(start))
 		select {
 		case <-ctx.Done():
 		case <-rest.C:
+		case <-s.urgent:
+			poke(s.urgent)
 		}
 		rest.Stop()
+	}
+}
+
+// poke wakes who waits for the channel, of capacity 1, now or later.
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 
