@@ -397,6 +397,8 @@ func TestExternalZonesRefuseTheRest(t *testing.T) {
 		expect(t, h.ask(t, network, question("none.example.com", dns.TypeA)), "NXDOMAIN")
 		expect(t, h.ask(t, network, question("cart.shop.svc.cluster.local", dns.TypeA)), "REFUSED")
 		expect(t, h.ask(t, network, question("example.net", dns.TypeA)), "REFUSED")
+		expect(t, h.ask(t, network, question("example.net", dns.TypeANY)), "REFUSED")
+		expect(t, h.ask(t, network, question("www.example.com", dns.TypeANY)), "NOERROR", `www.example.com. 3600 IN HINFO "RFC8482" ""`)
 	}
 	l.Stop()
 	if err := <-done; err != nil {

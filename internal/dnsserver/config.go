@@ -322,6 +322,18 @@ func (c *Config) Zone() dnszone.Options {
 	for _, p := range c.ReverseZones {
 		o.Reverse = append(o.Reverse, p.Prefix)
 	}
+	for name, addrs := range c.Hosts {
+		o.YieldNames = append(o.YieldNames, name)
+		for _, a := range addrs {
+			o.YieldNames = append(o.YieldNames, dnszone.ReverseName(a.Addr))
+		}
+	}
+	for name := range c.Aliases {
+		o.YieldNames = append(o.YieldNames, name)
+	}
+	for _, s := range c.StubDomains {
+		o.YieldZones = append(o.YieldZones, s.Zones...)
+	}
 	return o
 }
 

@@ -50,7 +50,7 @@ func newEntry(key string, m []byte, qlen int, now int64, lt lifetimes) (*entry, 
 	}
 	msg.Compress = true
 	again, err := msg.Pack()
-	if err != nil {
+	if err != nil || new(dns.Msg).Unpack(again) != nil { // a record without data, say, is not written as it was read
 		return nil, errMalformed
 	}
 	return readEntry(key, again, qlen, now, lt)
@@ -238,13 +238,13 @@ func (e *entry) append(msg []byte, qlen, limit int, now int64, turn uint32, stal
 	for _, t := range e.ttls[:records] {
 		ttl := uint32(staleTTL)
 		if !stale {
-			ttl = binary.BigEndian.Uint32(msg[t:])
-			switch {
-			case ttl > 1<<31-1:
+			if ttl = binary.BigEndian.Uint32(msg[t:]); ttl > 1<<31-1 {
 				ttl = 0
-			case ttl > age:
-				ttl = min(ttl-age, uint32(e.life/int64(time.Second)))
-			default:
+			}
+			// What is kept for less than its records say, a "no" for one, ends for the client when it ends here.
+			if ttl = min(ttl, uint32(e.life/int64(time.Second))); ttl > age {
+				ttl -= age
+			} else {
 				ttl = min(ttl, 1)
 			}
 		}

@@ -125,6 +125,14 @@ type asking struct {
 // fly asks upstream, keeps the answer, and hands it to all who wait.
 func (s *Server) fly(v *view, f *flight, a *asking) {
 	defer s.background.Done()
+	defer func() {
+		if r := recover(); r != nil {
+			s.panicked(r)
+			for _, w := range s.flights.take(f, true) {
+				s.fail(w, edeNetworkError)
+			}
+		}
+	}()
 	// A flight may have landed between the look into the cache and the start of this one.
 	if e := v.cache.get([]byte(f.key)); !a.anew && e != nil && e.left(s.now()) > 0 {
 		for _, w := range s.flights.take(f, true) {
@@ -201,7 +209,15 @@ func (s *Server) resolve(ctx context.Context, key string, a *asking, lt lifetime
 	ask := appendAsk(nil, a.name, a.typ, a.do, a.cd)
 	answer, err := a.fw.exchange(ctx, ask, func(r *resolver) {
 		s.background.Add(1)
-		go func() { defer s.background.Done(); r.probe() }()
+		go func() {
+			defer s.background.Done()
+			defer func() {
+				if p := recover(); p != nil {
+					s.panicked(p)
+				}
+			}()
+			r.probe()
+		}()
 	})
 	if err != nil {
 		return nil, err
@@ -273,17 +289,26 @@ func (s *Server) compose(w *waiter, e *entry, stale bool, buf []byte) {
 	}
 	head.Answer = append(head.Answer, tail.Answer...)
 	head.Ns = tail.Ns
-	head.Extra = nil
+	// Truncate keeps room for an OPT record as long as the one that will be.
+	room := w.m.reserve()
+	if room > 0 {
+		opt := &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT}}
+		if pad := room - optSize - 4; pad >= 0 {
+			opt.Option = []dns.EDNS0{&dns.EDNS0_PADDING{Padding: make([]byte, pad)}}
+		}
+		head.Extra = []dns.RR{opt}
+	}
 	head.Compress = true
 	head.Rcode = 0
-	head.Truncate(max(w.limit, minUDP))
+	head.Truncate(w.limit + room)
+	head.Extra = nil
 	msg, err := head.PackBuffer(nil)
 	if err != nil || len(msg) < headerSize+w.m.qlen {
 		s.fail(w, edeNetworkError)
 		return
 	}
 	o.answer, o.authority, o.additional = uint16(len(head.Answer)), uint16(len(head.Ns)), 0
-	o.flags &^= flagTC | flagAD
+	o.flags &^= flagAD
 	if head.Truncated {
 		o.flags |= flagTC
 	}

@@ -35,6 +35,7 @@ type forwarder struct {
 	sources   string // the resolvers as one text: two that have the same give the same answers
 	policy    Policy
 	timeout   time.Duration // for all tries together
+	panicked  func(any)     // is told of a bug that a try hit
 	next      atomic.Uint32
 }
 
@@ -70,6 +71,7 @@ func (f *forwarder) order() []*resolver {
 var (
 	errNoUpstream = errors.New("no upstream to ask")
 	errLoop       = errors.New("every upstream sends the questions back here")
+	errPanic      = errors.New("an error of this server")
 )
 
 // maxRounds is how often one resolver is asked the same: questions get lost.
@@ -95,7 +97,7 @@ func (f *forwarder) exchange(ctx context.Context, ask []byte, probe func(*resolv
 		return nil, errLoop
 	}
 	x := &exchange{
-		ask: ask, list: list, rounds: maxRounds, probe: probe, began: time.Now(),
+		panicked: f.panicked, ask: ask, list: list, rounds: maxRounds, probe: probe, began: time.Now(),
 		got: make(chan try, maxRounds*len(list)), state: make([]tries, len(list)),
 	}
 	var cancel context.CancelFunc
@@ -112,6 +114,8 @@ type exchange struct {
 	rounds int
 	probe  func(*resolver)
 	began  time.Time
+
+	panicked func(any)
 
 	got   chan try
 	state []tries // of the resolvers in the list
@@ -213,8 +217,14 @@ func (x *exchange) start() time.Duration {
 		st.open++
 		x.out++
 		go func() {
-			answer, err := r.exchange(x.ctx, x.ask, round > 0)
-			x.got <- try{r: r, answer: answer, err: err}
+			t := try{r: r, err: errPanic}
+			defer func() {
+				if p := recover(); p != nil {
+					x.panicked(p)
+				}
+				x.got <- t
+			}()
+			t.answer, t.err = r.exchange(x.ctx, x.ask, round > 0)
 		}()
 		return st.patience << round
 	}

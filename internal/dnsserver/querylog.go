@@ -62,8 +62,11 @@ func (s *Server) logQuery(m *query, client clientAddr, udp bool, o *outcome, siz
 		return
 	}
 	e := QueryEvent{
-		Time: time.Now(), Client: client.String(), Proto: "tcp", Name: m.q.String(), Type: dns.Type(m.q.Type).String(),
+		Time: time.Now(), Client: client.String(), Proto: "tcp",
 		Rcode: dns.RcodeToString[int(o.rcode)], Answers: int(o.answer), Bytes: size, Duration: took.String(),
+	}
+	if m.qlen > 0 { // else the packet has no question that could be read
+		e.Name, e.Type = m.q.String(), dns.Type(m.q.Type).String()
 	}
 	if udp {
 		e.Proto = "udp"

@@ -66,7 +66,7 @@ func (w *worker) complete(v *view, p *packet, msg []byte, limit int, res *dnszon
 	var buf [maxKey + headerSize + 512]byte
 	for len(names) > 0 {
 		alias := m.start(buf[:0], p.data)
-		alias, r := v.zone.AppendAlias(alias, &m.q, names[0], limit, w.turn)
+		alias, r := v.zone.AppendAlias(alias, headerSize, &m.q, names[0], limit, w.turn)
 		switch {
 		case r.Verdict == dnszone.Continue:
 			var q dnszone.Question
@@ -78,7 +78,7 @@ func (w *worker) complete(v *view, p *packet, msg []byte, limit int, res *dnszon
 			}
 			q.Type = m.q.Type
 			w.stats.asked(v.zoneCluster, m, p.client, p.udp, len(p.data))
-			return true, w.follow(v, p, alias, limit, &q, r.Answer, v.zoneCluster)
+			return true, w.follow(v, p, append(msg[:0], alias...), limit, &q, r.Answer, v.zoneCluster)
 		case r.Verdict == dnszone.Answered && r.Rcode != rcodeNXDomain:
 			w.stats.asked(v.zoneCluster, m, p.client, p.udp, len(p.data))
 			o := outcome{rcode: r.Rcode, flags: flagAA, answer: r.Answer, authority: r.Authority, additional: r.Additional, ede: edeNone}
@@ -109,6 +109,11 @@ func (w *worker) elsewhere(v *view, p *packet, msg []byte, limit int, names []st
 	s.background.Add(1)
 	go func() {
 		defer s.background.Done()
+		defer func() {
+			if r := recover(); r != nil {
+				s.panicked(r)
+			}
+		}()
 		if rest := s.walk(v, wt, names, s.ask); rest != nil {
 			if len(rest) > 0 {
 				s.fail(wt, edeNetworkError)
@@ -126,12 +131,24 @@ func (s *Server) walk(v *view, wt *waiter, names []string, look func(*view, *wai
 		var q dnszone.Question
 		q.Read([]byte(names[0]))
 		q.Type = wt.m.q.Type
+		// Names of the cluster and of the configuration need nobody else, nor their aliases.
+		msg := appendAliasTo(wt.m.start(nil, wt.asked), names[0])
+		o := outcome{answer: 1, ede: edeNone}
+		msg, known := v.lead(msg, len(msg)-len(names[0]), &q, &o, wt.limit, wt.turn)
+		if known && o.rcode != rcodeNXDomain {
+			s.send(wt, msg, &o, pluginHosts)
+			return nil
+		}
+		if known {
+			names = names[1:]
+			continue
+		}
 		e, err := look(v, wt, &q)
 		if err != nil || (e.rcode != rcodeOK && e.rcode != rcodeNXDomain) {
 			return names
 		}
 		if e.rcode == rcodeOK {
-			wt.prefix = appendAliasTo(wt.m.start(nil, wt.asked), names[0])
+			wt.prefix = sealPrefix(msg, o.answer)
 			s.deliver(v, wt, e, e.life > 0 && e.left(s.now()) <= 0)
 			return nil
 		}
@@ -147,8 +164,7 @@ const aliasTTL = 5
 func appendAliasTo(msg []byte, target string) []byte {
 	msg = append(msg, 0xc0, headerSize, 0, typeCNAME, 0, classIN, 0, 0, 0, aliasTTL)
 	msg = binary.BigEndian.AppendUint16(msg, uint16(len(target)))
-	msg = append(msg, target...)
-	return sealPrefix(msg, 1)
+	return append(msg, target...)
 }
 
 var errNotCached = errors.New("not cached")

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -31,6 +32,7 @@ type Server struct {
 	queries queryLog
 	tls     *tls.Config // what connections to upstreams start from; nil trusts the system's authorities
 	loops   sync.Map    // token -> *resolver; see watchLoops
+	turns   turns       // of what comes over TCP
 
 	ctx        context.Context // ends the flights
 	cancel     context.CancelFunc
@@ -216,7 +218,7 @@ func (v *view) addRoute(s *Server, zone string, f *Forward) error {
 	if err != nil {
 		return err
 	}
-	out := &forwarder{zone: zone, apex: string(apex), policy: f.Policy, timeout: time.Duration(f.Timeout), index: s.stats.zones.index(zone)}
+	out := &forwarder{zone: zone, apex: string(apex), policy: f.Policy, timeout: time.Duration(f.Timeout), panicked: s.panicked, index: s.stats.zones.index(zone)}
 	var q dnszone.Question
 	q.Read(apex)
 	out.labels = q.Labels()
@@ -245,14 +247,38 @@ type worker struct {
 	s     *Server
 	m     query
 	key   [maxKey]byte
-	turn  uint32
+	turn  uint32 // of the query at hand
+	turns *turns
 	stats *counts
 }
 
-func (s *Server) newWorker() *worker { return &worker{s: s, stats: s.stats.newCounts()} }
+func (s *Server) newWorker() *worker {
+	return &worker{s: s, turns: &turns{}, stats: s.stats.newCounts()}
+}
 
-// newTCPWorker makes a worker for a connection. Connections share their counts: there may be thousands.
-func (s *Server) newTCPWorker() *worker { return &worker{s: s, stats: s.stats.slow} }
+// newTCPWorker makes a worker for a connection. Connections share their counts, for there may be thousands, and their
+// turns, for many have but one question.
+func (s *Server) newTCPWorker() *worker { return &worker{s: s, turns: &s.turns, stats: s.stats.slow} }
+
+// turns count how often each name was asked for, by type, so that whatever a client asks besides, or in which order, has
+// no say in which of several records comes first. Questions that share a count by chance are few.
+type turns [1024]atomic.Uint32
+
+func (t *turns) next(q *dnszone.Question) uint32 {
+	name := q.Wire()
+	h := uint64(q.Type)
+	if len(name) >= 16 {
+		// The end of the first label, then what is behind it: numbered names differ in the one, namespaces in the other.
+		end := min(int(name[0])+1, len(name)-8)
+		h ^= binary.LittleEndian.Uint64(name[max(end-8, 0):])
+		h = h*0x9e3779b97f4a7c15 ^ binary.LittleEndian.Uint64(name[end:])
+	} else {
+		for _, c := range name {
+			h = h*0x100000001b3 ^ uint64(c)
+		}
+	}
+	return t[h*0x9e3779b97f4a7c15>>54].Add(1)
+}
 
 // packet is a query as a transport received it.
 type packet struct {
@@ -302,7 +328,7 @@ func (w *worker) serve(p *packet, out []byte) (answer []byte) {
 		limit = min(m.size, v.udpSize)
 	}
 	limit -= m.reserve()
-	w.turn++
+	w.turn = w.turns.next(&m.q)
 	msg := m.start(out, p.data)
 	var res dnszone.Result
 	if v.outer != nil {
@@ -344,24 +370,14 @@ func (w *worker) conclude(v *view, p *packet, msg []byte, limit int, res *dnszon
 		w.stats.asked(v.zoneRoot, m, p.client, p.udp, len(p.data))
 		return w.finish(v, p, msg, &outcome{rcode: rcodeRefused, ede: edeProhibited}, v.zoneRoot, pluginNone)
 	}
-	if n := v.static.find(&m.q); n != nil {
+	if v.static.find(&m.q) != nil {
 		w.stats.asked(v.zoneRoot, m, p.client, p.udp, len(p.data))
-		if n.alias != "" {
-			msg, r := v.zone.AppendAlias(msg, &m.q, n.alias, limit, w.turn)
-			if r.Verdict == dnszone.Continue {
-				var q dnszone.Question
-				q.Read(r.Target)
-				q.Type = m.q.Type
-				return w.follow(v, p, msg, limit, &q, r.Answer, v.zoneRoot)
-			}
-			o := outcome{rcode: r.Rcode, answer: r.Answer, authority: r.Authority, additional: r.Additional, ede: edeNone}
-			if r.Truncated {
-				o.flags |= flagTC
-			}
+		q, o := m.q, outcome{ede: edeNone}
+		msg, known := v.lead(msg, headerSize, &q, &o, limit, w.turn)
+		if known {
 			return w.finish(v, p, msg, &o, v.zoneRoot, pluginHosts)
 		}
-		msg, o := n.append(msg, m.q.Type, v.static.ttl, limit, w.turn)
-		return w.finish(v, p, msg, &o, v.zoneRoot, pluginHosts)
+		return w.follow(v, p, msg, limit, &q, o.answer, v.zoneRoot)
 	}
 	return w.forward(v, p, msg, limit)
 }
@@ -428,6 +444,14 @@ func (w *worker) serves(v *view, e *entry, key []byte, fw *forwarder, q *dnszone
 // follow looks the end of a chain of aliases up: msg holds the aliases, q what they lead to.
 func (w *worker) follow(v *view, p *packet, msg []byte, limit int, q *dnszone.Question, aliases uint16, zone int) []byte {
 	m := &w.m
+	if v.static != nil {
+		o := outcome{answer: aliases, ede: edeNone}
+		led, known := v.lead(msg, len(msg)-len(q.Wire()), q, &o, limit, w.turn)
+		if known {
+			return w.finish(v, p, led, &o, zone, pluginHosts)
+		}
+		msg, aliases = led, o.answer
+	}
 	fw := v.route(q)
 	key := appendKey(w.key[:0], q, m.do, m.flags&flagCD != 0)
 	prefix := sealPrefix(append([]byte(nil), msg...), aliases)
@@ -481,6 +505,10 @@ func (s *Server) launch(v *view, key []byte, wt *waiter, a *asking) bool {
 // any answers ANY with the one record that RFC 8482 section 4.2 proposes.
 func (w *worker) any(v *view, p *packet, out []byte) []byte {
 	msg := w.m.start(out, p.data)
+	if v.outer != nil && !v.outer.Mine(&w.m.q) {
+		w.stats.asked(v.zoneRoot, &w.m, p.client, p.udp, len(p.data))
+		return w.finish(v, p, msg, &outcome{rcode: rcodeRefused, ede: edeProhibited}, v.zoneRoot, pluginNone)
+	}
 	msg = append(msg, 0xc0, headerSize, 0, typeHINFO, 0, classIN, 0, 0, 0x0e, 0x10, 0, 9, 7, 'R', 'F', 'C', '8', '4', '8', '2', 0)
 	zone := v.zoneRoot
 	if v.zone != nil && w.m.q.Under(v.zone.Apex()) {
@@ -504,9 +532,14 @@ func (w *worker) finish(v *view, p *packet, msg []byte, o *outcome, zone int, fr
 // rescue keeps the server alive through a bug that one query hits.
 func (w *worker) rescue() {
 	if r := recover(); r != nil {
-		w.s.stats.panics.Add(1)
-		w.s.log.Error("panic while answering a query", "panic", r, "stack", string(debug.Stack()))
+		w.s.panicked(r)
 	}
+}
+
+// panicked notes what a deferred function has recovered from.
+func (s *Server) panicked(r any) {
+	s.stats.panics.Add(1)
+	s.log.Error("panic while answering a query", "panic", r, "stack", string(debug.Stack()))
 }
 
 // Close ends what is under way and waits for it.

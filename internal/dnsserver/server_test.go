@@ -109,6 +109,10 @@ func testDelta() *model.Delta {
 	for i := range 200 {
 		slice.Endpoints = append(slice.Endpoints, model.Endpoint{Ready: true, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(i), 1})}})
 	}
+	two := &model.Service{Meta: model.Meta{Name: model.Name{Namespace: "shop", Name: "two"}}, Headless: true}
+	d.Services[two.Name] = two
+	d.EndpointSlices[model.Name{Namespace: "shop", Name: "two-1"}] = &model.EndpointSlice{Meta: model.Meta{Name: model.Name{Namespace: "shop", Name: "two-1"}}, Service: "two",
+		Endpoints: []model.Endpoint{{Ready: true, Addresses: []netip.Addr{netip.MustParseAddr("10.2.0.1")}}, {Ready: true, Addresses: []netip.Addr{netip.MustParseAddr("10.2.0.2")}}}}
 	d.Services[big.Name] = big
 	d.EndpointSlices[slice.Name] = slice
 	return d

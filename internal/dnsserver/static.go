@@ -85,15 +85,15 @@ func (s *static) find(q *dnszone.Question) *staticName {
 
 const typePTR = 12
 
-// append appends the name's records of the question's type.
-func (n *staticName) append(msg []byte, typ uint16, ttl uint32, limit int, turn uint32) ([]byte, outcome) {
-	o := outcome{ede: edeNone}
+// append appends the name's records of the question's type. at is where the name is in the message.
+func (n *staticName) append(msg []byte, at int, typ uint16, ttl uint32, limit int, turn uint32, o *outcome) []byte {
+	own := 0xc000 | uint16(at)
 	add := func(typ uint16, data []byte) {
 		if len(msg)+12+len(data) > limit {
 			o.flags |= flagTC
 			return
 		}
-		msg = append(msg, 0xc0, headerSize, byte(typ>>8), byte(typ), 0, classIN)
+		msg = append(msg, byte(own>>8), byte(own), byte(typ>>8), byte(typ), 0, classIN)
 		msg = binary.BigEndian.AppendUint32(msg, ttl)
 		msg = binary.BigEndian.AppendUint16(msg, uint16(len(data)))
 		msg = append(msg, data...)
@@ -110,5 +110,48 @@ func (n *staticName) append(msg []byte, typ uint16, ttl uint32, limit int, turn 
 			add(typ, []byte(name))
 		}
 	}
-	return msg, o
+	return msg
+}
+
+// maxLeads bounds how many aliases of the configuration one answer follows, and maxLeadAt how far into the message: the
+// names that follow must be within reach of a compression pointer.
+const maxLeads, maxLeadAt = 8, 0x3000
+
+// lead answers a question as far as the cluster's zone and the configuration's own names go: q is what a chain of
+// aliases has led to so far, at is where its name is in msg, and o counts what is there. It returns false where the chain
+// ends, at q then, with a name that others know.
+func (v *view) lead(msg []byte, at int, q *dnszone.Question, o *outcome, limit int, turn uint32) ([]byte, bool) {
+	for range maxLeads {
+		if at > maxLeadAt {
+			break
+		}
+		var r dnszone.Result
+		msg, r = v.zone.AppendAt(msg, at, q, limit, turn)
+		if r.Verdict == dnszone.NotMine {
+			n := v.static.find(q)
+			if n == nil {
+				return msg, false
+			}
+			if n.alias == "" {
+				return n.append(msg, at, q.Type, v.static.ttl, limit, turn, o), true
+			}
+			msg, r = v.zone.AppendAlias(msg, at, q, n.alias, limit, turn)
+		}
+		o.answer += r.Answer
+		switch r.Verdict {
+		case dnszone.NotReady:
+			o.rcode, o.ede = rcodeServFail, edeNotReady
+			return msg, true
+		case dnszone.Answered:
+			o.rcode, o.authority, o.additional = r.Rcode, r.Authority, r.Additional
+			if r.Truncated {
+				o.flags |= flagTC
+			}
+			return msg, true
+		}
+		at = len(msg) - len(r.Target)
+		q.Read(r.Target)
+	}
+	o.rcode = rcodeServFail // aliases in a circle, or as good as
+	return msg, true
 }

@@ -90,15 +90,16 @@ func TestQueryStream(t *testing.T) {
 	defer resp.Body.Close()
 	h.ask(t, "udp", question("cart.shop.svc.cluster.local", dns.TypeA))
 	h.ask(t, "tcp", question("fails.example", dns.TypeA))
+	h.raw(t, []byte("\x12\x34\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00"), true) // no question: FORMERR, and of no name
 	sc := bufio.NewScanner(resp.Body)
-	want := map[string]string{"cart.shop.svc.cluster.local.": "NOERROR udp", "fails.example.": "SERVFAIL tcp"}
+	want := map[string]string{"": "FORMERR udp", "cart.shop.svc.cluster.local.": "NOERROR udp", "fails.example.": "SERVFAIL tcp"}
 	for len(want) > 0 && sc.Scan() {
 		var e QueryEvent
 		if err := json.Unmarshal(sc.Bytes(), &e); err != nil {
 			t.Fatal(err)
 		}
 		if w, ok := want[e.Name]; ok {
-			if got := e.Rcode + " " + e.Proto; got != w || e.Client != "127.0.0.1" || e.Type != "A" {
+			if got := e.Rcode + " " + e.Proto; got != w || e.Client != "127.0.0.1" || (e.Type != "A") != (e.Name == "") {
 				t.Errorf("%+v, want %s", e, w)
 			}
 			delete(want, e.Name)

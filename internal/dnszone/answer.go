@@ -64,21 +64,26 @@ type Result struct {
 // any case) at offset 12. limit bounds the length of msg; turn says which of several records comes first. Nothing
 // is written into what was in msg before. It does not allocate while msg has room, but on rare paths.
 func (z *Zone) Append(msg []byte, q *Question, limit int, turn uint32) ([]byte, Result) {
+	return z.AppendAt(msg, headerSize, q, limit, turn)
+}
+
+// AppendAt is Append for a name that lies elsewhere in the message, at an offset: where an alias led to.
+func (z *Zone) AppendAt(msg []byte, at int, q *Question, limit int, turn uint32) ([]byte, Result) {
 	w := writer{z: z, msg: msg, limit: limit, turn: turn}
 	f := z.find(q)
 	if f.what == serviceName && f.svc.kind == external {
-		w.follow(q.Type, f.svc.target)
+		w.follow(q.Type, f.svc.target, at)
 	} else {
-		w.render(q, &f, headerSize)
+		w.render(q, &f, at)
 	}
 	return w.msg, w.res
 }
 
-// AppendAlias is Append for a name that is an alias of another, given on the wire: it appends a CNAME and what that
+// AppendAlias is AppendAt for a name that is an alias of another, given on the wire: it appends a CNAME and what that
 // leads to.
-func (z *Zone) AppendAlias(msg []byte, q *Question, target string, limit int, turn uint32) ([]byte, Result) {
+func (z *Zone) AppendAlias(msg []byte, at int, q *Question, target string, limit int, turn uint32) ([]byte, Result) {
 	w := writer{z: z, msg: msg, limit: limit, turn: turn}
-	w.follow(q.Type, target)
+	w.follow(q.Type, target, at)
 	return w.msg, w.res
 }
 
@@ -97,6 +102,7 @@ const (
 	portName                 // _port._proto.service.namespace.svc
 	podName                  // address.namespace.pod
 	addressName              // a reverse name
+	reverseApex              // a zone of Options.Reverse itself
 )
 
 // finding is what find found: which name, and where its records come from.
@@ -115,6 +121,15 @@ type finding struct {
 
 // find tells what a name is. Everything that decides about a name is here.
 func (z *Zone) find(q *Question) finding {
+	f := z.findOwn(q)
+	if f.what == missing && z.yields != nil && z.complete.Load() && z.yields.has(q) {
+		f.what = outside
+	}
+	return f
+}
+
+// findOwn is find for names that the zone need not yield to anybody.
+func (z *Zone) findOwn(q *Question) finding {
 	n, in := q.under(z.apex, z.apexLabels)
 	if !in {
 		return z.findReverse(q)
@@ -211,26 +226,32 @@ func (z *Zone) findPod(q *Question, n int, f *finding) {
 }
 
 func (z *Zone) findReverse(q *Question) finding {
-	a, tree, ok := q.reverse()
+	r, ok := q.reverse()
 	if !ok {
 		return finding{what: outside}
 	}
-	f := finding{addr: a, cut: q.labels - countLabels(tree)}
-	key := a.As16()
-	if f.owners = z.addresses.get(key[:]); f.owners != nil {
-		f.what = addressName
-		return f
-	}
-	for _, p := range z.o.Reverse {
-		if p.Contains(a) {
-			// The zone is the range's, as far as it ends between labels.
-			if a.Is4() {
-				f.cut -= p.Bits() / 8
-			} else {
-				f.cut -= p.Bits() / 4
-			}
+	f := finding{addr: r.addr, cut: r.labels}
+	if r.whole() {
+		key := r.addr.As16()
+		if f.owners = z.addresses.get(key[:]); f.owners != nil {
+			f.what = addressName
 			return f
 		}
+	}
+	for _, p := range z.o.Reverse {
+		// A range that ends within a label is that many zones of whole labels.
+		labels := (p.Bits() + r.per - 1) / r.per
+		if r.read < labels || !p.Contains(r.addr) {
+			continue
+		}
+		f.cut = r.labels - labels
+		switch {
+		case f.cut == 0:
+			f.what = reverseApex
+		case r.read == r.labels && !r.whole():
+			f.what = emptyName // or it may be: whether an address below has a name is not counted
+		}
+		return f
 	}
 	f.what = outside
 	return f
@@ -245,9 +266,9 @@ type writer struct {
 	res   Result
 }
 
-// follow renders an alias of target and what it leads to, as far as that is in the cluster.
-func (w *writer) follow(typ uint16, target string) {
-	base := headerSize
+// follow renders an alias of target and what it leads to, as far as that is in the cluster. base is where the alias is
+// in the message.
+func (w *writer) follow(typ uint16, target string, base int) {
 	var next Question
 	next.Type = typ
 	for range maxChain {
@@ -295,6 +316,8 @@ func (w *writer) render(q *Question, f *finding, base int) {
 		w.res.Rcode = nxDomain
 	case apexName:
 		w.apex(q, own)
+	case reverseApex:
+		w.reverseApex(q, own)
 	case versionName:
 		if q.Type == typeTXT {
 			w.answer(appendVersion, own)
@@ -583,6 +606,20 @@ func (w *writer) apex(q *Question, own uint16) {
 		w.res.Answer++
 		owner := func(b []byte) []byte { return appendPointer(append(b, 2, 'n', 's', 3, 'd', 'n', 's'), own) }
 		w.res.Additional += w.self(typeA, owner) + w.self(typeAAAA, owner)
+	}
+}
+
+// reverseApex appends what a reverse zone itself has. Its name server is the domain's, which has the addresses.
+func (w *writer) reverseApex(q *Question, own uint16) {
+	switch q.Type {
+	case typeSOA:
+		w.answer(func(z *Zone, b []byte) []byte { return z.appendSOA(b[:len(b)-2], own) }, own)
+	case typeNS:
+		w.answer(func(z *Zone, b []byte) []byte {
+			b = appendClassTTL(append(b, 0, typeNS), z.o.ttl)
+			b = appendLength(b, len("\x02ns\x03dns")+len(z.apex))
+			return append(append(b, "\x02ns\x03dns"...), z.apex...)
+		}, own)
 	}
 }
 

@@ -190,7 +190,7 @@ func (z *Zone) source(r *Record) {
 	}
 	f := z.find(&q)
 	switch f.what {
-	case apexName, serverName, versionName:
+	case apexName, serverName, versionName, reverseApex:
 		r.Why = "the zone itself"
 	case podName:
 		z.podSource(&q, &f, r)

@@ -600,3 +600,9 @@ func (x *External) Sources(q *Question) (from, inVain []string, err error) {
 	}
 	return nil, nil, nil
 }
+
+// Mine tells whether a name is in one of the zones.
+func (x *External) Mine(q *Question) bool {
+	_, ok := x.zone(q)
+	return ok
+}

@@ -237,40 +237,52 @@ const (
 	ip6Arpa    = "\x03ip6\x04arpa\x00"
 )
 
-// reverse reads the name as that of an address in one of the reverse trees. ok is false where the name is in
-// neither tree, or is no whole address; tree is its tree's apex, or "".
-func (q *Question) reverse() (a netip.Addr, tree string, ok bool) {
+// reverseName is a name in one of the reverse trees, read as far as it can be.
+type reverseName struct {
+	addr   netip.Addr // what its last labels say; the rest is 0
+	labels int        // that it has before the tree's
+	read   int        // how many of them, from the last on, are part of an address
+	per    int        // bits of an address in a label
+}
+
+// whole tells whether the name is that of one address.
+func (r *reverseName) whole() bool { return r.read == r.labels && r.labels*r.per == r.addr.BitLen() }
+
+// reverse reads a name; ok is false where it is in neither of the trees.
+func (q *Question) reverse() (r reverseName, ok bool) {
 	if n, in := q.under(inAddrArpa, 2); in {
 		var b [4]byte
-		if n != 4 {
-			return a, inAddrArpa, false
-		}
-		for i := range b {
-			l := q.label(3 - i)
-			v, err := strconv.ParseUint(string(l), 10, 8)
-			if err != nil || (l[0] == '0' && len(l) > 1) {
-				return a, inAddrArpa, false
+		r = reverseName{labels: n, per: 8}
+		for ; r.read < min(n, 4); r.read++ {
+			v, ok := reverseLabel(q.label(n-1-r.read), 10, 8)
+			if !ok {
+				break
 			}
-			b[i] = byte(v)
+			b[r.read] = v
 		}
-		return netip.AddrFrom4(b), inAddrArpa, true
+		r.addr = netip.AddrFrom4(b)
+		return r, true
 	}
 	if n, in := q.under(ip6Arpa, 2); in {
 		var b [16]byte
-		if n != 32 {
-			return a, ip6Arpa, false
-		}
-		for i := range 32 {
-			l := q.label(31 - i)
-			v, err := strconv.ParseUint(string(l), 16, 4)
-			if err != nil || len(l) != 1 {
-				return a, ip6Arpa, false
+		r = reverseName{labels: n, per: 4}
+		for ; r.read < min(n, 32); r.read++ {
+			v, ok := reverseLabel(q.label(n-1-r.read), 16, 4)
+			if !ok {
+				break
 			}
-			b[i/2] = b[i/2]<<4 | byte(v)
+			b[r.read/2] |= v << (4 - r.read%2*4)
 		}
-		return netip.AddrFrom16(b), ip6Arpa, true
+		r.addr = netip.AddrFrom16(b)
+		return r, true
 	}
-	return a, "", false
+	return r, false
+}
+
+// reverseLabel reads a part of an address. Each has one form: 010 is not 10.
+func reverseLabel(l []byte, base, bits int) (byte, bool) {
+	v, err := strconv.ParseUint(string(l), base, bits)
+	return byte(v), err == nil && (l[0] != '0' || len(l) == 1)
 }
 
 // ReverseName is the name that an address is looked up backwards by.

@@ -30,8 +30,13 @@ func (z *Zone) reason(q *Question, f *finding, e *Explanation) string {
 		return fmt.Sprintf("%s is of the other family", f.addr)
 	case addressName:
 		return "a reverse name has PTR records only"
+	case reverseApex:
+		return fmt.Sprintf("%s is a zone of reverse names (reverseZones) and has no records of this type", q)
 	}
 	n, in := q.under(z.apex, z.apexLabels)
+	if r, reverse := q.reverse(); reverse && !in && !r.whole() {
+		return fmt.Sprintf("%s is the reverse name of no address", q)
+	}
 	if !in {
 		return fmt.Sprintf("nothing in the cluster has the address %s, which is in a range of its own (reverseZones)", f.addr)
 	}

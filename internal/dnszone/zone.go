@@ -42,6 +42,10 @@ type Options struct {
 	// Service that these are endpoints of, else at these themselves.
 	Self []netip.Addr
 
+	// YieldNames and YieldZones (these with all that is below them) are the operator's to have answered elsewhere where
+	// the cluster has no such name: they are NotMine then, not NXDOMAIN.
+	YieldNames, YieldZones []string
+
 	EndpointPodNames    bool     // endpoints without a hostname are named by their pod, not by their address
 	IgnoreEmptyServices bool     // a Service without a ready endpoint does not exist
 	Namespaces          []string // only these exist; empty: all
@@ -76,6 +80,7 @@ type Zone struct {
 	apexLabels int
 	svcApex    string // that of the Services' names: svc.<domain> on the wire
 	soa        []byte // the SOA record but for its owner and serial; see appendSOA
+	yields     *yields
 
 	// What readers see.
 	services   *table[service, *service]
@@ -149,7 +154,68 @@ func New(o Options) (*Zone, error) {
 		podded: make(map[model.Name]*model.Pod), spaces: make(map[string]*space),
 	}
 	z.soa = z.makeSOA()
+	if z.yields, err = newYields(&z.o, apex); err != nil {
+		return nil, err
+	}
 	return z, nil
+}
+
+// yields is what a zone leaves to others where it has no such name itself.
+type yields struct {
+	names map[string]bool // on the wire, in lower case
+	zones []yieldZone
+}
+
+type yieldZone struct {
+	apex   string
+	labels int
+}
+
+// newYields reads the options, as far as they are about the zone's own names; nil is nothing.
+func newYields(o *Options, apex string) (*yields, error) {
+	y := &yields{names: make(map[string]bool)}
+	mine := func(name string) (w string, ok bool, err error) {
+		if w, err = packLower(name); err != nil {
+			return "", false, err
+		}
+		var q Question
+		q.Read([]byte(w))
+		for _, tree := range []string{apex, inAddrArpa, ip6Arpa} {
+			ok = ok || q.Under(tree, countLabels(tree))
+		}
+		return w, ok, nil
+	}
+	for _, name := range o.YieldNames {
+		w, ok, err := mine(name)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			y.names[w] = true
+		}
+	}
+	for _, name := range o.YieldZones {
+		w, ok, err := mine(name)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			y.zones = append(y.zones, yieldZone{w, countLabels(w)})
+		}
+	}
+	if len(y.names)+len(y.zones) == 0 {
+		return nil, nil
+	}
+	return y, nil
+}
+
+func (y *yields) has(q *Question) bool {
+	for _, z := range y.zones {
+		if _, ok := q.under(z.apex, z.labels); ok {
+			return true
+		}
+	}
+	return y.names[string(q.Wire())]
 }
 
 // Domain is the cluster's domain, without a trailing dot.
