@@ -234,7 +234,7 @@ var proxyAnnotations = []Annotation{
 		set: seconds(func(s *settings) *time.Duration { return &s.sendTimeout }, 1),
 	},
 	{
-		Name: "proxy-next-upstream", Group: "Proxy", Verdict: Honoured, Values: "error, timeout, http_502, ..., non_idempotent, off", Note: "when another endpoint is asked. A connection that can't be made is tried elsewhere in any case; requests that reached one are sent again when their method is idempotent, or with non_idempotent",
+		Name: "proxy-next-upstream", Group: "Proxy", Verdict: Honoured, Values: "error, timeout, http_502, ..., non_idempotent, off", Note: "when another endpoint is asked: error is a connection that can't be made or breaks. Requests that reached one are sent again when their method is idempotent, or with non_idempotent",
 		set: func(s *settings, v string) error {
 			words, err := readNextUpstream(v)
 			if err == nil {

@@ -227,24 +227,20 @@ func (s *settings) retry() *route.Retry {
 	if s.nextTries == 0 {
 		r.Attempts = 10
 	}
-	any := false
 	for _, w := range s.nextUpstream {
 		switch w {
 		case "off":
 			return &route.Retry{Never: true}
 		case "non_idempotent":
 			r.Idempotent = false
-			continue
 		case "http_403", "http_404", "http_429", "http_500", "http_502", "http_503", "http_504":
 			r.Codes = append(r.Codes, map[string]int{"403": 403, "404": 404, "429": 429, "500": 500, "502": 502, "503": 503, "504": 504}[w[5:]])
 		}
-		any = true
 	}
-	switch r.Unsafe = !r.Idempotent; {
-	case r.Attempts <= 0:
+	r.Unsafe = !r.Idempotent
+	r.NotOnError, r.NotOnTimeout = !slices.Contains(s.nextUpstream, "error"), !slices.Contains(s.nextUpstream, "timeout")
+	if r.Attempts <= 0 || r.NotOnError && r.NotOnTimeout && len(r.Codes) == 0 {
 		return &route.Retry{Never: true}
-	case !any:
-		return nil
 	}
 	return r
 }

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/http"
 	"reflect"
 	"slices"
 	"strconv"
@@ -413,9 +414,16 @@ func (p *plan) tries() int {
 	return 1 + max(p.retry.Attempts, 0)
 }
 
-// breaks tells whether a request is sent again of which the endpoint may have made something before the connection broke.
-func (p *plan) breaks(method string) bool {
-	return idempotent(method) || p.retry != nil && p.retry.Unsafe
+// recovers tells whether another attempt may follow one that failed so, of those that there are still.
+func (p *plan) recovers(out outcome, method string) bool {
+	r := p.retry
+	switch {
+	case out.answered || r == nil:
+		return true
+	case out.status == http.StatusGatewayTimeout && r.NotOnTimeout, out.status != http.StatusGatewayTimeout && r.NotOnError:
+		return false
+	}
+	return out.safe || r.Unsafe || idempotent(method) // else the endpoint may have acted on it
 }
 
 // inTime tells whether another attempt may begin.

@@ -92,7 +92,7 @@ func (x *exchange) send(r *rule, b *backend, sticky *endpoint) {
 		switch {
 		case expired:
 			out.status = http.StatusGatewayTimeout
-		case (out.safe && x.attempts < tries || again && (out.answered || x.plan.breaks(x.method))) && x.plan.inTime(x.began) && b.mayRetry():
+		case (out.safe && x.attempts < tries || again) && x.plan.recovers(out, x.method) && x.plan.inTime(x.began) && b.mayRetry():
 			if x.pause(x.plan.backoff(x.attempts), end) {
 				continue
 			}

@@ -344,6 +344,9 @@ type Retry struct {
 	// Unsafe sends requests of any method again whose connection broke, or that were not answered in time, though the
 	// backend may have acted on them (nginx's non_idempotent).
 	Unsafe bool `json:"unsafe,omitempty"`
+	// NotOnError leaves out connections that can't be made or break, NotOnTimeout what is not there or answered in time.
+	NotOnError   bool `json:"notOnError,omitempty"`
+	NotOnTimeout bool `json:"notOnTimeout,omitempty"`
 	// Within bounds the time in which further attempts may begin; 0 is none.
 	Within Duration `json:"within,omitempty"`
 }
