@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -55,14 +54,15 @@ func newControllerCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			told := controller.Logged(record, log)
 			host, err := os.Hostname()
 			if err != nil {
 				return err
 			}
 			reg := prometheus.NewRegistry()
 			reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-			parts := []newPart{controller.NewLoadBalancers(cfg, opts, record, log)}
-			more, err := gateways.parts(cfg, leaseNamespace, record, log)
+			parts := []newPart{controller.NewLoadBalancers(cfg, opts, told, log)}
+			more, err := gateways.parts(cfg, leaseNamespace, told, log)
 			if err != nil {
 				return err
 			}
@@ -73,8 +73,6 @@ func newControllerCommand() *cobra.Command {
 				Record:    record,
 				Identity:  host + "_" + rand.Text(), // the same host name again is not the same process
 				Namespace: leaseNamespace, Lease: "weft-controller",
-				// Kubernetes' own, but for how soon a replica sees that the leader has given up: gateways wait for the next.
-				LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: time.Second,
 				Metrics: reg, Log: log,
 			})
 			if err != nil {

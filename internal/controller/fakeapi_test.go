@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -38,8 +39,10 @@ type fakeAPI struct {
 	history []event
 	changed chan struct{} // closed and made anew at every event
 	away    bool
-	refuse  string   // writes to paths that begin so are forbidden; "" is none
-	writes  []string // "PATCH /api/v1/…" of Services and pools that changed something
+	slow    time.Duration // that requests for Leases take
+	leases  [2]int        // requests for Leases that came, and those that wrote one
+	refuse  string        // writes to paths that begin so are forbidden; "" is none
+	writes  []string      // "PATCH /api/v1/…" of Services and pools that changed something
 }
 
 type event struct {
@@ -72,6 +75,14 @@ func (f *fakeAPI) setAway(away bool) {
 	if away {
 		f.server.CloseClientConnections()
 	}
+}
+
+// setSlow has requests for Leases take that long, and tells how many have come and how many have written one.
+func (f *fakeAPI) setSlow(d time.Duration) (came, written int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.slow = d
+	return f.leases[0], f.leases[1]
 }
 
 // setRefuse has writes to paths that begin so forbidden; "" ends that.
@@ -199,6 +210,19 @@ func fail(w http.ResponseWriter, code int, reason metav1.StatusReason, msg strin
 }
 
 func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.Contains(r.URL.Path, "/leases/") {
+		f.mu.Lock()
+		slow := f.slow
+		f.leases[0]++
+		f.mu.Unlock()
+		body, _ := io.ReadAll(r.Body) // or nobody hears of a client that leaves
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		select {
+		case <-time.After(slow):
+		case <-r.Context().Done():
+			return
+		}
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.away {
@@ -354,6 +378,9 @@ func (f *fakeAPI) change(w http.ResponseWriter, r *http.Request, path string) {
 		if merged["status"] = status; status == nil || strings.HasSuffix(path, "/leases/weft-controller") {
 			merged["status"] = next["status"]
 		}
+	}
+	if strings.Contains(path, "/leases/") {
+		f.leases[1]++
 	}
 	before, _ := json.Marshal(old)
 	after, _ := json.Marshal(merged)

@@ -432,7 +432,6 @@ func (p *Gateways) complain(name model.Name, g *gatewayState, errs []string) {
 	if len(errs) == 0 || gw == nil {
 		return
 	}
-	p.log.Warn("pods can't serve all of a Gateway", "gateway", name, "errors", errs)
 	p.record(model.Event{APIVersion: gatewayv1.GroupVersion.String(), Kind: "Gateway", UID: string(gw.UID), Warning: true, Name: name,
 		Reason: "NotServedInFull", Message: fmt.Sprintf("The gateway's pods can't serve: %.900s", strings.Join(errs, "; "))})
 }
