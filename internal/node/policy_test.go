@@ -38,6 +38,7 @@ type policyRig struct {
 	events  *recorded
 	metrics *prometheus.Registry
 	shared  bool // as kernels before 6.9 have it: everybody may change the table
+	admits  bool // report what is admitted too
 
 	confirm func(context.Context, string) (*model.Delta, error)
 	behind  func(string)
@@ -81,7 +82,7 @@ func (r *policyRig) start(local ...model.LocalPod) {
 	p, err := NewPolicy(PolicyConfig{
 		Node: "n1", Netns: r.node.FD, Local: func() []model.LocalPod { return local },
 		FlowSocket: filepath.Join(r.dir, "flows.sock"), NamesFile: filepath.Join(r.dir, "names.json"), Events: r.events.add, Registerer: r.metrics,
-		Shared: r.shared, Confirm: r.confirm, Behind: r.behind,
+		Shared: r.shared, LogAdmitted: r.admits, Confirm: r.confirm, Behind: r.behind,
 	})
 	if err != nil {
 		r.t.Fatal(err)
@@ -747,6 +748,57 @@ func TestPolicyDropsAreExplained(t *testing.T) {
 	if n := r.drops(t, "a", "guard", "ingress"); n == 0 {
 		t.Error("no drop is counted for the ClusterNetworkPolicy and the pod's namespace")
 	}
+}
+
+// With LogAdmitted a new connection that policies admit is told, once; an established one is not told again, and what was
+// dropped is told as ever.
+func TestPolicyAdmittedFlowsAreTold(t *testing.T) {
+	r := newPolicyRig(t)
+	r.admits = true
+	r.start()
+	web, db := r.node.Connect(t, policytest.Addrs("10.0.0.1 fd00::1")...), r.node.Connect(t, policytest.Addrs("10.0.0.2 fd00::2")...)
+	db.Listen(t, model.TCP, 80)
+	r.update(with(deltaOf(podOf("web", role("web"), "10.0.0.1 fd00::1"), podOf("db", role("db"), "10.0.0.2 fd00::2")), allow("db", "db", "web")))
+	flows := func(f flowlog.Filter) (got []flowlog.Event) {
+		f.Port = 80
+		if err := flowlog.Query(t.Context(), filepath.Join(r.dir, "flows.sock"), f, false,
+			func(e *flowlog.Event) error { got = append(got, *e); return nil }); err != nil {
+			t.Log(err) // it is served beside everything else
+		}
+		return got
+	}
+	for _, a := range db.Addrs {
+		here := flowlog.Filter{Verdict: flowlog.Admitted, Addr: netip.PrefixFrom(a, a.BitLen())}
+		policytest.Eventually(t, policytest.Deadline, "an admitted connection is told", func() bool {
+			web.Reaches(t, netip.Addr{}, netip.AddrPortFrom(a, 80), model.TCP, true)
+			return len(flows(here)) > 0
+		})
+		conn := web.Dial(t, netip.AddrPortFrom(a, 80))
+		from := conn.LocalAddr().(*net.TCPAddr).AddrPort().Port()
+		told := func() []flowlog.Event {
+			return slices.DeleteFunc(flows(here), func(e flowlog.Event) bool { return e.SourcePort != from })
+		}
+		policytest.Eventually(t, policytest.Deadline, "the next one too", func() bool { return len(told()) == 1 })
+		for range 20 {
+			if !policytest.Echoes(t, conn, true) {
+				t.Fatal("the connection does not work")
+			}
+		}
+		got := told()
+		if len(got) != 1 {
+			t.Fatalf("a connection in use is told %d times", len(got))
+		}
+		if e := got[0]; e.Source.Name != "web" || e.Destination.Name != "db" || e.Protocol != "TCP" || len(e.Policies) != 0 || e.Reason != "" {
+			t.Errorf("told is %+v", e)
+		}
+	}
+	shut := deltaOf()
+	shut.NetworkPolicies[model.Name{Namespace: "a", Name: "db"}] = allow("db", "db", "nobody")
+	r.update(shut)
+	policytest.Eventually(t, policytest.Deadline, "a drop is told", func() bool {
+		web.Reaches(t, netip.Addr{}, netip.AddrPortFrom(db.Addrs[0], 80), model.TCP, false)
+		return len(flows(flowlog.Filter{Verdict: flowlog.Dropped})) > 0
+	})
 }
 
 // drops is what the metric says for these labels.
