@@ -55,7 +55,8 @@ type Services struct {
 	mu       sync.Mutex
 	table    *service.Table
 	kernel   service.Forwarder
-	complete bool // the API's first full picture is here
+	refused  map[model.Name]error // Services that the kernel does not take
+	complete bool                 // the API's first full picture is here
 	scope    service.Scope
 	triggers triggers
 	ranges   map[string]*model.ServiceCIDR
@@ -76,8 +77,8 @@ func NewServices(cfg ServicesConfig) (*Services, error) {
 	}
 	s := &Services{
 		cfg: cfg, log: cfg.Log, table: service.NewTable(cfg.Node), lost: lost{unsure: true}, sweep: make(chan struct{}, 1), urgent: make(chan struct{}, 1),
-		ranges: make(map[string]*model.ServiceCIDR),
-		scope:  service.Scope{Pods: cfg.Pods, ClusterIPs: cfg.ClusterIPs, NodePorts: cfg.NodePorts, LoopbackNodePorts: cfg.Loopback},
+		ranges: make(map[string]*model.ServiceCIDR), refused: make(map[model.Name]error),
+		scope: service.Scope{Pods: cfg.Pods, ClusterIPs: cfg.ClusterIPs, NodePorts: cfg.NodePorts, LoopbackNodePorts: cfg.Loopback},
 	}
 	kernel, err := servicetable.Open(s.scope)
 	if err != nil {
@@ -167,17 +168,25 @@ func (s *Services) rescope(d *model.Delta) {
 func (s *Services) enforce() error {
 	changes := s.table.Pending()
 	if s.kernel.Synced() {
-		err := s.kernel.Apply(changes)
+		err := s.kernel.Apply(s.retried(changes))
 		if err == nil {
 			s.lost.applied(changes, s.table.HasPod)
 			s.table.Done()
 			return nil
 		}
 		s.log.Warn("the kernel refused a change of the service tables; comparing all of them", "err", err)
+		if err := s.isolate(err, owners(changes)); err != nil {
+			return err
+		}
+		s.lost.applied(changes, s.table.HasPod)
+		s.table.Done()
+		return nil
 	}
 	start := time.Now()
 	if err := s.sync(); err != nil {
-		return err
+		if err := s.isolate(err, nil); err != nil {
+			return err
+		}
 	}
 	s.lost.applied(changes, s.table.HasPod)
 	s.table.Done()
@@ -189,7 +198,7 @@ func (s *Services) enforce() error {
 // sync compares all that the kernel holds with the table. What connections met meanwhile is not known: all of them are
 // to be looked at. Callers hold mu.
 func (s *Services) sync() error {
-	gone, err := s.kernel.Sync(s.table)
+	gone, err := s.kernel.Sync(accepted{s.table, s.refused})
 	if err != nil {
 		return err
 	}

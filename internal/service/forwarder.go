@@ -14,7 +14,7 @@ type Forwarder interface {
 	Configure(Scope)
 
 	// Sync reads what the kernel holds and changes it to exactly these rules, without a moment in which existing
-	// frontends don't forward. It returns the frontends that the kernel had and that are gone.
+	// frontends don't forward. It returns the frontends that the kernel had and that are gone. Rules may be Partial.
 	Sync(Rules) (gone []Frontend, err error)
 
 	// Synced tells whether Apply will do. After an error, and before the first Sync, only Sync does.
@@ -38,6 +38,13 @@ type Rules interface {
 
 	// Len is how many there are.
 	Len() int
+}
+
+// Partial are Rules of which some are left open: for a frontend that is not among them, Keeps tells whether the kernel
+// goes on holding what it has, instead of having it taken away.
+type Partial interface {
+	Rules
+	Keeps(Frontend) bool
 }
 
 // Scope is what a Forwarder needs to know besides Services.

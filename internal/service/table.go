@@ -375,6 +375,14 @@ func (t *Table) All(f func(Frontend, *Rule)) {
 	}
 }
 
+// Service is the Service of a name as it is known, nil if there is none. Read only.
+func (t *Table) Service(name model.Name) *model.Service {
+	if st := t.services[name]; st != nil {
+		return st.service
+	}
+	return nil
+}
+
 // Len is how many frontends the node has.
 func (t *Table) Len() int { return len(t.owners) }
 

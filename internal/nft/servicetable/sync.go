@@ -77,8 +77,9 @@ func (t *Table) sync(want service.Rules) (gone []service.Frontend, err error) {
 	}
 	// What a Service no longer has goes in the transaction that changes the rest of it.
 	goneOf := make(map[string][]service.Frontend)
+	partial, _ := want.(service.Partial)
 	for fe := range t.held {
-		if !wanted[fe] {
+		if !wanted[fe] && (partial == nil || !partial.Keeps(fe)) {
 			gone = append(gone, fe)
 			name := ownerOf(contents[0].comments, contents[1].comments, fe)
 			goneOf[name] = append(goneOf[name], fe)
@@ -111,7 +112,7 @@ func (t *Table) sync(want service.Rules) (gone []service.Frontend, err error) {
 		return nil, err
 	}
 	for i, f := range []*family{t.v4, t.v6} {
-		if err := t.counted(f, &contents[i]); err != nil {
+		if err := t.counted(f, &contents[i], partial != nil); err != nil {
 			return nil, err
 		}
 	}
@@ -599,8 +600,9 @@ func (t *Table) writeChain(f *family, ch chain) {
 	}
 }
 
-// counted sets right the sets that several frontends share.
-func (t *Table) counted(f *family, c *contents) error {
+// counted sets right the sets that several frontends share. Where some frontends were left open, what these sets have is
+// not counted, and stays.
+func (t *Table) counted(f *family, c *contents, open bool) error {
 	for _, s := range []struct {
 		set  *nft.Set
 		is   map[netip.Addr]bool
@@ -611,7 +613,7 @@ func (t *Table) counted(f *family, c *contents) error {
 		{f.hairpin, c.local, t.local, func(a netip.Addr) []byte { return appendAddr(appendAddr(nil, a), a) }},
 	} {
 		for a := range s.is {
-			if s.want[a] == 0 {
+			if s.want[a] == 0 && !open {
 				t.batch.Delete(s.set, s.key(a))
 			}
 			if err := t.flush(false); err != nil {
