@@ -29,7 +29,8 @@ type ExternalOptions struct {
 	Zones       []string      // the names that may be served: everything at and below these
 	NameServers []string      // what the zones' NS records say; default: ns.<zone>
 	TTL         time.Duration // of records that have none of their own; 5 min
-	// Service is the one that the world reaches this server by; ns.<zone> is at its addresses.
+	// Service is the one that the world reaches this server by; ns.<zone> is at its addresses. The names of name servers
+	// are for objects of its namespace alone to declare.
 	Service model.Name
 }
 
@@ -42,8 +43,9 @@ type External struct {
 	serial   atomic.Uint32
 
 	// The writer's own.
-	sources  map[string]*declaration            // by object
-	byName   map[string]map[string]*declaration // by name on the wire, then object
+	sources  map[string]*declaration            // by object, and what of it: see declare
+	byName   map[string]map[string]*declaration // by name on the wire, then as sources
+	servers  map[string]bool                    // the name servers' names, on the wire; readers', too: it never changes
 	below    map[string]int                     // how many names there are at or below each
 	services map[model.Name]*model.Service      // those with annotations
 	cluster  *Zone                              // has the endpoints of those
@@ -134,6 +136,7 @@ type externalName struct {
 	alias   string
 	sources []string // the objects, for explaining
 	passed  []string // objects of other namespaces that want the name, too
+	bare    bool     // the apex, which can't be the alias that its objects want it to be
 }
 
 func (e *externalName) is(key []byte) bool { return e.name == string(key) }
@@ -146,7 +149,7 @@ func NewExternal(cluster *Zone, o ExternalOptions) (*External, error) {
 		o: o, names: newTable[externalName](), sources: make(map[string]*declaration),
 		byName: make(map[string]map[string]*declaration), below: make(map[string]int),
 		services: make(map[model.Name]*model.Service), cluster: cluster, sliceOf: make(map[model.Name]model.Name),
-		nodes: make(map[string]*model.Node),
+		nodes: make(map[string]*model.Node), servers: make(map[string]bool),
 	}
 	for _, name := range o.Zones {
 		apex, err := packLower(name)
@@ -163,6 +166,9 @@ func NewExternal(cluster *Zone, o ExternalOptions) (*External, error) {
 		}
 		if len(z.ns) == 0 {
 			z.ns = []string{"\x02ns" + apex}
+		}
+		for _, ns := range z.ns {
+			x.servers[ns] = true
 		}
 		b := appendClassTTL([]byte{0, typeSOA}, negativeExternal)
 		rdata := z.ns[0] + "\x0ahostmaster" + apex
@@ -225,7 +231,9 @@ func (x *External) Update(d *model.Delta) {
 	}
 	for name := range again {
 		object := "Service " + name.String()
-		x.declare(object, x.fromService(object, x.services[name]))
+		outer, inner := x.fromService(object, x.services[name])
+		x.declare(object, outer)
+		x.declare(object+", "+annotationInternal, inner)
 	}
 	if d.Complete {
 		x.complete.Store(true)
@@ -235,10 +243,10 @@ func (x *External) Update(d *model.Delta) {
 	}
 }
 
-// fromService reads a Service's annotations; nil where it declares nothing.
-func (x *External) fromService(object string, s *model.Service) *declaration {
+// fromService reads a Service's annotations: what it declares by hostname, and by internal-hostname; nil is nothing.
+func (x *External) fromService(object string, s *model.Service) (outer, inner *declaration) {
 	if s == nil {
-		return nil
+		return nil, nil
 	}
 	d := &Declaration{Object: object, Namespace: s.Meta.Namespace, Created: s.Created}
 	if s.Meta.Name == x.o.Service && len(x.o.NameServers) == 0 {
@@ -247,12 +255,13 @@ func (x *External) fromService(object string, s *model.Service) *declaration {
 		}
 	}
 	d.Annotate(s.Annotations)
-	target := s.Annotations[annotationTarget]
+	in := *d
+	in.Hostnames = splitList(s.Annotations[annotationInternal])
+	if s.Annotations[annotationTarget] != "" {
+		return x.check(d), x.check(&in)
+	}
+	in.Addrs = s.ClusterIPs
 	switch {
-	case target != "":
-	case len(d.Hostnames) == 0:
-		d.Hostnames = splitList(s.Annotations[annotationInternal])
-		d.Addrs = s.ClusterIPs
 	case s.Type == model.LoadBalancer:
 		for _, in := range s.Ingress {
 			if in.IP.IsValid() {
@@ -269,11 +278,10 @@ func (x *External) fromService(object string, s *model.Service) *declaration {
 		for _, e := range x.endpoints(s) {
 			d.Addrs = append(d.Addrs, e.Addresses...)
 		}
+		in.Addrs = slices.Clone(d.Addrs)
 	}
-	if target == "" {
-		d.Addrs = append(slices.Clone(d.Addrs), s.ExternalIPs...)
-	}
-	return x.check(d)
+	d.Addrs = append(d.Addrs, s.ExternalIPs...)
+	return x.check(d), x.check(&in)
 }
 
 func splitList(s string) (out []string) {
@@ -339,26 +347,27 @@ func (x *External) nodeAddrs(s *model.Service) (out []netip.Addr) {
 	return out
 }
 
-// declare puts an object's declaration in the place of what it declared before; nil takes it away.
-func (x *External) declare(object string, d *declaration) {
+// declare puts an object's declaration in the place of what it declared before; nil takes it away. An object that
+// declares several things has a key for each.
+func (x *External) declare(key string, d *declaration) {
 	touched := make(map[string]bool)
-	if old := x.sources[object]; old != nil {
+	if old := x.sources[key]; old != nil {
 		for _, n := range old.names {
-			delete(x.byName[n], object)
+			delete(x.byName[n], key)
 			if len(x.byName[n]) == 0 {
 				delete(x.byName, n)
 			}
 			touched[n] = true
 		}
 	}
-	delete(x.sources, object)
+	delete(x.sources, key)
 	if d != nil {
-		x.sources[object] = d
+		x.sources[key] = d
 		for _, n := range d.names {
 			if x.byName[n] == nil {
 				x.byName[n] = make(map[string]*declaration)
 			}
-			x.byName[n][object] = d
+			x.byName[n][key] = d
 			touched[n] = true
 		}
 	}
@@ -370,8 +379,8 @@ func (x *External) declare(object string, d *declaration) {
 // publish brings what readers see of a name up to date.
 func (x *External) publish(name string) {
 	was := x.names.get([]byte(name))
-	now := merge(x.byName[name])
-	had, has := was != nil && len(was.sources) > 0, now != nil
+	now := x.merge(name)
+	had, has := was != nil && len(was.sources) > 0, now != nil && len(now.sources) > 0
 	switch {
 	case has && !had:
 		x.count(name, 1)
@@ -414,22 +423,33 @@ func (x *External) count(name string, n int) {
 }
 
 // merge makes one name's records from all that declare it. Objects of one namespace add up; between namespaces the
-// one that had it first keeps the name, for nobody must take over another's by declaring it again.
-func merge(of map[string]*declaration) *externalName {
+// one that had it first keeps the name, for nobody must take over another's by declaring it again. A name server's is
+// never anybody's but its operator's: who has that has the zone.
+func (x *External) merge(name string) *externalName {
+	of := x.byName[name]
 	if len(of) == 0 {
 		return nil
 	}
 	all := slices.SortedFunc(maps.Values(of), func(a, b *declaration) int {
 		return cmp.Or(cmp.Compare(a.created, b.created), strings.Compare(a.object, b.object))
 	})
-	out := &externalName{ttl: all[0].ttl}
+	owner := all[0].space
+	if x.servers[name] {
+		owner = x.o.Service.Namespace // "", and so nobody, where the configuration has no Service
+	}
+	out := &externalName{}
 	var addrs []netip.Addr
 	for _, d := range all {
-		if d.space != all[0].space {
+		if d.space != owner {
 			out.passed = append(out.passed, d.object)
 			continue
 		}
-		out.sources = append(out.sources, d.object)
+		if len(out.sources) == 0 {
+			out.ttl = d.ttl
+		}
+		if !slices.Contains(out.sources, d.object) {
+			out.sources = append(out.sources, d.object)
+		}
 		out.ttl = min(out.ttl, d.ttl)
 		addrs = append(addrs, d.addrs...)
 		out.alias = cmp.Or(out.alias, d.alias)
@@ -442,10 +462,16 @@ func merge(of map[string]*declaration) *externalName {
 			out.v6 += string(a.AsSlice())
 		}
 	}
-	if len(addrs) > 0 {
-		out.alias = "" // a CNAME stands alone (RFC 1034 section 3.6.2)
+	// A CNAME stands alone (RFC 1034 section 3.6.2): beside no address, and not beside a zone's SOA and NS.
+	out.bare = len(addrs) == 0 && out.alias != "" && x.isApex(name)
+	if len(addrs) > 0 || out.bare {
+		out.alias = ""
 	}
 	return out
+}
+
+func (x *External) isApex(name string) bool {
+	return slices.ContainsFunc(x.zones, func(z externalZone) bool { return z.apex == name })
 }
 
 func (x *External) zone(q *Question) (*externalZone, bool) {
@@ -464,8 +490,8 @@ func (x *External) find(q *Question, z *externalZone) *externalName {
 		return e
 	}
 	before := q.labels - z.labels
-	if before == 0 {
-		return &externalName{}
+	if before == 0 || x.servers[string(q.Wire())] {
+		return &externalName{} // there, whoever declares it or not: no wildcard is for it
 	}
 	for i := 1; i <= before; i++ {
 		if i < before && x.names.get(q.from(i)) == nil {

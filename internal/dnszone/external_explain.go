@@ -2,7 +2,29 @@
 
 package dnszone
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+
+	"github.com/weft-net/weft/internal/model"
+)
+
+func (x *External) operator() string {
+	if x.o.Service == (model.Name{}) {
+		return "none is configured"
+	}
+	return x.o.Service.String()
+}
+
+// bare tells whether a name is an apex whose objects would have it be an alias.
+func (x *External) bare(q *Question) bool {
+	z, ok := x.zone(q)
+	if !ok {
+		return false
+	}
+	e := x.find(q, z)
+	return e != nil && e.bare
+}
 
 // Explain answers a question of the world outside and says why. It must not run beside Update.
 func (x *External) Explain(q *Question) Explanation {
@@ -30,11 +52,20 @@ func (x *External) Explain(q *Question) Explanation {
 		}
 	}
 	from, inVain, _ := x.Sources(q)
+	server := x.servers[string(q.Wire())]
 	for _, o := range inVain {
+		if server {
+			e.Notes = append(e.Notes, fmt.Sprintf("%s declares it in vain: a name server's name is for objects of the namespace of external.service (%s)", o, x.operator()))
+			continue
+		}
 		e.Notes = append(e.Notes, o+" declares it, too; "+strings.Join(from, ", ")+" had it first")
 	}
 	switch {
 	case len(e.Answer) > 0:
+	case x.bare(q):
+		e.Reason = strings.Join(from, ", ") + " leads to a name, and the apex of a zone can't be an alias (RFC 1034 section 3.6.2): give it addresses (" + annotationTarget + ")"
+	case server && len(from) == 0:
+		e.Reason = "it is the zone's name server, and external.service has no address yet, or is not configured"
 	case len(from) > 0:
 		e.Reason = strings.Join(from, ", ") + " has no address of that family"
 	case res.Rcode == nxDomain:
