@@ -83,7 +83,6 @@ func TestExternalAuth(t *testing.T) {
 	if q.Method != "GET" || q.RequestURI != "/check?who=x" || q.Host != "auth.example.com" || q.ContentLength != 0 {
 		t.Errorf("the question is %s %s %s, %d bytes", q.Method, q.Host, q.RequestURI, q.ContentLength)
 	}
-	before := e.count.Load()
 	resp = r.want(401, "/", nil)
 	if resp.Header.Get("WWW-Authenticate") != "Bearer realm=x" || resp.Header.Get("Set-Cookie") != "auth=1" {
 		t.Errorf("%v", resp.Header)
@@ -92,7 +91,7 @@ func TestExternalAuth(t *testing.T) {
 	for _, status := range []string{"201", "204"} {
 		r.want(200, "/", map[string]string{"X-Status": status})
 	}
-	before = e.count.Load()
+	before := e.count.Load()
 	for _, status := range []string{"500", "302", "404", "503"} {
 		r.want(500, "/", map[string]string{"X-Status": status})
 	}
