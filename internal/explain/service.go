@@ -283,15 +283,16 @@ func (q *question) waysTo(e netip.AddrPort, f service.Frontend, in []entered) []
 			}
 			continue
 		}
-		for _, a := range q.w.nodeSources(x.node, family(dst.Addr)) {
+		for _, from := range q.w.nodeSources(x.node, family(dst.Addr)) {
 			w := plain
-			w.seen = policy.Endpoint{Addr: a, Node: x.node}
-			key := fmt.Sprint(q.judge(policy.Ingress, &policy.Flow{Src: w.seen, Dst: dst, Protocol: q.proto, Port: w.port}, nil).mark)
-			if shown[key] {
+			w.seen, w.tunnel = from.end, from.tunnel
+			v := q.judge(policy.Ingress, &policy.Flow{Src: w.seen, Dst: dst, Protocol: q.proto, Port: w.port}, nil)
+			if shown[string(v.mark)] {
+				q.fixes(v.fixes) // which it needs too
 				continue
 			}
 			w.via = fmt.Sprintf(" by way of node %s", x.node)
-			shown[key], out = true, append(out, w)
+			shown[string(v.mark)], out = true, append(out, w)
 		}
 	}
 	if len(out) == 0 {
@@ -300,23 +301,25 @@ func (q *question) waysTo(e netip.AddrPort, f service.Frontend, in []entered) []
 	return out
 }
 
-// nodeSources are the addresses of a family that a node's own packets to pods of other nodes may come from: its own or, where
-// they go through a tunnel, the one that it has for that.
-func (w *World) nodeSources(node string, f int) []netip.Addr {
+// nodeSource is an end that a node's own packets to pods of other nodes may come from.
+type nodeSource struct {
+	end    policy.Endpoint
+	tunnel bool // only where the nodes share no link, which is not known
+}
+
+// nodeSources are those of a family.
+func (w *World) nodeSources(node string, f int) []nodeSource {
 	n := w.all.Nodes[node]
 	if n == nil {
 		return nil
 	}
-	var out []netip.Addr
-	for _, a := range n.InternalIPs {
-		if family(a) == f {
-			out = append(out, a)
-			break
-		}
+	var out []nodeSource
+	if i := slices.IndexFunc(n.InternalIPs, func(a netip.Addr) bool { return family(a) == f }); i >= 0 {
+		out = append(out, nodeSource{end: policy.Endpoint{Addr: n.InternalIPs[i], Node: node}})
 	}
 	for _, c := range n.PodCIDRs {
-		if a := model.TunnelAddr(c); a.IsValid() && family(a) == f && w.Policy.EndpointOf(a).Node == node {
-			out = append(out, a)
+		if a := model.TunnelAddr(c); a.IsValid() && family(a) == f {
+			out = append(out, nodeSource{policy.Endpoint{Addr: a, Node: node}, true})
 		}
 	}
 	return out

@@ -21,6 +21,7 @@ type way struct {
 	out     *policy.Endpoint // what the source's own policies see in the endpoint's place; nil: the endpoint
 	outPort uint16           // and at which port
 	seen    policy.Endpoint  // whom the endpoint's policies see in the source's place, after masquerading; none: the source
+	tunnel  bool             // seen is a node's address in a tunnel, which packets only go through where the nodes share no link
 	via     string           // by which node, to be put behind the source's name
 	sources []netip.Prefix   // of clients whose addresses are not known, only these get as far; nil: all
 
@@ -35,14 +36,15 @@ func (q *question) walk(dst policy.Endpoint, port uint16, as string) {
 		// What it sends to pods of a node with which it shares no link goes through a tunnel, from another address.
 		f := &policy.Flow{Dst: dst, Protocol: q.proto, Port: port}
 		var marks []Mark
-		for _, a := range q.w.nodeSources(n.Name.Name, family(dst.Addr)) {
-			f.Src = policy.Endpoint{Addr: a, Node: n.Name.Name}
-			mark := q.judge(policy.Ingress, f, nil).mark
-			if slices.Contains(marks, mark) {
+		for _, from := range q.w.nodeSources(n.Name.Name, family(dst.Addr)) {
+			f.Src = from.end
+			v := q.judge(policy.Ingress, f, nil)
+			if slices.Contains(marks, v.mark) {
+				q.fixes(v.fixes)
 				continue
 			}
-			if marks = append(marks, mark); len(marks) > 1 {
-				w.seen, w.via = f.Src, " through a tunnel, where the nodes share no link"
+			if marks = append(marks, v.mark); from.tunnel {
+				w.seen, w.tunnel = from.end, true
 			}
 			q.take(w)
 		}
@@ -83,6 +85,13 @@ func (q *question) take(w way) {
 		in.Src = w.seen
 	}
 	egress, ingress := q.judge(policy.Egress, out, nil), q.judge(policy.Ingress, in, w.sources)
+	if w.tunnel {
+		f.Source += ", through a tunnel, if the nodes share no link"
+		if ingress.mark == Blocked {
+			ingress.mark, ingress.step.Mark = Warn, Warn
+			ingress.step.Text = "it depends on whether the nodes share a link: through a tunnel " + ingress.step.Text
+		}
+	}
 	q.side(&f, &egress)
 	f.Steps = append(f.Steps, q.route(src, w.dst, w.seen))
 	q.side(&f, &ingress)
@@ -287,10 +296,15 @@ func (q *question) side(f *Flow, v *verdict) {
 	if v.step == nil {
 		return
 	}
-	for _, r := range v.fixes {
+	q.fixes(v.fixes)
+	f.Steps = append(f.Steps, *v.step)
+}
+
+// fixes notes changes that are needed.
+func (q *question) fixes(in []*policy.Remedy) {
+	for _, r := range in {
 		q.fix(r)
 	}
-	f.Steps = append(f.Steps, *v.step)
 }
 
 // fix notes a change that is needed, once.
@@ -441,6 +455,10 @@ func (q *question) conclude() {
 		return
 	}
 	for i, x := range a.Remedies {
+		if i == maxFixes && len(a.Remedies) > maxFixes+1 {
+			a.Remedy += fmt.Sprintf("\nand %d more, which -o json has", len(a.Remedies)-maxFixes)
+			break
+		}
 		number := ""
 		if len(a.Remedies) > 1 {
 			number = fmt.Sprintf("%d. ", i+1)
@@ -451,6 +469,9 @@ func (q *question) conclude() {
 		a.Remedy += number + x.text()
 	}
 }
+
+// maxFixes is how many changes are told in words.
+const maxFixes = 6
 
 // onlySources begins the detail of a step that says whom spec.loadBalancerSourceRanges admits.
 const onlySources = "only clients of spec.loadBalancerSourceRanges are admitted: "

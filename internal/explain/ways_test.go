@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+
+	"github.com/weft-net/weft/internal/kube"
+	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/offline"
+)
+
+// asked is an answer with what Print makes of it.
+func asked(t *testing.T, w *World, from, to string) (*Answer, string) {
+	t.Helper()
+	src, err := w.ParseTarget(from, "shop", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dst, err := w.ParseTarget(to, "shop", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := w.Why(src, dst, model.TCP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	Print(&b, a)
+	return a, b.String()
+}
+
+const twoNodes = `
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+spec: {podCIDR: 10.1.1.0/24, podCIDRs: [10.1.1.0/24]}
+status: {addresses: [{type: InternalIP, address: 192.168.0.1}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n2}
+spec: {podCIDR: 10.1.2.0/24, podCIDRs: [10.1.2.0/24]}
+status: {addresses: [{type: InternalIP, address: 192.168.0.2}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {nodeName: n1, containers: [{name: c, image: x, ports: [{containerPort: 8080, hostPort: 8000}]}]}
+status: {podIPs: [{ip: 10.1.1.2}], conditions: [{type: Ready, status: "True"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: shop, labels: {app: client}}
+spec: {nodeName: n2, containers: [{name: c, image: x}]}
+status: {podIPs: [{ip: 10.1.2.2}], conditions: [{type: Ready, status: "True"}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: front, namespace: shop}
+spec: {type: LoadBalancer, clusterIP: 10.96.0.21, clusterIPs: [10.96.0.21], ipFamilies: [IPv4], loadBalancerSourceRanges: [198.51.100.0/24], selector: {app: web}, ports: [{port: 80, targetPort: 8080, nodePort: 30080}]}
+status: {loadBalancer: {ingress: [{ip: 203.0.113.9}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {clusterIP: 10.96.0.22, clusterIPs: [10.96.0.22], ipFamilies: [IPv4], selector: {app: web}, ports: [{port: 5432, targetPort: 8080}]}
+`
+
+const clusterDNS = `
+apiVersion: v1
+kind: Pod
+metadata: {name: dns, namespace: kube-system, labels: {app: dns}}
+spec: {nodeName: n1, containers: [{name: c, image: x, ports: [{containerPort: 1053, protocol: UDP}]}]}
+status: {podIPs: [{ip: 10.1.1.9}], conditions: [{type: Ready, status: "True"}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: weft-dns, namespace: kube-system, labels: {app.kubernetes.io/name: weft, app.kubernetes.io/component: dns}}
+spec: {clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10], ipFamilies: [IPv4], selector: {app: dns}, ports: [{name: dns, port: 53, targetPort: 1053, protocol: UDP}]}
+`
+
+func guarded(direction, rules string) string {
+	app := map[string]string{"Ingress": "web", "Egress": "client"}[direction]
+	return networkPolicy(strings.ToLower(direction)+"-of-"+app, fmt.Sprintf("podSelector: {matchLabels: {app: %s}}, policyTypes: [%s], %s: [%s]", app, direction, strings.ToLower(direction), rules))
+}
+
+func TestWays(t *testing.T) {
+	toWeb := "{to: [{podSelector: {matchLabels: {app: web}}}]}"
+	for _, tc := range []struct {
+		name, manifests, from, to string
+		summary                   string   // how it begins
+		says                      []string // somewhere
+	}{
+		{"a misspelt Service", "", "client", "dbb:5432", "BLOCKED", []string{"dbb does not exist", "did you mean svc/db?"}},
+		{"a Service elsewhere", "apiVersion: v1\nkind: Service\nmetadata: {name: cache, namespace: other}\nspec: {selector: {app: x}, ports: [{port: 80}]}",
+			"client", "cache:80", "BLOCKED", []string{"did you mean cache.other?"}},
+		{"a name of no Service of a namespace", "", "client", "dbb.shop:5432", "ALLOWED", []string{"! name", "namespace shop has no Service dbb; did you mean svc/shop/db?"}},
+		{"a Service by its name", clusterDNS, "client", "db:5432", "ALLOWED", []string{"✓ name     Service shop/db db.shop.svc.cluster.local is 10.96.0.22"}},
+		{"a name that it can't look up", clusterDNS + "---\n" + guarded("Egress", toWeb), "client", "db:5432", "BLOCKED",
+			[]string{"it can't ask the cluster's DNS (kube-system/weft-dns, UDP 1053)", "podSelector: {matchLabels: {app: \"dns\"}}"}},
+		{"DNS at its pods' port", clusterDNS + "---\n" + guarded("Egress", toWeb+", {ports: [{port: 1053, protocol: UDP}]}"), "client", "db:5432", "ALLOWED", nil},
+		{"a Service as an object", clusterDNS + "---\n" + guarded("Egress", toWeb), "client", "svc/db:5432", "ALLOWED", []string{"! dns", "whoever uses the Service's name does not get there"}},
+
+		{"a node port", "", "outside", "node/n1:30080", "ALLOWED", []string{"Service shop/front nodePort *:30080/TCP (IPv4): one of 1 endpoint", "pod shop/web (10.1.1.2:8080)", "the client's own address"}},
+		{"a node port by address", "", "outside", "192.168.0.2:30080", "ALLOWED", []string{"the server sees node n2's address, 192.168.0.2 (externalTrafficPolicy: Cluster masquerades)"}},
+		{"a node port that the pod is guarded from", guarded("Ingress", ""), "outside", "node/n2:30080", "BLOCKED", []string{"ipBlock: {cidr: 192.168.0.2/32}"}},
+		{"a pod's own node sees it as its own", guarded("Ingress", ""), "outside", "node/n1:30080", "BLOCKED", []string{"ipBlock: {cidr: 0.0.0.0/0}"}},
+		{"a node port from a pod", guarded("Egress", toWeb), "client", "node/n1:30080", "BLOCKED", []string{"for TCP 30080 to node n1"}},
+		{"a node port of the pod's own node", guarded("Egress", toWeb), "client", "node/n2:30080", "ALLOWED", []string{"the server sees node n2's address"}},
+		{"a host port", "", "outside", "node/n1:8000", "ALLOWED", []string{"hostPort TCP 8000 of node n1 leads to pod shop/web, port 8080"}},
+		{"a host port that policies guard", guarded("Ingress", ""), "client", "192.168.0.1:8000", "BLOCKED", []string{"hostPort", "for TCP 8080 from pod shop/client"}},
+		{"a node's own port", "", "outside", "node/n1:22", "ALLOWED", nil},
+
+		// Clients enter by a node without the endpoint too, and are masqueraded there.
+		{"a block of clients is not enough", guarded("Ingress", "{from: [{ipBlock: {cidr: 198.51.100.0/24}}]}"), "198.51.100.7", "svc/front", "PARTLY",
+			[]string{"by way of node n1, which it is on", "by way of node n2", "ipBlock: {cidr: 192.168.0.2/32}"}},
+		{"nodes without clients are not enough", guarded("Ingress", "{from: [{ipBlock: {cidr: 192.168.0.0/24}}]}"), "198.51.100.7", "svc/front", "PARTLY", []string{"ipBlock: {cidr: 198.51.100.7/32}"}},
+		{"both", guarded("Ingress", "{from: [{ipBlock: {cidr: 192.168.0.0/24}}, {ipBlock: {cidr: 198.51.100.0/24}}, {ipBlock: {cidr: 10.1.2.0/32}}]}"), "198.51.100.7", "203.0.113.9:80", "ALLOWED", nil},
+		{"but for the tunnel", guarded("Ingress", "{from: [{ipBlock: {cidr: 192.168.0.0/24}}, {ipBlock: {cidr: 198.51.100.0/24}}]}"), "198.51.100.7", "203.0.113.9:80", "DEPENDS",
+			[]string{"it depends on whether the nodes share a link", "ipBlock: {cidr: 10.1.2.0/32}"}},
+		{"a node through a tunnel", guarded("Ingress", "{from: [{ipBlock: {cidr: 10.1.2.0/32}}]}"), "node/n2", "pod/web:8080", "PARTLY", []string{"through a tunnel, if the nodes share no link"}},
+		{"a client whom the Service is not for", "", "192.0.2.9", "203.0.113.9:80", "BLOCKED", []string{"spec.loadBalancerSourceRanges admits 198.51.100.0/24 only"}},
+		{"a client of its ranges", "", "198.51.100.9", "203.0.113.9:80", "ALLOWED", nil},
+		{"a Service from an address outside", "", "192.0.2.9", "svc/front", "PARTLY", []string{"loadBalancerIP 203.0.113.9:80/TCP is not for 192.0.2.9", "nodePort"}},
+		{"a cluster Service from outside", "", "192.0.2.9", "svc/db", "BLOCKED", []string{"has no address that anybody outside the cluster could use"}},
+		{"anybody", "", "outside", "203.0.113.9:80", "DEPENDS", []string{"only clients of spec.loadBalancerSourceRanges are admitted: 198.51.100.0/24"}},
+
+		{"some of the outside", guarded("Egress", "{to: [{ipBlock: {cidr: 198.51.100.0/24}}]}"), "client", "outside:443", "DEPENDS",
+			[]string{"198.51.100.0/24 is allowed, all others are not", "ipBlock: {cidr: 0.0.0.0/0}"}},
+		{"a name outside", guarded("Egress", "{to: [{ipBlock: {cidr: 198.51.100.0/24}}]}"), "client", "api.example.com:443", "DEPENDS", []string{"ipBlock: {cidr: <the address of api.example.com>}"}},
+		{"all of the outside", guarded("Egress", "{to: [{ipBlock: {cidr: 0.0.0.0/0}}]}"), "client", "api.example.com:443", "ALLOWED", nil},
+		{"none of the outside", guarded("Egress", toWeb), "client", "outside:443", "BLOCKED", []string{"ipBlock: {cidr: 0.0.0.0/0}"}},
+		{"a name whose address is known", guarded("Egress", "{to: [{ipBlock: {cidr: 198.51.100.0/24}}]}"), "client", "known.example.com:443", "ALLOWED", []string{"198.51.100.20, as was told"}},
+		{"and is not let out to", guarded("Egress", "{to: [{ipBlock: {cidr: 192.0.2.0/24}}]}"), "client", "known.example.com:443", "BLOCKED", []string{"ipBlock: {cidr: 198.51.100.20/32}"}},
+
+		{"every port", guarded("Ingress", "{}"), "client", "pod/web", "ALLOWED", nil},
+		{"no port", guarded("Ingress", ""), "client", "pod/web", "BLOCKED", []string{"no rule for every TCP port from pod shop/client", "{protocol: TCP}"}},
+		{"some ports", guarded("Ingress", "{ports: [{port: 80}, {port: 8000, endPort: 8100}]}"), "client", "pod/web", "DEPENDS", []string{"TCP 80, TCP 8000-8100 are let through, and nothing else"}},
+	} {
+		w := read(t, twoNodes, tc.manifests)
+		w.Known, w.KnownBy = map[string][]netip.Addr{"known.example.com": {netip.MustParseAddr("198.51.100.20")}}, ", as was told"
+		a, text := asked(t, w, tc.from, tc.to)
+		ok := strings.HasPrefix(a.Summary, tc.summary) && a.Allowed == (tc.summary == "ALLOWED")
+		for _, s := range tc.says {
+			ok = ok && strings.Contains(text, s)
+		}
+		if !ok || strings.Contains(text, "203.0.113.77") || strings.Contains(text, "TCP 0") {
+			t.Errorf("%s: want %s with %q:\n%s", tc.name, tc.summary, tc.says, text)
+		}
+	}
+}
+
+// What an answer proposes makes the connection allowed, at once and wherever it was blocked.
+func TestRemediesAreEnough(t *testing.T) {
+	closed := networkPolicy("closed", "podSelector: {}, policyTypes: [Ingress, Egress]")
+	for _, tc := range []struct{ name, manifests, from, to string }{
+		{"both ends", closed, "client", "pod/web:8080"},
+		{"both ends, by a Service", closed, "client", "svc/db:5432"},
+		{"both ends and DNS", closed + "\n---\n" + clusterDNS, "client", "db:5432"},
+		{"DNS is guarded too", closed + "\n---\n" + clusterDNS + "---\n" + strings.ReplaceAll(closed, "namespace: shop", "namespace: kube-system"), "client", "db:5432"},
+		{"a port is lacking", guarded("Ingress", "{from: [{podSelector: {matchLabels: {app: client}}}], ports: [{port: 80}]}"), "client", "pod/web:8080"},
+		{"a peer is lacking", guarded("Ingress", "{from: [{podSelector: {matchLabels: {app: other}}}], ports: [{port: 8080}]}"), "client", "pod/web:8080"},
+		{"every port", closed, "client", "pod/web"},
+		{"the world", closed, "client", "outside:443"},
+		{"part of the world", guarded("Egress", "{to: [{ipBlock: {cidr: 0.0.0.0/0, except: [10.0.0.0/8, 192.0.2.0/24]}}]}"), "client", "outside:443"},
+		{"from the world", closed, "outside", "node/n2:30080"},
+		{"from an address", closed, "198.51.100.7", "svc/front"},
+		{"from a node", closed, "node/n2", "pod/web:8080"},
+		{"a node port from a pod", closed, "client", "node/n1:30080"},
+		{"a host port from a pod", closed, "client", "node/n1:8000"},
+	} {
+		ms, err := kube.ParseManifests("in.yaml", []byte(twoNodes+"---\n"+tc.manifests))
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := worldOfManifests(t, ms)
+		a, _ := asked(t, before, tc.from, tc.to)
+		if a.Allowed || len(a.Remedies) == 0 {
+			t.Errorf("%s: %s, %v", tc.name, a.Summary, a.Remedies)
+			continue
+		}
+		for _, f := range a.Remedies {
+			ms = applied(t, ms, f)
+		}
+		if after, text := asked(t, worldOfManifests(t, ms), tc.from, tc.to); !after.Allowed {
+			t.Errorf("%s: %v is not enough:\n%s", tc.name, a.Remedy, text)
+		}
+	}
+}
+
+func worldOfManifests(t *testing.T, ms []kube.Manifest) *World {
+	t.Helper()
+	c, err := offline.FromManifests(offline.Options{Namespace: "shop"}, ms)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return worldOf(t, c)
+}
+
+// applied adds what a Fix proposes where it says.
+func applied(t *testing.T, ms []kube.Manifest, f Fix) []kube.Manifest {
+	t.Helper()
+	out := slices.Clone(ms)
+	for i, m := range out {
+		text, err := yaml.Marshal(m.Object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := map[string]any{}
+		if err := yaml.Unmarshal(text, &u); err != nil {
+			t.Fatal(err)
+		}
+		o := unstructured.Unstructured{Object: u}
+		if o.GetKind()+" "+o.GetNamespace()+"/"+o.GetName() != f.Policy {
+			continue
+		}
+		var add []any
+		if err := yaml.Unmarshal([]byte(f.YAML), &add); err != nil {
+			t.Fatalf("%s: %v", f.YAML, err)
+		}
+		u = extended(t, u, strings.Split(f.Field, "."), add).(map[string]any)
+		if text, err = yaml.Marshal(u); err != nil {
+			t.Fatal(err)
+		}
+		changed, err := kube.ParseManifests("in.yaml", text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[i] = changed[0]
+		return out
+	}
+	t.Fatalf("there is no %s", f.Policy)
+	return nil
+}
+
+// extended is a value with a list in it, at a path such as spec, ingress[0], from, made longer.
+func extended(t *testing.T, in any, path []string, add []any) any {
+	t.Helper()
+	if len(path) == 0 {
+		list, _ := in.([]any)
+		return append(slices.Clone(list), add...)
+	}
+	key, index, isItem := strings.Cut(strings.TrimSuffix(path[0], "]"), "[")
+	m, _ := in.(map[string]any)
+	if !isItem {
+		m[key] = extended(t, m[key], path[1:], add)
+		return m
+	}
+	i, err := strconv.Atoi(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := m[key].([]any)
+	list[i] = extended(t, list[i], path[1:], add)
+	return m
+}
+
+func TestNear(t *testing.T) {
+	for _, tc := range []struct {
+		a, b string
+		want bool
+	}{{"db", "dbb", true}, {"cart", "kart", true}, {"cart", "card", true}, {"web", "cart", false}, {"a", "b", false}, {"frontend", "front", true}, {"payment", "paymnet", true}} {
+		if got := near(tc.a, tc.b); got != tc.want {
+			t.Errorf("%s and %s: %v", tc.a, tc.b, got)
+		}
+	}
+}
+
+// A cluster's domain need not be cluster.local.
+func TestClusterDomain(t *testing.T) {
+	w := read(t, twoNodes)
+	w, err := NewWorld(w.all, Options{ClusterDomain: "k8s.example."})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, text := asked(t, w, "client", "db.shop.svc.k8s.example:5432"); !a.Allowed || !strings.Contains(text, "10.96.0.22") {
+		t.Error(text)
+	}
+	if _, text := asked(t, w, "client", "db.shop.svc.cluster.local:5432"); strings.Contains(text, "10.96.0.22") {
+		t.Error(text)
+	}
+}
