@@ -46,6 +46,8 @@ func (c *Client) Run(ctx context.Context, apply func(*route.Update) error) error
 	s := &session{c: c, apply: apply}
 	if c.Keep != "" {
 		s.keep = &keeper{path: c.Keep}
+		defer s.keep.close()
+		s.keep.tidy()
 		switch u, err := s.keep.load(); {
 		case err != nil:
 			c.Log.Warn("what was kept of the configuration can't be used", "error", err)

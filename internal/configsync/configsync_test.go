@@ -449,6 +449,7 @@ func TestKeptFileStaysSmall(t *testing.T) {
 		if err := k.add(tb.updateFrom("e", before)); err != nil {
 			t.Fatal(err)
 		}
+		k.running.Wait()
 	}
 	if info, err := os.Stat(k.path); err != nil || info.Size() > 3*300_000+keepSlack+200_000 {
 		t.Errorf("%v %v", info.Size(), err)
@@ -702,4 +703,57 @@ func BenchmarkChangeToConfirmation(b *testing.B) {
 	for i := 0; b.Loop(); i++ {
 		change(&route.Update{Endpoints: []route.EndpointSet{endpoints("x", fmt.Sprintf("192.0.2.1:%d", i))}})
 	}
+}
+
+// While the file is written anew updates go on being kept, and none of them is lost, even where a complete one comes
+// between.
+func TestKeepsWhileTheFileIsWrittenAnew(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "tables")
+	if err := os.WriteFile(filepath.Join(dir, tempPrefix+"old"), []byte("left by a process that was killed"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	k := &keeper{path: path}
+	k.tidy()
+	tb := newTables(1)
+	add := func(complete bool, key, value string) {
+		t.Helper()
+		before := tb.revision
+		tb.merge(&route.Update{Endpoints: []route.EndpointSet{endpoints(key, value)}})
+		if complete {
+			before = 0
+		}
+		if err := k.add(tb.updateFrom("e", before)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(when string) {
+		t.Helper()
+		if u, err := (&keeper{path: path}).load(); err != nil || u.Revision != tb.revision || u.Digest != tb.digest {
+			t.Errorf("%s: %v %+v", when, err, u)
+		}
+		if left, _ := os.ReadDir(dir); len(left) != 1 {
+			t.Errorf("%s: left behind: %v", when, left)
+		}
+	}
+	add(true, "a", "10.0.0.1:80")
+	add(false, "b", "10.0.0.2:80")
+	for _, complete := range []bool{false, true} {
+		k.mu.Lock()
+		r, err := k.begin()
+		k.mu.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		add(false, "c", fmt.Sprint("10.0.1.1:", 80+tb.revision))
+		err = k.compact(r)
+		add(complete, "d", fmt.Sprint("10.0.1.2:", 80+tb.revision))
+		if err := k.finish(r, err); err != nil {
+			t.Fatal(err)
+		}
+		check(fmt.Sprint("written anew, complete between: ", complete))
+		add(false, "e", fmt.Sprint("10.0.1.3:", 80+tb.revision))
+		check("and goes on")
+	}
+	k.close()
 }
