@@ -15,11 +15,17 @@ import (
 // rendered are the chart's objects with these values.
 func rendered(t *testing.T, text string) map[string]*unstructured.Unstructured {
 	t.Helper()
+	return renderedFor(t, "1.37.0", text)
+}
+
+// renderedFor are those for a version of Kubernetes.
+func renderedFor(t *testing.T, version, text string) map[string]*unstructured.Unstructured {
+	t.Helper()
 	values := filepath.Join(t.TempDir(), "values.yaml")
 	if err := os.WriteFile(values, []byte("apiServer: https://172.30.0.3:6443\n"+text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, objects, err := Chart{Dir: "../../deploy/chart", Release: "weft", Namespace: "kube-system", Values: []string{values}}.render("1.37.0")
+	_, objects, err := Chart{Dir: "../../deploy/chart", Release: "weft", Namespace: "kube-system", Values: []string{values}}.render(version)
 	if err != nil {
 		t.Fatalf("%s: %v", text, err)
 	}
@@ -40,6 +46,37 @@ func jsonOf(t *testing.T, o *unstructured.Unstructured) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// TestRenderDNSForVersions renders for each version that the chart says it is for: 1.34 is the first that takes
+// PreferSameNode (KEP-3015).
+func TestRenderDNSForVersions(t *testing.T) {
+	for version, want := range map[string]string{
+		"1.32.0": "PreferClose", "1.33.9": "PreferClose", "1.34.0": "PreferSameNode", "1.34.0-beta.1": "PreferSameNode", "1.37.0": "PreferSameNode",
+	} {
+		got, _, _ := unstructured.NestedString(renderedFor(t, version, "")["Service weft-dns"].Object, "spec", "trafficDistribution")
+		if got != want {
+			t.Errorf("%s: %s, want %s", version, got, want)
+		}
+	}
+}
+
+// TestRenderKubeDNSLabel renders the label by which NetworkPolicies know the cluster's DNS. The Service selects the pods
+// by weft's own, so that it never takes another's.
+func TestRenderKubeDNSLabel(t *testing.T) {
+	for values, want := range map[string]string{"": "kube-dns", "dns: {kubeDNSLabel: true}\n": "kube-dns", "dns: {kubeDNSLabel: false}\n": ""} {
+		objects := rendered(t, values)
+		pods, _, _ := unstructured.NestedStringMap(objects["DaemonSet weft-dns"].Object, "spec", "template", "metadata", "labels")
+		if pods["k8s-app"] != want || pods["app.kubernetes.io/component"] != "dns" {
+			t.Errorf("%q: the pods' labels: %v", values, pods)
+		}
+		for _, path := range [][]string{{"Service weft-dns", "spec", "selector"}, {"DaemonSet weft-dns", "spec", "selector", "matchLabels"}} {
+			selector, _, _ := unstructured.NestedStringMap(objects[path[0]].Object, path[1:]...)
+			if _, has := selector["k8s-app"]; has || selector["app.kubernetes.io/name"] != "weft" {
+				t.Errorf("%q: %s selects %v", values, path[0], selector)
+			}
+		}
+	}
 }
 
 // TestRenderDNS renders what the DNS values change.
