@@ -14,6 +14,10 @@
 // passed before a backend is asked (policy_admit.go, limit.go, auth_basic.go, auth_external.go, firewall.go), and a shape
 // is given to answers (policy_response.go, errorpages.go). A rule without policies pays for none of it.
 //
+// Plain TCP is carried by relays (relay.go, relaypair.go, rawsocket.go), thousands of connections in one goroutine over
+// raw sockets; tunnels through TLS, upgrades and passthrough by two goroutines each (tunnel.go), which hold no buffer
+// while they wait; datagrams by one loop a port and one goroutine a client (udp.go).
+//
 // Tables are swapped atomically, for each host (tables.go): a change touches no connection. Parsers are strict (RFC
 // 9112, RFC 9113): what two servers could read in two ways is refused.
 package proxy

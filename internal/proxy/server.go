@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -58,6 +59,7 @@ type Server struct {
 	idlers   registry // connections to clients
 	held     holding
 	tunnels  registry // upgraded connections, TCP and TLS passthrough
+	relays   []*relay // for plain TCP, made with the first port of it; guarded by the tables' lock until there are some
 	stats    serverStats
 	tickets  ticketSecrets
 	stop     chan struct{}
@@ -163,6 +165,7 @@ type port struct {
 	table atomic.Pointer[portTable]
 	l     net.Listener
 	udp   *net.UDPConn
+	relay *relay // takes the connections; nil: a goroutine does
 	// sessions are the clients of UDP.
 	sessions udpSessions
 }
@@ -193,8 +196,52 @@ func (s *Server) open(k portKey, t *portTable) (*port, error) {
 		return nil, err
 	}
 	p.l = l
-	s.running.Go(p.accept)
+	if t.protocol != route.TCP {
+		s.running.Go(p.accept)
+		return p, nil
+	}
+	if err := s.relayPort(p); err != nil {
+		return nil, err
+	}
 	return p, nil
+}
+
+// relayPort leaves the connections of a port to a relay.
+func (s *Server) relayPort(p *port) error {
+	defer p.l.Close() // the relay has a descriptor of its own
+	raw, err := p.l.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		return err
+	}
+	fd := -1
+	if broke := raw.Control(func(l uintptr) { fd, err = syscall.Dup(int(l)) }); broke != nil || err != nil {
+		return errors.Join(broke, err)
+	}
+	syscall.CloseOnExec(fd)
+	if s.relays == nil {
+		var relays []*relay
+		for range runtime.GOMAXPROCS(0) {
+			r, err := newRelay(s)
+			if err != nil {
+				for _, r := range relays {
+					r.ep.Close()
+				}
+				syscall.Close(fd)
+				return err
+			}
+			relays = append(relays, r)
+		}
+		s.relays = relays
+		for _, r := range relays {
+			s.running.Go(r.run)
+		}
+	}
+	r := s.relays[int(p.key.port)%len(s.relays)]
+	if err := r.listen(p, rawFD(fd)); err != nil {
+		return err
+	}
+	p.relay = r
+	return nil
 }
 
 // keepAlive has the kernel ask for a sign of life when nothing has come for a while: every 15 seconds, 9 times.
@@ -208,14 +255,23 @@ func keepAlive(c syscall.RawConn) error {
 		set(int(fd), syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, 15)
 		set(int(fd), syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, 15)
 		set(int(fd), syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT, 9)
+		set(int(fd), syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1)
 	})
 	return errors.Join(failed, err)
 }
 
-func (p *port) close() {
+// quiesce takes no more connections.
+func (p *port) quiesce() {
 	if p.l != nil {
 		p.l.Close()
 	}
+	if p.relay != nil {
+		p.relay.unlisten(p)
+	}
+}
+
+func (p *port) close() {
+	p.quiesce()
 	if p.udp != nil {
 		p.udp.Close()
 	}
@@ -319,9 +375,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	s.draining.Store(true)
 	s.tables.mu.Lock()
 	for _, p := range s.tables.ports {
-		if p.l != nil {
-			p.l.Close()
-		}
+		p.quiesce()
 	}
 	s.tables.mu.Unlock()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -360,7 +414,11 @@ func (s *Server) Close() {
 			b.close()
 		}
 	}
+	relays := s.relays
 	s.tables.mu.Unlock()
+	for _, r := range relays {
+		r.stop()
+	}
 	s.idlers.interrupt()
 	s.tunnels.interrupt()
 	s.running.Wait()

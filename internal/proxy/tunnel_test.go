@@ -85,7 +85,7 @@ func TestIdleTunnelsAreSmall(t *testing.T) {
 		most   int64 // bytes for each, the test's own ends included
 		dial   func(*testing.T, *rig) io.ReadWriteCloser
 	}{
-		"WebSocket over TLS": {web, 400, 64 << 10, func(t *testing.T, r *rig) io.ReadWriteCloser {
+		"WebSocket over TLS": {web, 400, 80 << 10, func(t *testing.T, r *rig) io.ReadWriteCloser {
 			c := overTLS(t, r)
 			if _, err := io.WriteString(c, upgrade); err != nil {
 				t.Fatal(err)
@@ -95,8 +95,9 @@ func TestIdleTunnelsAreSmall(t *testing.T) {
 			}
 			return c
 		}},
-		"TLSRoute": {raw, 400, 64 << 10, overTLS},
-		"WebSocket over HTTP/2": {web, 200, 64 << 10, func(t *testing.T, r *rig) io.ReadWriteCloser {
+		"TCPRoute": {tcpRoute(parrot(t)), 400, 24 << 10, func(t *testing.T, r *rig) io.ReadWriteCloser { return r.dial() }},
+		"TLSRoute": {raw, 400, 80 << 10, overTLS},
+		"WebSocket over HTTP/2": {web, 200, 80 << 10, func(t *testing.T, r *rig) io.ReadWriteCloser {
 			if h2 == nil {
 				c, err := tls.Dial("tcp", r.tcp(), &tls.Config{RootCAs: ca.pool(), ServerName: "a.example.com", NextProtos: []string{"h2"}})
 				if err != nil {
