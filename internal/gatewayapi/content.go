@@ -5,6 +5,7 @@ package gatewayapi
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -145,7 +146,9 @@ func (s *State) compileHTTP(obj *gwv1.HTTPRoute, name model.Name) *content {
 			r.rule.Backends = append(r.rule.Backends, r.weighted(b.BackendRef, r.httpFilters(b.Filters, prefix, true)))
 		}
 		if t := in.Timeouts; t != nil {
-			r.rule.Timeouts = route.Timeouts{Request: r.duration("timeouts.request", t.Request), BackendRequest: r.duration("timeouts.backendRequest", t.BackendRequest)}
+			to := route.Timeouts{Request: r.duration("timeouts.request", t.Request), BackendRequest: r.duration("timeouts.backendRequest", t.BackendRequest)}
+			to.Unbounded = isZero(t.Request) || isZero(t.BackendRequest)
+			r.rule.Timeouts = to
 		}
 		r.retry(in.Retry)
 		r.session(in.SessionPersistence)
@@ -331,4 +334,13 @@ func hasExpression(r *route.Rule) bool {
 		}
 	}
 	return false
+}
+
+// isZero tells of a duration that is written, and is none.
+func isZero(d *gwv1.Duration) bool {
+	if d == nil {
+		return false
+	}
+	v, err := time.ParseDuration(string(*d))
+	return err == nil && v == 0
 }

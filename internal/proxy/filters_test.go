@@ -413,6 +413,22 @@ func TestSessions(t *testing.T) {
 	}
 }
 
+// A session stays with a backend that gets no new ones (GEP-1619), and a new one starts by weight.
+func TestSessionsAndWeights(t *testing.T) {
+	a, b := newEcho(t, "a"), newEcho(t, "b")
+	u := withBackend(simple(a.addr()), "other", b.addr())
+	u.Routes[0].Rules[0].Backends = []route.WeightedBackend{{Backend: "b", Weight: 0}, {Backend: "other", Weight: 1}}
+	u.Routes[0].Rules[0].Session = &route.Session{Kind: route.SessionHeader, Name: "sid"}
+	r := start(t, u)
+	if resp := r.want(200, "/", nil); resp.Header.Get("X-From") != "b" {
+		t.Errorf("a new session went to %s", resp.Header.Get("X-From"))
+	}
+	old := sessionToken(r.srv.tables.backends["b"].Load().endpoints.Load().all[0].id, time.Now())
+	if resp := r.want(200, "/", map[string]string{"sid": old}); resp.Header.Get("X-From") != "a" || resp.Header.Get("sid") != old {
+		t.Errorf("an old session went to %s, and is %q", resp.Header.Get("X-From"), resp.Header.Get("sid"))
+	}
+}
+
 // A session ends when its time is over, counted from its beginning, however often it was used meanwhile.
 func TestSessionsExpire(t *testing.T) {
 	a := newEcho(t, "a")

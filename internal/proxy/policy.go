@@ -322,6 +322,7 @@ func (p *plan) own(c *route.Rule) {
 	if c.Timeouts.BackendRequest != 0 {
 		p.timeouts.BackendRequest = c.Timeouts.BackendRequest
 	}
+	p.timeouts.Unbounded = p.timeouts.Unbounded || c.Timeouts.Unbounded
 }
 
 // add puts the fields that are set in o in the place of m's.
@@ -373,6 +374,7 @@ func (m *policy) add(o *policy) {
 		if c.Timeouts != nil {
 			both.Request = cmp.Or(both.Request, c.Timeouts.Request)
 			both.BackendRequest = cmp.Or(both.BackendRequest, c.Timeouts.BackendRequest)
+			both.Unbounded = both.Unbounded || c.Timeouts.Unbounded
 		}
 		c.Timeouts = &both
 	}
@@ -460,9 +462,15 @@ func (x *exchange) dialLimits(e *endpoint) dialLimits {
 	return e.backend.dialLimits(len(x.tried))
 }
 
+// boundless is as long as anything may take that nothing bounds.
+const boundless = 30 * 24 * time.Hour
+
 func (x *exchange) readTimeout() time.Duration {
 	if x.plan != nil && x.plan.read > 0 {
 		return x.plan.read
+	}
+	if x.plan != nil && x.plan.timeouts.Unbounded {
+		return boundless
 	}
 	if x.call {
 		return x.srv.conf.TunnelIdle

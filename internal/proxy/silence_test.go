@@ -219,6 +219,7 @@ func TestQuietEndpoints(t *testing.T) {
 		{[]field{call}, plan{}, time.Hour},
 		{[]field{call}, plan{read: time.Second}, time.Second},
 		{nil, plan{read: time.Second}, time.Second},
+		{nil, plan{timeouts: route.Timeouts{Unbounded: true}}, boundless},
 	} {
 		x := &exchange{srv: srv, major: 2, fields: c.fields, plan: &c.plan}
 		x.call = x.isGRPC()

@@ -328,6 +328,8 @@ type Timeouts struct {
 	Request Duration `json:"request,omitempty"`
 	// BackendRequest is for one attempt.
 	BackendRequest Duration `json:"backendRequest,omitempty"`
+	// Unbounded lets a backend be silent for as long as it likes: someone asked for no timeout, in place of not asking.
+	Unbounded bool `json:"unbounded,omitempty"`
 }
 
 // Retry says when another attempt is made (GEP-1731): when a connection can't be made, when the answer has one of the
