@@ -90,6 +90,12 @@ type opened struct {
 	stop context.CancelFunc
 }
 
+// change is what a source hands out.
+type change struct {
+	delta *model.Delta
+	from  *opened
+}
+
 // Run serves until ctx is done and all is drained.
 func Run(ctx context.Context, cfg *rest.Config, o Options) error {
 	d, err := newDaemon(o, func(kinds kube.Kinds, reg prometheus.Registerer) (source, error) {
@@ -110,6 +116,7 @@ func newDaemon(o Options, open func(kube.Kinds, prometheus.Registerer) (source, 
 	if d.outer, err = dnsserver.New(o.Log); err != nil {
 		return nil, err
 	}
+	d.outer.Stats().SetServer("dns://" + strings.Join(o.ListenExternal, ","))
 	d.register()
 	collect(gcFirst)
 	// The server's readers wait in the kernel. With one processor more than there are cores the runtime sees one
@@ -152,9 +159,9 @@ func (d *daemon) run(ctx context.Context) error {
 
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	deltas := make(chan *model.Delta)
+	changes := make(chan change)
 	configs := make(chan []byte)
-	if err := d.begin(work, cfg, deltas); err != nil {
+	if err := d.begin(work, cfg, changes); err != nil {
 		return err
 	}
 	g, gctx := errgroup.WithContext(work)
@@ -164,15 +171,17 @@ func (d *daemon) run(ctx context.Context) error {
 	if status != nil {
 		g.Go(func() error { return d.serveStatus(gctx, status) })
 	}
-	g.Go(func() error { d.follow(gctx, deltas, configs); return nil })
+	g.Go(func() error { d.follow(gctx, changes, configs); return nil })
 	if d.o.ConfigFile != "" {
 		g.Go(func() error {
-			return watchFile(gctx, d.o.ConfigFile, data, func(data []byte) {
+			w := fileWatch{path: d.o.ConfigFile, log: d.log, open: openEvents, every: lookEvery}
+			w.run(gctx, data, func(data []byte) {
 				select {
 				case configs <- data:
 				case <-gctx.Done():
 				}
 			})
+			return nil
 		})
 	}
 	g.Go(func() error {
@@ -244,7 +253,7 @@ func (d *daemon) kindsFor(cfg *dnsserver.Config) kube.Kinds {
 }
 
 // begin puts the first configuration to work.
-func (d *daemon) begin(ctx context.Context, cfg *dnsserver.Config, deltas chan *model.Delta) error {
+func (d *daemon) begin(ctx context.Context, cfg *dnsserver.Config, changes chan change) error {
 	zone, err := dnszone.New(d.zoneOptions(cfg))
 	if err != nil {
 		return err
@@ -256,7 +265,7 @@ func (d *daemon) begin(ctx context.Context, cfg *dnsserver.Config, deltas chan *
 	if err := d.applyExternal(cfg); err != nil {
 		return err
 	}
-	return d.openSource(ctx, d.kindsFor(cfg), deltas)
+	return d.openSource(ctx, d.kindsFor(cfg), changes)
 }
 
 func (d *daemon) zoneOptions(cfg *dnsserver.Config) dnszone.Options {
@@ -266,14 +275,15 @@ func (d *daemon) zoneOptions(cfg *dnsserver.Config) dnszone.Options {
 }
 
 // openSource starts to watch, in place of what was watched before.
-func (d *daemon) openSource(ctx context.Context, kinds kube.Kinds, deltas chan *model.Delta) error {
+func (d *daemon) openSource(ctx context.Context, kinds kube.Kinds, changes chan change) error {
 	reg := prometheus.NewRegistry()
 	src, err := d.open(kinds, reg)
 	if err != nil {
 		return err
 	}
 	sctx, stop := context.WithCancel(ctx)
-	if old := d.source.Swap(&opened{source: src, reg: reg, stop: stop}); old != nil {
+	now := &opened{source: src, reg: reg, stop: stop}
+	if old := d.source.Swap(now); old != nil {
 		old.stop()
 	}
 	d.kinds = kinds
@@ -285,7 +295,7 @@ func (d *daemon) openSource(ctx context.Context, kinds kube.Kinds, deltas chan *
 				return
 			}
 			select {
-			case deltas <- delta:
+			case changes <- change{delta, now}:
 			case <-sctx.Done():
 				return
 			}
@@ -295,12 +305,15 @@ func (d *daemon) openSource(ctx context.Context, kinds kube.Kinds, deltas chan *
 }
 
 // follow takes in what changes, one after the other.
-func (d *daemon) follow(ctx context.Context, deltas chan *model.Delta, configs <-chan []byte) {
+func (d *daemon) follow(ctx context.Context, changes chan change, configs <-chan []byte) {
 	fresh := false // the next Delta is the whole state, for a new zone
 	for {
 		select {
-		case delta := <-deltas:
-			start := time.Now()
+		case c := <-changes:
+			if c.from != d.source.Load() {
+				continue // it was on its way when its source was replaced, by one that begins with the whole state
+			}
+			start, delta := time.Now(), c.delta
 			if fresh {
 				fresh = false
 				if !d.renew(delta) {
@@ -323,10 +336,14 @@ func (d *daemon) follow(ctx context.Context, deltas chan *model.Delta, configs <
 			cfg, err := d.parse(data)
 			if err == nil && d.kindsFor(cfg) != d.kinds {
 				d.config = cfg
-				if err = d.openSource(ctx, d.kindsFor(cfg), deltas); err == nil {
+				if err = d.openSource(ctx, d.kindsFor(cfg), changes); err == nil {
 					fresh = true
 					continue
 				}
+			}
+			if err == nil && fresh {
+				d.config = cfg // for the whole state that is to come
+				continue
 			}
 			if err == nil {
 				err = d.reconfigure(cfg)

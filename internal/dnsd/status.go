@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/weft-net/weft/internal/dnsserver"
 	"github.com/weft-net/weft/internal/health"
 	"github.com/weft-net/weft/internal/model"
 )
@@ -33,7 +34,7 @@ func (d *daemon) register() {
 		Help:    "Time to bring the names to what one change of the cluster says.",
 		Buckets: prometheus.ExponentialBuckets(0.00001, 4, 10),
 	})
-	d.reg.MustRegister(d.server.Stats(), d.lag, d.updated, collectors.NewGoCollector(),
+	d.reg.MustRegister(dnsserver.Together{d.server.Stats(), d.outer.Stats()}, d.lag, d.updated, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "weft_dns_snapshot_age_seconds",

@@ -72,7 +72,7 @@ func New(log *slog.Logger) (*Server, error) {
 	s.stats.server = "dns://:53"
 	s.stats.slow = s.stats.newCounts()
 	s.stats.cache = func() *cache {
-		if v := s.view.Load(); v != nil {
+		if v := s.view.Load(); v != nil && v.outer == nil {
 			return v.cache
 		}
 		return nil
@@ -103,6 +103,7 @@ func (s *Server) Apply(cfg *Config, zone *dnszone.Zone) error {
 	v.zoneV4, v.zoneV6 = s.stats.zones.index("in-addr.arpa."), s.stats.zones.index("ip6.arpa.")
 	v.limiter = newLimiter(cfg.Limits.QueriesPerSec, 32, 128)
 	s.put(v)
+	s.stats.reloads.Add(1)
 	return nil
 }
 
@@ -124,7 +125,6 @@ func (s *Server) put(v *view) {
 	s.flights.mu.Unlock()
 	s.conns.limit(v.cfg.Limits.Connections, v.cfg.Limits.PerClient)
 	old := s.view.Swap(v)
-	s.stats.reloads.Add(1)
 	s.setLog(v.cfg.LogQueries)
 	if s.stopLoops != nil {
 		s.stopLoops()

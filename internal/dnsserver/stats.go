@@ -241,7 +241,44 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 func (s *Stats) Describe(ch chan<- *prometheus.Desc) { ch <- descPanics }
 
 // Collect implements prometheus.Collector.
-func (s *Stats) Collect(ch chan<- prometheus.Metric) {
+func (s *Stats) Collect(ch chan<- prometheus.Metric) { Together{s}.Collect(ch) }
+
+// SetServer says what the server is called in the label "server"; "dns://:53" if nobody does.
+func (s *Stats) SetServer(name string) { s.server = name }
+
+// Together is the counts of several servers of one process, with names of their own. It is a prometheus.Collector.
+type Together []*Stats
+
+// Describe implements prometheus.Collector.
+func (t Together) Describe(ch chan<- *prometheus.Desc) { ch <- descPanics }
+
+// Collect implements prometheus.Collector. What has no label to tell the servers apart is added up.
+func (t Together) Collect(ch chan<- prometheus.Metric) {
+	sums := make(map[*prometheus.Desc]uint64)
+	gauges := make(map[*prometheus.Desc]int64)
+	for _, s := range t {
+		s.collect(ch)
+		for d, v := range map[*prometheus.Desc]*atomic.Uint64{
+			descRejects: &s.overloads, descPanics: &s.panics, descReloadFailed: &s.failedReloads, descReloads: &s.reloads,
+			descFailures: &s.forwardFailures, descLoops: &s.loops, descRateLimited: &s.rateLimited, descBad: &s.badPackets,
+			descConnsNo: &s.refusedConnections, descLogDropped: &s.logDropped,
+		} {
+			sums[d] += v.Load()
+		}
+		flying, waiting := s.flights()
+		gauges[descFlying] += int64(flying)
+		gauges[descWaiting] += int64(waiting)
+		gauges[descConns] += s.connections.Load()
+	}
+	for d, v := range sums {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
+	}
+	for d, v := range gauges {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v))
+	}
+}
+
+func (s *Stats) collect(ch chan<- prometheus.Metric) {
 	s.mu.Lock()
 	all := append([]*counts(nil), s.all...)
 	s.mu.Unlock()
@@ -292,14 +329,14 @@ func (s *Stats) Collect(ch chan<- prometheus.Metric) {
 		}
 		s.histogram(ch, descTook, all, func(c *counts) *histogram { return &c.took[z] }, 1e-6, 25, zone, "")
 	}
-	hits, no, misses := s.hits.Load(), s.negativeHits.Load(), s.misses.Load()
-	counter(descHits, hits, s.server, "success", ".", "")
-	counter(descHits, no, s.server, "denial", ".", "")
-	counter(descMisses, misses, s.server, ".", "")
-	counter(descAsked, hits+no+misses, s.server, ".", "")
-	counter(descPrefetch, s.prefetches.Load(), s.server, ".", "")
-	counter(descStale, s.servedStale.Load(), s.server, ".", "")
 	if c := s.cache(); c != nil {
+		hits, noHits, misses := s.hits.Load(), s.negativeHits.Load(), s.misses.Load()
+		counter(descHits, hits, s.server, "success", ".", "")
+		counter(descHits, noHits, s.server, "denial", ".", "")
+		counter(descMisses, misses, s.server, ".", "")
+		counter(descAsked, hits+noHits+misses, s.server, ".", "")
+		counter(descPrefetch, s.prefetches.Load(), s.server, ".", "")
+		counter(descStale, s.servedStale.Load(), s.server, ".", "")
 		yes, no := c.count()
 		gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
@@ -307,17 +344,6 @@ func (s *Stats) Collect(ch chan<- prometheus.Metric) {
 		gauge(descEntries, float64(yes), s.server, "success", ".", "")
 		gauge(descEntries, float64(no), s.server, "denial", ".", "")
 		counter(descEvictions, c.evictions.Load(), s.server, "success", ".", "")
-		flying, waiting := s.flights()
-		gauge(descFlying, float64(flying))
-		gauge(descWaiting, float64(waiting))
-		gauge(descConns, float64(s.connections.Load()))
-	}
-	for d, v := range map[*prometheus.Desc]*atomic.Uint64{
-		descRejects: &s.overloads, descPanics: &s.panics, descReloadFailed: &s.failedReloads, descReloads: &s.reloads,
-		descFailures: &s.forwardFailures, descLoops: &s.loops, descRateLimited: &s.rateLimited, descBad: &s.badPackets,
-		descConnsNo: &s.refusedConnections, descLogDropped: &s.logDropped,
-	} {
-		counter(d, v.Load())
 	}
 	s.upstreams.collect(ch)
 }
