@@ -111,11 +111,11 @@ func (f *worldFlags) diff(cmd *cobra.Command) (*explain.Changes, error) {
 	if err != nil {
 		return nil, err
 	}
-	old, err := worldOf(before)
+	old, err := f.worldOf(before)
 	if err != nil {
 		return nil, err
 	}
-	now, err := worldOf(after)
+	now, err := f.worldOf(after)
 	if err != nil {
 		return nil, err
 	}
@@ -162,6 +162,7 @@ func (f *worldFlags) applied(ctx context.Context, file string) (before, after *o
 	if err != nil {
 		return nil, nil, err
 	}
+	f.domain = cluster.domain
 	before = &offline.Cluster{Delta: d, Workloads: offline.Workloads{}}
 	for w, pods := range workloads {
 		before.Workloads[offline.Workload(w)] = pods

@@ -100,6 +100,7 @@ kind: Ingress
 metadata: {name: web}
 spec: {ingressClassName: weft, rules: [{host: a.example.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}
 `)
+	named := file("named.yaml", twoTiers+"---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web, namespace: shop}\nspec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 198.51.100.0/24}}]}]}\n")
 	broken := file("broken.yaml", strings.Replace(twoTiers, "{podSelector: {matchLabels: {app: web}}}]", "{ipBlock: {cidr: 10.0.0.0/33}}]", 1))
 	wide := file("wide.yaml", twoTiers+"---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: six, namespace: shop}\nspec: {podSelector: {matchLabels: {app: db}}, ingress: [{from: [{ipBlock: {cidr: \"2001:db8::/32\"}}]}]}\n")
 	for _, tc := range []struct {
@@ -107,6 +108,12 @@ spec: {ingressClassName: weft, rules: [{host: a.example.com, http: {paths: [{pat
 		code int
 		says string
 	}{
+		{"why -n shop -f " + named + " web api.example.com:443", 1, "DEPENDS: web to api.example.com:443"},
+		{"why -n shop -f " + named + " web api.example.com:443 --resolve API.example.com=198.51.100.7", 0, "api.example.com (198.51.100.7)"},
+		{"why -n shop -f " + named + " web api.example.com:443 --resolve api.example.com=192.0.2.7", 1, "ipBlock: {cidr: 192.0.2.7/32}"},
+		{"why -n shop -f " + named + " web api.example.com:443 --resolve api.example.com", 2, "want NAME=ADDRESS"},
+		{"why -n shop -f " + placeless + " --cluster-domain k8s.example web web.shop.svc.k8s.example:80", 0, "web.shop.svc.k8s.example is 10.96"},
+		{"why -n shop -f " + placeless + " web wbe:80", 1, "did you mean svc/web?"},
 		{"lint -n shop -f " + placeless, 1, "NetworkPolicy shop/db: warning: spec.ingress[0].ports[0]: no pod that it is about has a TCP port named \"sql\""},
 		{"lint -n shop --fail-on error -f " + placeless, 0, ""}, // Service shop/web is there
 		{"why -n shop -f " + placeless + " outside http://edge.example.com/", 0, "HTTPRoute shop/web"},

@@ -12,10 +12,12 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
@@ -33,6 +35,7 @@ type worldFlags struct {
 	namespace string
 	files     []string
 	podCIDRs  []string
+	domain    string // the cluster's; "" is what the cluster says, or cluster.local
 }
 
 func (f *worldFlags) add(fs *pflag.FlagSet) {
@@ -69,7 +72,7 @@ func (f *worldFlags) load(ctx context.Context) (*explain.World, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := explain.NewWorld(d, explain.Options{})
+	w, err := explain.NewWorld(d, explain.Options{ClusterDomain: f.domain})
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +130,7 @@ func (f *worldFlags) loadRoutes(ctx context.Context) (*explain.World, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := worldOf(c)
+	w, err := f.worldOf(c)
 	if err != nil {
 		return nil, err
 	}
@@ -147,12 +150,12 @@ func (f *worldFlags) loadFiles(files ...string) (*explain.World, error) {
 	if err != nil {
 		return nil, err
 	}
-	return worldOf(c)
+	return f.worldOf(c)
 }
 
 // worldOf is a World of manifests.
-func worldOf(c *offline.Cluster) (*explain.World, error) {
-	w, err := explain.NewWorld(c.Delta, explain.Options{})
+func (f *worldFlags) worldOf(c *offline.Cluster) (*explain.World, error) {
+	w, err := explain.NewWorld(c.Delta, explain.Options{ClusterDomain: f.domain})
 	if err != nil {
 		return nil, err
 	}
@@ -185,12 +188,42 @@ func (f *worldFlags) snapshot(ctx context.Context) (*model.Delta, map[explain.Wo
 	if err != nil {
 		return nil, nil, err
 	}
-	workloads, err := workloadsOf(ctx, client, d)
+	workloads, daemons, err := workloadsOf(ctx, client, d)
+	if err == nil && f.domain == "" {
+		f.domain = clusterDomain(ctx, client, daemons)
+	}
 	return d, workloads, err
 }
 
-// workloadsOf finds the pods of each workload by its selector.
-func workloadsOf(ctx context.Context, c kubernetes.Interface, d *model.Delta) (map[explain.Workload][]model.Name, error) {
+// clusterDomain is the domain that the cluster's DNS serves, as weft's arguments or CoreDNS's configuration have it; "" if
+// neither tells.
+func clusterDomain(ctx context.Context, c kubernetes.Interface, daemons []appsv1.DaemonSet) string {
+	for i := range daemons {
+		if daemons[i].Labels["app.kubernetes.io/component"] != "dns" {
+			continue
+		}
+		for _, container := range daemons[i].Spec.Template.Spec.Containers {
+			for _, arg := range container.Args {
+				if v, ok := strings.CutPrefix(arg, "--cluster-domain="); ok {
+					return v
+				}
+			}
+		}
+	}
+	m, err := c.CoreV1().ConfigMaps("kube-system").Get(ctx, "coredns", metav1.GetOptions{})
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(m.Data["Corefile"]) {
+		if words := strings.Fields(line); len(words) > 1 && words[0] == "kubernetes" {
+			return strings.TrimSuffix(words[1], ".")
+		}
+	}
+	return ""
+}
+
+// workloadsOf finds the pods of each workload by its selector, and lists the DaemonSets besides.
+func workloadsOf(ctx context.Context, c kubernetes.Interface, d *model.Delta) (map[explain.Workload][]model.Name, []appsv1.DaemonSet, error) {
 	out := map[explain.Workload][]model.Name{}
 	add := func(kind string, m *metav1.ObjectMeta, s *metav1.LabelSelector) {
 		sel, err := metav1.LabelSelectorAsMap(s)
@@ -209,7 +242,7 @@ func workloadsOf(ctx context.Context, c kubernetes.Interface, d *model.Delta) (m
 	sets, err2 := c.AppsV1().StatefulSets("").List(ctx, metav1.ListOptions{})
 	daemons, err3 := c.AppsV1().DaemonSets("").List(ctx, metav1.ListOptions{})
 	if err := errors.Join(err1, err2, err3); err != nil {
-		return nil, fmt.Errorf("list workloads: %w", err)
+		return nil, nil, fmt.Errorf("list workloads: %w", err)
 	}
 	for i := range deployments.Items {
 		add("deployment", &deployments.Items[i].ObjectMeta, deployments.Items[i].Spec.Selector)
@@ -220,7 +253,7 @@ func workloadsOf(ctx context.Context, c kubernetes.Interface, d *model.Delta) (m
 	for i := range daemons.Items {
 		add("daemonset", &daemons.Items[i].ObjectMeta, daemons.Items[i].Spec.Selector)
 	}
-	return out, nil
+	return out, daemons.Items, nil
 }
 
 // writeJSON writes a value as people and programs can read it.

@@ -125,24 +125,27 @@ func near(a, b string) bool {
 	return distance(a, b) <= min(2, (max(len(a), len(b))-1)/2)
 }
 
-// distance is how many letters have to be added, taken out or changed to make one word of another.
+// distance is how many letters have to be added, taken out, changed or swapped with the next to make one word of another.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		last := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := last
-			if a[i] != b[j] {
-				cost++
+	d := make([][]int, len(a)+1)
+	for i := range d {
+		d[i] = make([]int, len(b)+1)
+		for j := range d[i] {
+			if i == 0 || j == 0 {
+				d[i][j] = i + j
+				continue
 			}
-			last, row[j+1] = row[j+1], min(cost, row[j+1]+1, row[j]+1)
+			change := d[i-1][j-1]
+			if a[i-1] != b[j-1] {
+				change++
+			}
+			d[i][j] = min(change, d[i-1][j]+1, d[i][j-1]+1)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				d[i][j] = min(d[i][j], d[i-2][j-2]+1)
+			}
 		}
 	}
-	return row[len(b)]
+	return d[len(a)][len(b)]
 }
 
 func (q *question) podsAt(addrs []netip.Addr) []*model.Pod {
