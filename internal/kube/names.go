@@ -18,12 +18,20 @@ const (
 	triggerKept = 10 * time.Minute
 )
 
+// someSelector stands for a Service's selector: for names only that there is one matters (dnszone.Zone.Kind), and all can
+// share it.
+var someSelector = map[string]string{"": ""}
+
 // namesService is FromService for Options.ForNames. The object is the watcher's own: it is trimmed
 // before it is translated, so that what is left out never has a copy.
 func namesService(s *corev1.Service) (*model.Service, error) {
+	selects := len(s.Spec.Selector) > 0
 	s.Labels, s.Spec.Selector = nil, nil
 	out, err := FromService(s)
 	out.UID = ""
+	if selects {
+		out.Selector = someSelector
+	}
 	return out, err
 }
 

@@ -39,7 +39,7 @@ func TestForNames(t *testing.T) {
 	}
 	gotService, err := namesService(svc())
 	wantService, _ := FromService(svc())
-	wantService.UID, wantService.Labels, wantService.Selector = "", nil, nil
+	wantService.UID, wantService.Labels, wantService.Selector = "", nil, someSelector
 	if diff := cmp.Diff(wantService, gotService, equal); err != nil || diff != "" {
 		t.Errorf("Service: %v (-want +got):\n%s", err, diff)
 	}
