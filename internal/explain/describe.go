@@ -121,7 +121,51 @@ type PodDescription struct {
 // Guard is who has a say about one direction.
 type Guard struct {
 	Isolated bool     `json:"isolated"` // by a NetworkPolicy
+	State    string   `json:"state"`    // "open": nobody has a say; "isolated"; "ruled": by ClusterNetworkPolicies only; "closed": whoever they are, they let nothing through
 	Policies []string `json:"policies,omitempty"`
+}
+
+// state is what a guard comes to.
+func (w *World) state(p *model.Pod, d policy.Direction, isolated bool) string {
+	g := w.Policy.Guard(p, d)
+	switch {
+	case g.Open() || p.HostNetwork:
+		return "open"
+	case !w.lets(g, p, d):
+		return "closed"
+	case isolated:
+		return "isolated"
+	}
+	return "ruled"
+}
+
+// lets tells whether a guard of a pod lets anything through, whoever is at the other end.
+func (w *World) lets(g *policy.Guard, p *model.Pod, d policy.Direction) bool {
+	with := *p
+	with.Node = "" // its own node reaches it always
+	self := &end{pod: &with}
+	if d == policy.Egress {
+		self.egress = g
+	} else {
+		self.ingress = g
+	}
+	cuts := g.Blocks()
+	peers := append(w.ends(nil, cuts), outside(regions(cuts, w), w)...)
+	return slices.ContainsFunc(peers, func(e *end) bool {
+		if e.pod != nil {
+			e.egress, e.ingress = nil, nil // what it lets through itself is another matter
+			if e.pod.Name == p.Name && e.count == 1 {
+				return false
+			}
+			other := *e.pod
+			other.Name.Name += " "
+			e.pod = &other
+		}
+		if d == policy.Egress {
+			return !self.reach(e).empty()
+		}
+		return !e.reach(self).empty()
+	})
 }
 
 // DescribePod tells which policies apply to a pod and which Services lead to it.
@@ -140,6 +184,7 @@ func (w *World) DescribePod(p *model.Pod) *PodDescription {
 	for dir, to := range map[policy.Direction]*Guard{policy.Ingress: &d.Ingress, policy.Egress: &d.Egress} {
 		src := w.Policy.Applying(p, dir)
 		to.Isolated = len(src.Isolating) > 0
+		to.State = w.state(p, dir, to.Isolated)
 		for _, r := range slices.Concat(src.Cluster, src.Isolating) {
 			to.Policies = append(to.Policies, r.String())
 		}
@@ -160,11 +205,7 @@ func PrintPod(out io.Writer, d *PodDescription) {
 		name string
 		Guard
 	}{{"ingress", d.Ingress}, {"egress", d.Egress}} {
-		state := "open"
-		if g.Isolated {
-			state = "isolated"
-		}
-		fmt.Fprintf(out, "  %-10s %s: %s\n", g.name+":", state, listed(g.Policies, "no policy applies"))
+		fmt.Fprintf(out, "  %-10s %s: %s\n", g.name+":", g.State, listed(g.Policies, "no policy applies"))
 	}
 	fmt.Fprintf(out, "  services:  %s\n", listed(d.Services, "none leads to it"))
 }

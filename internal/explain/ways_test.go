@@ -290,3 +290,27 @@ func TestClusterDomain(t *testing.T) {
 		t.Error(text)
 	}
 }
+
+// What policies make of a pod is told as it is.
+func TestPodStates(t *testing.T) {
+	cnp := func(rules string) string {
+		return "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: c}\nspec: {tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [" + rules + "]}"
+	}
+	const all = "from: [{namespaces: {}}]"
+	for _, tc := range []struct{ name, manifests, want string }{
+		{"nothing", "", "open"},
+		{"isolated, with a rule", guarded("Ingress", "{from: [{podSelector: {matchLabels: {app: client}}}]}"), "isolated"},
+		{"isolated, for an address", guarded("Ingress", "{from: [{ipBlock: {cidr: 198.51.100.7/32}}]}"), "isolated"},
+		{"isolated, with no rule", guarded("Ingress", ""), "closed"},
+		{"a rule that means nobody", guarded("Ingress", "{from: [{podSelector: {matchLabels: {app: nobody}}}]}"), "closed"},
+		{"one port denied", cnp("{action: Deny, " + all + ", protocols: [{tcp: {destinationPort: {number: 22}}}]}"), "ruled"},
+		{"the pods denied, the world not", cnp("{action: Deny, " + all + "}"), "ruled"},
+		{"the pods denied, and isolated", cnp("{action: Deny, "+all+"}") + "\n---\n" + guarded("Ingress", "{from: [{podSelector: {}}]}"), "closed"},
+	} {
+		w := read(t, twoNodes, tc.manifests)
+		d := w.DescribePod(w.all.Pods[model.Name{Namespace: "shop", Name: "web"}])
+		if d.Ingress.State != tc.want || d.Egress.State != "open" {
+			t.Errorf("%s: %s and %s, want %s", tc.name, d.Ingress.State, d.Egress.State, tc.want)
+		}
+	}
+}
