@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"os"
 	"runtime/debug"
@@ -30,6 +31,7 @@ type nodeFlags struct {
 	log     logFlags
 	name    string
 	listen  string
+	healthz string
 	cleanup bool
 	podnet  podnet.Config
 	install podnet.Install
@@ -68,6 +70,7 @@ What it has put into the kernel stays there when it stops, so a restart or an up
 	f.log.add(fs)
 	fs.StringVar(&f.name, "node-name", os.Getenv("NODE_NAME"), "this node's name in the API (default: $NODE_NAME, then the host's name)")
 	fs.StringVar(&f.listen, "metrics-bind-address", ":9640", "`address` for /metrics, /livez, /healthz and /readyz")
+	fs.StringVar(&f.healthz, "healthz-bind-address", ":10256", "`address` for /healthz and /livez as kube-proxy has them, which load balancers ask whether the node takes traffic (\"\": none)")
 	fs.BoolVar(&f.cleanup, "cleanup", false, "remove every trace of weft from this node, pods' links included, and leave")
 	fs.StringVar(&f.podnet.Socket, "cni-socket", "", "`path` of the socket that the CNI plugin asks (default /run/weft/cni.sock)")
 	fs.StringVar(&f.podnet.StateDir, "state-dir", "", "`directory`, on a tmpfs, for the records of this node's pods (default /run/weft/podnet)")
@@ -117,7 +120,7 @@ func (f *nodeFlags) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	agent, err := f.assemble(log, reg, record, watcher.Age, policies.Read, watcher.Renew)
+	agent, services, err := f.assemble(log, reg, record, watcher.Age, policies.Read, watcher.Renew)
 	if err != nil {
 		return err
 	}
@@ -132,8 +135,30 @@ func (f *nodeFlags) run(ctx context.Context) error {
 	g.Go(func() error {
 		return health.Serve(ctx, f.listen, health.Handler(reg, func() error { return agent.Live(stuck) }, agent.Ready))
 	})
+	if f.healthz != "" {
+		g.Go(func() error { serveProxyHealth(ctx, log, f.healthz, services.ProxyHealth()); return nil })
+	}
 	log.Info("weft node started", "node", f.name, "version", version)
 	return g.Wait()
+}
+
+// serveProxyHealth answers on addr until ctx is done. Where the port can't be had, as while kube-proxy still runs, the
+// node's work goes on, and it is tried again.
+func serveProxyHealth(ctx context.Context, log *slog.Logger, addr string, h http.Handler) {
+	const pause = 5 * time.Second
+	for said := false; ctx.Err() == nil; said = true {
+		err := health.Serve(ctx, addr, h)
+		if err == nil {
+			return
+		}
+		if !said {
+			log.Error("can't serve --healthz-bind-address; trying again and again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
 }
 
 // How much garbage may come to what lives, in percent, before it is collected. The first picture leaves much, for the
@@ -150,13 +175,13 @@ func collect(percent int) {
 // assemble makes the agent's parts. A pod's policy must be in force before its link comes up, so the pod network
 // asks the policy part, which in turn asks it for the pods that are there already.
 func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record func(model.Event), age func() time.Duration,
-	policies func(context.Context, string) (*model.Delta, error), renew func(kind string)) (*node.Agent, error) {
+	policies func(context.Context, string) (*model.Delta, error), renew func(kind string)) (*node.Agent, *node.Services, error) {
 	var pods *node.PodNetwork
 	var resolvers []netip.Addr
 	for _, s := range f.resolvers {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
-			return nil, fmt.Errorf("--policy-resolvers: %q is not an address", s)
+			return nil, nil, fmt.Errorf("--policy-resolvers: %q is not an address", s)
 		}
 		resolvers = append(resolvers, a)
 	}
@@ -166,36 +191,37 @@ func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record
 		Registerer: reg, Events: record, Log: log.With("part", "policy"),
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	f.podnet.NodeName, f.podnet.Registerer, f.podnet.Log = f.name, reg, log.With("part", "podnet")
 	f.podnet.Protect, f.podnet.Unprotect = pol.Protect, pol.Unprotect
 	if pods, err = node.NewPodNetwork(f.podnet, f.install); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	f.services.Node, f.services.Registerer, f.services.Events, f.services.Log = f.name, reg, record, log.With("part", "services")
 	f.services.Loopback = !f.noLoopback
 	if f.services.ClusterIPs, err = prefixes("service-cluster-ip-range", f.clusterIPs); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if f.services.NodePorts, err = prefixes("nodeport-addresses", f.nodePorts); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	services, err := node.NewServices(f.services)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	announce, err := node.NewAnnounce(node.AnnounceConfig{
-		Node: f.name, Links: f.announceOn, State: f.announced, Age: age, Registerer: reg, Events: record, Log: log.With("part", "announce"),
+		Node: f.name, Links: f.announceOn, State: f.announced, Age: age, Forwards: services.Forwards, Registerer: reg, Events: record, Log: log.With("part", "announce"),
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	dns, err := node.NewDNSPath(f.name, f.dnsNamespace, reg, log.With("part", "dns"))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return node.NewAgent(log, reg, pods, pol, services, announce, dns)
+	agent, err := node.NewAgent(log, reg, pods, pol, services, announce, dns)
+	return agent, services, err
 }
 
 // prefixes reads a flag's CIDRs.
@@ -213,7 +239,7 @@ func prefixes(flag string, in []string) ([]netip.Prefix, error) {
 
 // clean removes every trace. It needs no API server.
 func (f *nodeFlags) clean(ctx context.Context, log *slog.Logger) error {
-	agent, err := f.assemble(log, prometheus.NewRegistry(), func(model.Event) {}, nil, nil, nil)
+	agent, _, err := f.assemble(log, prometheus.NewRegistry(), func(model.Event) {}, nil, nil, nil)
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,10 @@ type Options struct {
 	// Age is how old this node's picture of the API is; nil is always fresh.
 	Age func() time.Duration
 
+	// Able tells whether this node forwards what comes to an address; nil is always. While it does not, others are to
+	// announce. It is asked often, and must not wait.
+	Able func() bool
+
 	// Moved is told of every address that this node begins or ceases to announce on a link; nil tells nobody. It
 	// must not call the Announcer.
 	Moved func(a netip.Addr, link string, here bool)
@@ -215,6 +219,7 @@ func (a *Announcer) keep(now time.Time, late time.Duration) time.Time {
 		if a.opts.Age != nil {
 			l.seg.age = a.opts.Age()
 		}
+		a.apply(now, l, l.seg.enable(now, a.opts.Able == nil || a.opts.Able()))
 		a.apply(now, l, l.seg.pass(now))
 		if len(l.seg.wanted) > 0 {
 			if !now.Before(l.nextHello) {
@@ -275,11 +280,11 @@ func (a *Announcer) announce(l *link, x netip.Addr) {
 
 // greet sends this node's hello.
 func (a *Announcer) greet(now time.Time, l *link) {
-	if a.key == nil {
+	l.nextHello = now.Add(helloEvery)
+	if a.key == nil || !l.seg.able {
 		return
 	}
 	l.tick++
-	l.nextHello = now.Add(helloEvery)
 	h := hello{node: a.opts.Node, settled: l.seg.settled, incarnation: a.incarnation, tick: l.tick,
 		age: l.seg.age, ifindex: uint32(l.index), claims: sorted(l.seg.mine), wishes: l.seg.wishes()}
 	for _, part := range h.split() {

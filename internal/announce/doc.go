@@ -22,6 +22,8 @@
 //   - A node that has just started listens before it claims, for a bit over two hellos. Nobody gives it an address
 //     before it is through with that, and nobody takes one from it that it is about to claim: an agent that restarts
 //     within 1.25 s loses nothing.
+//   - A node whose Service tables are not in force says nothing, and so is dead to the others, who take what it has; it
+//     lets go as soon as one does. Until somebody does, it goes on: nobody else may be there.
 //   - A link that was split and heals has two announcers until the first hello, and then one, which says so again to
 //     all hosts. What it says to all hosts, it says several times, as a packet may be lost.
 //

@@ -16,6 +16,7 @@ import (
 // clock and sends nothing.
 type segment struct {
 	self   string
+	able   bool // this node forwards what comes to an address
 	wanted map[netip.Addr][]addresses.Candidate // addresses of this link and who may announce them
 	peers  map[string]*peer
 	mine   map[netip.Addr]*claim
@@ -75,7 +76,7 @@ func (o *outcome) add(p outcome) {
 
 func newSegment(self string, now time.Time) *segment {
 	return &segment{
-		self: self, listening: now,
+		self: self, able: true, listening: now,
 		wanted: make(map[netip.Addr][]addresses.Candidate),
 		peers:  make(map[string]*peer),
 		mine:   make(map[netip.Addr]*claim),
@@ -164,7 +165,7 @@ func (s *segment) pass(now time.Time) outcome {
 			all = true
 		}
 	}
-	settles := !s.settled && !s.waiting.IsZero() && now.Sub(later(s.listening, s.waiting)) >= settleTime
+	settles := s.able && !s.settled && !s.waiting.IsZero() && now.Sub(later(s.listening, s.waiting)) >= settleTime
 	if settles {
 		s.settled, all = true, true
 	}
@@ -244,15 +245,30 @@ func (s *segment) decide(now time.Time, a netip.Addr) outcome {
 // until the one whose it is to be asks for it: that one may not have settled, or not know yet.
 func (s *segment) ours(a netip.Addr, held bool) bool {
 	candidates := s.wanted[a]
-	if !s.settled || len(candidates) == 0 {
-		return false
+	mayBe := slices.ContainsFunc(candidates, func(c addresses.Candidate) bool { return c.Node == s.self })
+	if !s.able || !s.settled {
+		return held && mayBe && len(s.rivals(a)) == 0
 	}
 	owner := addresses.Owner(a, candidates, func(n string) bool { return n == s.self || s.peers[n] != nil })
 	if owner == s.self || owner == "" || !held {
 		return owner == s.self
 	}
 	_, asked := s.peers[owner].listed[a]
-	return !asked && slices.ContainsFunc(candidates, func(c addresses.Candidate) bool { return c.Node == s.self })
+	return !asked && mayBe
+}
+
+// enable says whether this node forwards what comes to an address. While it does not, it takes no address, and it is
+// silent, so that the others take it for dead; what it has it keeps until another announces it, for nobody else might.
+// When it does again, it listens first, as after a start.
+func (s *segment) enable(now time.Time, able bool) outcome {
+	if s.able == able {
+		return outcome{}
+	}
+	s.able = able
+	if able {
+		s.listening, s.settled = now, false
+	}
+	return s.decideAll(now)
 }
 
 // rivals are the living nodes that announce the address.
@@ -350,7 +366,7 @@ func (s *segment) next(now time.Time) time.Time {
 	for _, p := range s.peers {
 		at(p.heard.Add(deadAfter))
 	}
-	if !s.settled && !s.waiting.IsZero() {
+	if s.able && !s.settled && !s.waiting.IsZero() {
 		at(later(s.listening, s.waiting).Add(settleTime))
 	}
 	at(s.shadowed)

@@ -93,8 +93,11 @@ func (s *sim) apply(name string, o outcome) {
 
 func (s *sim) greet(name string) {
 	n := s.nodes[name]
-	n.tick++
 	n.next = s.now.Add(helloEvery)
+	if !n.seg.able {
+		return
+	}
+	n.tick++
 	h := hello{node: name, settled: n.seg.settled, incarnation: n.incarnation, tick: n.tick, parts: 1, age: n.seg.age, claims: sorted(n.seg.mine), wishes: n.seg.wishes()}
 	s.queue = append(s.queue, frameInFlight{s.now.Add(time.Millisecond), name, h})
 }
@@ -189,6 +192,54 @@ func someAddrs(n int) []netip.Addr {
 		}
 	}
 	return out
+}
+
+// TestUnable: a node whose tables are not in force hands over what it has, and takes it back when they are.
+func TestUnable(t *testing.T) {
+	s, before := settled(t, 7)
+	enable := func(able bool, names ...string) {
+		for _, n := range names {
+			s.apply(n, s.nodes[n].seg.enable(s.now, able))
+		}
+	}
+	enable(false, "b")
+	s.run(deadAfter+helloEvery, nil)
+	for a, who := range s.oneEach("b is unable") {
+		if who == "b" || before[a] != "b" && before[a] != who {
+			t.Errorf("b is unable: %s went from %s to %s", a, before[a], who)
+		}
+	}
+	enable(true, "b")
+	s.run(3*time.Second, s.noTwo("b is able again"))
+	for a, who := range s.oneEach("b is able again") {
+		if who != before[a] {
+			t.Errorf("b is able again: %s is announced by %s, want %s", a, who, before[a])
+		}
+	}
+	// Nobody is: what somebody has is better than nothing.
+	enable(false, abc...)
+	s.run(5*time.Second, nil)
+	for a, who := range s.oneEach("nobody is able") {
+		if who != before[a] {
+			t.Errorf("nobody is able: %s went from %s to %s", a, before[a], who)
+		}
+	}
+	enable(true, abc...)
+	s.run(3*time.Second, s.noTwo("all are able again"))
+	s.oneEach("all are able again")
+
+	// One that starts unable, as after a reboot, takes nothing, though the others know that it should have it.
+	s.start("b")
+	enable(false, "b")
+	for a := range before {
+		s.want("b", a, same(abc...)...)
+	}
+	s.run(5*time.Second, nil)
+	for a, who := range s.oneEach("b has started") {
+		if who == "b" {
+			t.Errorf("b has started, unable: it announces %s", a)
+		}
+	}
 }
 
 var abc = []string{"a", "b", "c"}

@@ -165,6 +165,7 @@ func (a *Announcer) open(info linkInfo, now time.Time) (*link, error) {
 		groups:   &groups{netns: a.opts.NetNS, ifindex: info.index, joined: make(map[netip.Addr]*membership)},
 		foreign:  make(map[netip.Addr]*foreignHost),
 	}
+	l.seg.able = a.opts.Able == nil || a.opts.Able()
 	var err error
 	if l.hello, err = openPacket(a.opts.NetNS, info.index, helloType, nil); err != nil {
 		return nil, err

@@ -34,6 +34,10 @@ type AnnounceConfig struct {
 	// Age is how old the picture is that the Deltas paint (kube.Watcher.Age); nil is always fresh.
 	Age func() time.Duration
 
+	// Forwards tells whether the node forwards Services' traffic; nil is always. While it does not, other nodes are to
+	// announce. It must not wait.
+	Forwards func() bool
+
 	Registerer prometheus.Registerer
 	Events     func(model.Event)
 	Log        *slog.Logger
@@ -78,7 +82,7 @@ func NewAnnounce(cfg AnnounceConfig) (*Announce, error) {
 		pending: make(map[netip.Addr][]addresses.Candidate)}
 	var err error
 	p.announcer, err = announce.New(announce.Options{
-		Node: cfg.Node, Links: cfg.Links, NetNS: cfg.netns, Metrics: cfg.Registerer, Log: cfg.Log,
+		Node: cfg.Node, Links: cfg.Links, NetNS: cfg.netns, Able: cfg.Forwards, Metrics: cfg.Registerer, Log: cfg.Log,
 		Age: func() time.Duration {
 			if cfg.Age == nil {
 				return 0

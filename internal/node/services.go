@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
@@ -51,6 +52,7 @@ type Services struct {
 	metrics *serviceMetrics
 	flows   flowTable
 	checks  *healthChecks
+	health  *proxyHealth
 
 	mu       sync.Mutex
 	table    *service.Table
@@ -85,6 +87,11 @@ func NewServices(cfg ServicesConfig) (*Services, error) {
 		return nil, fmt.Errorf("services: %w", err)
 	}
 	s.kernel = kernel
+	s.health = newProxyHealth()
+	if s.health.inForce, err = kernel.Present(); err != nil {
+		_ = kernel.Close()
+		return nil, fmt.Errorf("services: %w", err)
+	}
 	if s.flows, err = conntrack.Open(); err != nil {
 		_ = kernel.Close()
 		return nil, fmt.Errorf("services: %w", err)
@@ -92,6 +99,14 @@ func NewServices(cfg ServicesConfig) (*Services, error) {
 	if s.metrics, err = newServiceMetrics(cfg.Registerer); err != nil {
 		_ = s.Close()
 		return nil, fmt.Errorf("services: %w", err)
+	}
+	if cfg.Registerer != nil {
+		for _, c := range []prometheus.Collector{s.health.healthz, s.health.livez} {
+			if err := cfg.Registerer.Register(c); err != nil {
+				_ = s.Close()
+				return nil, fmt.Errorf("services: %w", err)
+			}
+		}
 	}
 	s.checks = newHealthChecks(cfg, s.inForce)
 	return s, nil
@@ -115,15 +130,20 @@ func (s *Services) Update(_ context.Context, d *model.Delta) error {
 		s.cfg.Events(e)
 	}
 	s.rescope(d)
+	if n := d.Nodes[s.cfg.Node]; n != nil {
+		s.health.node(n)
+	}
 	s.complete = s.complete || d.Complete
 	if !s.complete {
 		return nil
 	}
 	start := time.Now()
+	s.health.behind()
 	if err := s.enforce(); err != nil {
 		s.metrics.failures.Inc()
 		return err
 	}
+	s.health.upToDate()
 	s.metrics.synced(start, s.table, &s.triggers)
 	s.checks.set(s.table.Health())
 	s.sweepSoon()
@@ -213,6 +233,13 @@ func (s *Services) inForce() bool {
 	return s.complete && s.kernel.Synced()
 }
 
+// Forwards tells whether the node forwards Services' traffic: the tables are in force, and what came last from the API
+// is there or about to be. It never waits.
+func (s *Services) Forwards() bool { return s.health.forwards() }
+
+// ProxyHealth answers what kube-proxy answers on its healthz port.
+func (s *Services) ProxyHealth() http.Handler { return s.health.handler() }
+
 // Run implements Part: it repairs the tables when somebody else has changed them, and serves health checks.
 func (s *Services) Run(ctx context.Context) error {
 	defer s.checks.close()
@@ -243,7 +270,9 @@ func (s *Services) repair(ctx context.Context) {
 		if s.complete {
 			s.log.Warn("somebody else changed the service tables; repairing them")
 			s.metrics.repairs.Inc()
+			s.health.behind()
 			if err = s.sync(); err == nil {
+				s.health.upToDate()
 				poke(s.urgent) // what was sent while the tables were not there went elsewhere, and would go on doing so
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -208,6 +209,13 @@ func (t *Table) await() error {
 	err := <-t.pending
 	t.pending = nil
 	return err
+}
+
+// Present tells whether there are tables of an earlier agent: as they come into force when they are complete, they
+// forward.
+func (t *Table) Present() (bool, error) {
+	names, err := t.conn.Tables(nft.IPv4)
+	return slices.Contains(names, TableName), err
 }
 
 // Remove deletes the tables of the network namespace of the calling thread, and with them every trace.
