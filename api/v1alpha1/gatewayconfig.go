@@ -58,6 +58,10 @@ type GatewayConfigSpec struct {
 	// TrustedProxies are the CIDRs of proxies in front that may tell clients' addresses in X-Forwarded-For.
 	TrustedProxies []string `json:"trustedProxies,omitempty"`
 
+	// Forwarded tells backends in the header Forwarded (RFC 7239) what X-Forwarded-For, -Host and -Proto tell, too. Absent:
+	// only where a trusted proxy did.
+	Forwarded *bool `json:"forwarded,omitempty"`
+
 	// DrainSeconds is how long requests under way may take when a pod ends. Absent: 30.
 	DrainSeconds *int64 `json:"drainSeconds,omitempty"`
 
@@ -136,7 +140,7 @@ func (s *GatewayConfigSpec) DeepCopy() *GatewayConfigSpec {
 	if out.AccessLog = clone(s.AccessLog); out.AccessLog != nil {
 		out.AccessLog.Percent = clone(s.AccessLog.Percent)
 	}
-	out.ProxyProtocol = clone(s.ProxyProtocol)
+	out.ProxyProtocol, out.Forwarded = clone(s.ProxyProtocol), clone(s.Forwarded)
 	out.ProxyProtocolSources = slices.Clone(s.ProxyProtocolSources)
 	out.TrustedProxies, out.Args = slices.Clone(s.TrustedProxies), slices.Clone(s.Args)
 	return &out

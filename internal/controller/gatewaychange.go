@@ -63,7 +63,7 @@ func changeOf(d *model.Delta) (c *gatewayapi.Change, policies map[model.Name]*v1
 
 // parametersOf is what of a GatewayConfig concerns listeners.
 func parametersOf(c *v1alpha1.GatewayConfig) *gatewayapi.Parameters {
-	out := &gatewayapi.Parameters{ProxyProtocol: c.Spec.ProxyProtocol}
+	out := &gatewayapi.Parameters{ProxyProtocol: c.Spec.ProxyProtocol, Forwarded: c.Spec.Forwarded}
 	for _, l := range []struct {
 		field string
 		texts []string

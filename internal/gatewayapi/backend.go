@@ -144,13 +144,17 @@ func (s *State) resolvePort(obj *model.Service, number uint16, as spoken) (backe
 	return id, nil
 }
 
-// unmet says of a Backend that resolve gave why its BackendTLSPolicy can't be met, if so. The Backend itself knows as
-// well and fails its requests, and the policy's status tells of the Gateways that it concerns.
+// unmet says of a Backend that resolve gave why its BackendTLSPolicy can't be met, or its Service's annotation, if so. The
+// Backend itself knows as well and fails its requests, and the policy's status tells of the Gateways that it concerns.
 func (s *State) unmet(id backendID) *verdict {
+	obj := s.services[id.Service]
+	if _, err := obj.ProxyProtocol(); err != nil && id.As != spokenUDP {
+		v := no(gwv1.RouteReasonUnsupportedProtocol, fmt.Sprintf("backendRef %s port %d: %v", obj.Name, id.Port, err))
+		return &v
+	}
 	if id.As == spokenTCP || id.As == spokenUDP {
 		return nil
 	}
-	obj := s.services[id.Service]
 	port, _ := findPort(obj, id.Port, false)
 	if p := s.policyFor(obj, port); p != nil && p.invalid() != "" {
 		v := no("InvalidBackendTLSPolicy", fmt.Sprintf("backendRef %s port %d: BackendTLSPolicy %s can't be met: %s", obj.Name, id.Port, p.name, p.invalid()))
@@ -211,6 +215,13 @@ func (s *State) backend(g *gateway, id backendID) *route.Backend {
 	if port == nil {
 		b.Invalid = fmt.Sprintf("Service %s has no port %d", id.Service, id.Port)
 		return b
+	}
+	if id.As != spokenUDP {
+		var err error
+		if b.ProxyProtocol, err = obj.ProxyProtocol(); err != nil {
+			b.Invalid = err.Error()
+			return b
+		}
 	}
 	if id.As == spokenTCP || id.As == spokenUDP {
 		return b

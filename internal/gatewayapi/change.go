@@ -67,6 +67,8 @@ type Parameters struct {
 	ProxySources []netip.Prefix
 	// TrustedProxies may tell the client's address in X-Forwarded-For; nil leaves it open.
 	TrustedProxies []netip.Prefix
+	// Forwarded tells backends in Forwarded (RFC 7239), too; nil leaves it open.
+	Forwarded *bool
 }
 
 // Target is what a policy of weft.dev applies to.

@@ -125,6 +125,9 @@ func (s *State) parametersOf(g *gateway) *Parameters {
 		if p.TrustedProxies != nil {
 			out.TrustedProxies = p.TrustedProxies
 		}
+		if p.Forwarded != nil {
+			out.Forwarded = p.Forwarded
+		}
 	}
 	if n := s.classes[string(g.obj.Spec.GatewayClassName)].parameters; n != nil {
 		g.refs.add(ref{parametersKind, *n})

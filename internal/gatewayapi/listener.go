@@ -29,6 +29,7 @@ type listener struct {
 	resolved   verdict
 	overlaps   bool
 	certs      []string // keys
+	notes      []string // of what is passed over, and serves all the same
 	client     *route.ClientValidation
 	options    *route.ListenerTLS // from spec.tls.options
 	refusal    string             // why it is refused for fields that are not known; "" is none
@@ -244,6 +245,9 @@ func (s *State) resolveCertificates(g *gateway, l *listener) {
 			continue
 		}
 		l.certs = append(l.certs, c.Key)
+		if _, why := route.StapleOf(s.secrets[keyName(c.Key)].Data); why != "" {
+			l.notes = append(l.notes, fmt.Sprintf("tls.certificateRefs[%d]: Secret %s: %s", i, c.Key, why))
+		}
 		if l.accepted.ok {
 			g.wantCerts[c.Key] = c
 		}
@@ -251,6 +255,15 @@ func (s *State) resolveCertificates(g *gateway, l *listener) {
 	if len(l.certs) == 0 {
 		l.unservable = "it has no certificate"
 	}
+	if len(l.notes) > 0 {
+		l.resolved.message += "; note: " + strings.Join(l.notes, "; ")
+	}
+}
+
+// keyName is the Secret of a certificate's key.
+func keyName(key string) model.Name {
+	ns, name, _ := strings.Cut(key, "/")
+	return model.Name{Namespace: ns, Name: name}
 }
 
 // certificate finds a certificate and its private key. invalid is the reason when there is none that can be used.
@@ -287,7 +300,9 @@ func (s *State) certificate(g *gateway, f from, r gwv1.SecretObjectReference, in
 		v := no(invalid, problem)
 		return nil, &v
 	}
-	return &route.Certificate{Key: name.String(), Chain: string(secret.Data["tls.crt"]), PrivateKey: string(secret.Data["tls.key"])}, nil
+	c := &route.Certificate{Key: name.String(), Chain: string(secret.Data["tls.crt"]), PrivateKey: string(secret.Data["tls.key"])}
+	c.OCSP, _ = route.StapleOf(secret.Data)
+	return c, nil
 }
 
 // keyPair checks a Secret's certificate and key, once for each value of the Secret; "" is good.
@@ -381,7 +396,7 @@ func (l *listener) table(p *Parameters) *route.Listener {
 		out.ProxyProtocol, out.ProxySources = *p.ProxyProtocol, p.ProxySources
 	}
 	if l.protocol == route.HTTP || l.protocol == route.HTTPS {
-		out.TrustedProxies = p.TrustedProxies
+		out.TrustedProxies, out.Forwarded = p.TrustedProxies, p.Forwarded != nil && *p.Forwarded
 	}
 	if l.protocol == route.HTTPS || l.protocol == route.TLS {
 		out.TLS = &route.ListenerTLS{}

@@ -83,7 +83,8 @@ func (s *State) takeReferents(w *work, c *Change) {
 		old := s.services[name]
 		put(s.services, name, svc)
 		w.services.add(name)
-		if old == nil || svc == nil || !slices.Equal(old.Ports, svc.Ports) {
+		if old == nil || svc == nil || !slices.Equal(old.Ports, svc.Ports) ||
+			old.Annotations[model.ProxyProtocolAnnotation] != svc.Annotations[model.ProxyProtocolAnnotation] {
 			w.routesOf(s, name)
 			w.policiesOf(s, name)
 		}

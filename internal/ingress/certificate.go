@@ -120,7 +120,8 @@ func (s *State) certificate(key string) route.Certificate {
 	if secret == nil {
 		return route.Certificate{Key: key}
 	}
-	return route.Certificate{Key: key, Chain: string(secret.Data["tls.crt"]), PrivateKey: string(secret.Data["tls.key"])}
+	staple, _ := route.StapleOf(secret.Data) // one that can't be stapled is left out, and clients ask themselves
+	return route.Certificate{Key: key, Chain: string(secret.Data["tls.crt"]), PrivateKey: string(secret.Data["tls.key"]), OCSP: staple}
 }
 
 // watchSecrets says which Secrets a host's certificates come from.

@@ -257,7 +257,7 @@ var ownConfigKeys = slices.Concat([]ConfigKey{
 	accepted("Prometheus metrics are always there, and no status page has to be guarded", "nginx-status-ipv4-whitelist", "nginx-status-ipv6-whitelist"),
 	accepted("compression belongs to the application or a cache before the gateway",
 		"use-gzip", "gzip-disable", "gzip-level", "gzip-min-length", "gzip-types", "enable-brotli", "brotli-level", "brotli-min-length", "brotli-types"),
-	accepted("OCSP staples come with certificates, where a Secret has them", "enable-ocsp"),
+	accepted("OCSP staples come with certificates, where a Secret has one under tls.ocsp-staple", "enable-ocsp"),
 	accepted("spans are configured for the gateway as a whole",
 		"opentelemetry-config", "otlp-collector-host", "otlp-collector-port", "otel-max-queuesize", "otel-schedule-delay-millis",
 		"otel-max-export-batch-size", "otel-service-name", "otel-sampler", "otel-sampler-parent-based", "otel-sampler-ratio"),
