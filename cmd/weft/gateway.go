@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"time"
 
@@ -54,6 +55,7 @@ them from a file, and again whenever the file changes.`,
 				}
 				sync.Log, sync.Pod = log, os.Getenv("POD_NAME")
 				c.Source = &sync
+				c.Proxy.TicketSecrets = ticketSecrets(sync.Identity, log)
 			}
 			if access != "off" {
 				if access != "json" && access != "combined" {
@@ -95,6 +97,26 @@ them from a file, and again whenever the file changes.`,
 	fs.Int64Var(&c.Proxy.MaxConnections, "max-connections", 65536, "client connections at a time; more are closed at once")
 	cmd.AddCommand(newGatewayRoutesCommand())
 	return cmd
+}
+
+// ticketSecrets reads what TLS session tickets are sealed with. What can't be read is told, once as long as that is so.
+func ticketSecrets(identity string, log *slog.Logger) func() []proxy.TicketSecret {
+	said := ""
+	return func() (out []proxy.TicketSecret) {
+		all, err := configsync.ReadTickets(identity)
+		text := ""
+		if err != nil {
+			text = err.Error()
+		}
+		if text != said && err != nil {
+			log.Warn("TLS sessions go on at this replica only", "error", err)
+		}
+		said = text
+		for _, t := range all {
+			out = append(out, proxy.TicketSecret{From: t.From, Secret: t.Secret})
+		}
+		return out
+	}
 }
 
 // traceResource says which gateway spans come from, as far as the pod knows.

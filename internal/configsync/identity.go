@@ -14,6 +14,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/url"
 	"slices"
@@ -178,10 +179,15 @@ func identity(c *x509.Certificate) (string, error) {
 }
 
 // Client gives the data of the Secret by which the pods of a gateway say who they are. What is there stays while it is
-// good; changed tells that it must be written.
+// good; changed tells that it must be written. data is not changed.
 func (a *Authority) Client(gateway string, data map[string][]byte, now time.Time) (out map[string][]byte, changed bool, err error) {
+	tickets, due := renewTickets(data[SessionTicketsKey], now)
 	if a.current(gateway, data, now) {
-		return data, false, nil
+		if due {
+			data = maps.Clone(data)
+			data[SessionTicketsKey] = tickets
+		}
+		return data, due, nil
 	}
 	cert, key, err := sign(&x509.Certificate{
 		Subject:   pkix.Name{CommonName: "weft gateway"},
@@ -193,7 +199,7 @@ func (a *Authority) Client(gateway string, data map[string][]byte, now time.Time
 	if err != nil {
 		return nil, false, fmt.Errorf("certificate for gateway %s: %w", gateway, err)
 	}
-	return map[string][]byte{CertificateKey: cert, PrivateKeyKey: key, AuthorityKey: a.bundle}, true, nil
+	return map[string][]byte{CertificateKey: cert, PrivateKeyKey: key, AuthorityKey: a.bundle, SessionTicketsKey: tickets}, true, nil
 }
 
 func (a *Authority) current(gateway string, data map[string][]byte, now time.Time) bool {

@@ -43,6 +43,10 @@ type Config struct {
 
 	NewFirewall NewFirewall // nil: policies that ask for one refuse requests
 
+	// TicketSecrets gives what TLS session tickets are sealed with, the same in all replicas; it is asked again every few
+	// seconds. nil, or none whose time has come: the server's own, which it keeps to itself.
+	TicketSecrets func() []TicketSecret
+
 	Resolver *net.Resolver // finds the addresses of UDP endpoints that are names; nil: the system's
 }
 
@@ -91,7 +95,7 @@ func New(conf Config) *Server {
 	}
 	s := &Server{conf: conf, tables: newTables(), stop: make(chan struct{})}
 	s.tables.newFirewall = conf.NewFirewall
-	s.tickets.rotate(time.Now())
+	s.rotateTickets(time.Now())
 	s.running.Go(s.sweep)
 	return s
 }
@@ -433,7 +437,7 @@ func (s *Server) sweep() {
 		case <-s.stop:
 			return
 		case now := <-t.C:
-			s.tickets.rotate(now)
+			s.rotateTickets(now)
 			s.tables.mu.Lock()
 			for _, c := range s.tables.backends {
 				if b := c.Load(); b != nil {

@@ -7,37 +7,72 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
+	"slices"
 	"sync"
 	"time"
 )
 
-// Session tickets (RFC 8446 section 2.2, RFC 5077) are sealed with keys that live as long as the process, whatever
-// becomes of certificates, and change by and by, so that a stolen one opens little.
+// Session tickets (RFC 8446 section 2.2, RFC 5077) are sealed with keys that have nothing to do with certificates and
+// change by and by, so that a stolen one opens little. Replicas that are told the same secrets take each other's.
 const (
-	ticketRotation = 12 * time.Hour
-	ticketEpochs   = 3 // how many keys open tickets; the newest seals them
+	ticketRotation = 12 * time.Hour // of secrets of the server's own
+	ticketEpochs   = 3              // how many of those open tickets; the newest seals them
 )
+
+// TicketSecret is what session tickets are sealed with from a time on, until that of the next one.
+type TicketSecret struct {
+	From   time.Time
+	Secret [32]byte
+}
 
 // ticketSecrets is what the keys of all listeners are made from.
 type ticketSecrets struct {
 	mu      sync.Mutex
-	secrets [][32]byte // newest first
-	made    time.Time
-	epoch   int // counts rotations, from 1
+	own     [][32]byte // newest first
+	made    time.Time  // the newest of them
+	secrets [][32]byte // in use: the first one seals
+	epoch   int        // counts their changes, from 1
 }
 
-// rotate makes a new secret when the newest is old enough.
-func (s *ticketSecrets) rotate(now time.Time) {
+// rotate sees to it that the right secret seals: of those that are shared, or else one of the server's own.
+func (s *ticketSecrets) rotate(shared []TicketSecret, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.secrets) > 0 && now.Sub(s.made) < ticketRotation {
-		return
+	next := sealing(shared, now)
+	if next == nil {
+		if len(s.own) == 0 || now.Sub(s.made) >= ticketRotation {
+			var secret [32]byte
+			_, _ = rand.Read(secret[:]) // never fails
+			s.own = append([][32]byte{secret}, s.own[:min(len(s.own), ticketEpochs-1)]...)
+			s.made = now
+		}
+		next = s.own
 	}
-	var secret [32]byte
-	_, _ = rand.Read(secret[:]) // never fails
-	s.secrets = append([][32]byte{secret}, s.secrets[:min(len(s.secrets), ticketEpochs-1)]...)
-	s.made = now
-	s.epoch++
+	if !slices.Equal(next, s.secrets) {
+		s.secrets = slices.Clone(next)
+		s.epoch++
+	}
+}
+
+// sealing sorts secrets: the one that seals now comes first, and all open, also one whose time has yet to come: another
+// replica's clock may be ahead. It is nil when none seals.
+func sealing(shared []TicketSecret, now time.Time) (out [][32]byte) {
+	seals := -1
+	for i, s := range shared {
+		if !s.From.After(now) && (seals < 0 || s.From.After(shared[seals].From)) {
+			seals = i
+		}
+	}
+	if seals < 0 {
+		return nil
+	}
+	out = append(out, shared[seals].Secret)
+	for i, s := range shared {
+		if i != seals {
+			out = append(out, s.Secret)
+		}
+	}
+	return out
 }
 
 // seal sees to it that a listener has the newest keys. Listeners that check clients in different ways, or have
@@ -62,4 +97,13 @@ func (s *ticketSecrets) seal(l *listener) {
 		h.Sum(keys[i][:0])
 	}
 	l.tls.conf.SetSessionTicketKeys(keys)
+}
+
+// rotateTickets looks for what session tickets are to be sealed with now.
+func (s *Server) rotateTickets(now time.Time) {
+	var shared []TicketSecret
+	if s.conf.TicketSecrets != nil {
+		shared = s.conf.TicketSecrets()
+	}
+	s.tickets.rotate(shared, now)
 }
