@@ -152,6 +152,7 @@ func (c *checker) overlapping(list []explain.Front) {
 			}
 			for _, p := range r.Parents {
 				for _, h := range p.Hostnames {
+					h = narrower(h, f.Tables.Listeners, p.Listener)
 					s := server{i, kind + " " + r.Name}
 					if h != "" && !strings.HasPrefix(h, "*") && !slices.Contains(servers[h], s) {
 						servers[h] = append(servers[h], s)
@@ -171,4 +172,16 @@ func (c *checker) overlapping(list []explain.Front) {
 			}
 		}
 	}
+}
+
+// narrower is a route's hostname at a listener: the listener's own where that is one of those that the route's means.
+func narrower(h string, listeners []route.Listener, key string) string {
+	if h != "" && !strings.HasPrefix(h, "*") {
+		return h
+	}
+	i := slices.IndexFunc(listeners, func(l route.Listener) bool { return l.Key == key })
+	if i < 0 || listeners[i].Hostname == "" || strings.HasPrefix(listeners[i].Hostname, "*") {
+		return h
+	}
+	return listeners[i].Hostname
 }

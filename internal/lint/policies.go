@@ -178,20 +178,54 @@ func (c *checker) dns(o *object, np *model.NetworkPolicy, pods []*model.Pod) {
 	if !np.Egress || len(np.EgressTo) == 0 || len(pods) == 0 {
 		return
 	}
-	resolver := policy.Endpoint{Pod: &model.Pod{
-		Meta: model.Meta{Name: model.Name{Namespace: "kube-system", Name: "kube-dns"}, Labels: map[string]string{"k8s-app": "kube-dns"}},
-	}}
-	if s := c.world.ClusterDNS(); s != nil {
-		if backends := c.selected(s.Namespace, model.MatchLabels(s.Selector), len(s.Selector) > 0); len(backends) > 0 {
-			resolver = policy.Endpoint{Pod: backends[0], Addr: first(backends[0].IPs)}
+	for _, p := range pods {
+		if why := c.unresolving(p); why != "" {
+			c.report("policy-dns-blocked", o,
+				"add to spec.egress: {to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}, podSelector: {matchLabels: {k8s-app: kube-dns}}}], ports: [{protocol: UDP, port: 53}, {protocol: TCP, port: 53}]}",
+				"pod %s may talk to others but not to the cluster's DNS (UDP 53): %s", p.Name, why)
+			return
 		}
 	}
-	f := &policy.Flow{Src: policy.Endpoint{Pod: pods[0], Addr: first(pods[0].IPs)}, Dst: resolver, Protocol: model.UDP, Port: 53}
-	if v := c.world.Policy.Evaluate(f); !v.Egress.Allowed {
-		c.report("policy-dns-blocked", o,
-			"add to spec.egress: {to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}, podSelector: {matchLabels: {k8s-app: kube-dns}}}], ports: [{protocol: UDP, port: 53}, {protocol: TCP, port: 53}]}",
-			"pod %s may talk to others but not to the cluster's DNS (UDP 53): %s", pods[0].Name, v.Egress.Why)
+}
+
+// unresolving says why a pod can't ask the cluster's DNS; "" if it can.
+func (c *checker) unresolving(p *model.Pod) string {
+	src := policy.Endpoint{Pod: p, Addr: first(p.IPs)}
+	if s := c.world.ClusterDNS(); s != nil {
+		backends := c.selected(s.Namespace, model.MatchLabels(s.Selector), len(s.Selector) > 0)
+		for _, sp := range s.Ports {
+			for _, b := range backends {
+				if sp.Protocol != model.UDP || sp.Port != 53 {
+					continue
+				}
+				f := &policy.Flow{Src: src, Dst: policy.Endpoint{Pod: b, Addr: first(b.IPs)}, Protocol: model.UDP, Port: offline.TargetPort(&sp, b)}
+				if v := c.world.Policy.Evaluate(f); !v.Egress.Allowed {
+					return v.Egress.Why
+				}
+			}
+		}
+		if len(backends) > 0 {
+			return ""
+		}
 	}
+	// Its pods are not known: they have the labels that the cluster's DNS has, wherever it is, and any address.
+	resolver := policy.Endpoint{Pod: &model.Pod{
+		Meta: model.Meta{Name: model.Name{Namespace: "kube-system", Name: "kube-dns"}, Labels: map[string]string{
+			"k8s-app": "kube-dns", "app.kubernetes.io/name": "weft", "app.kubernetes.io/component": "dns",
+		}},
+	}}
+	f := &policy.Flow{Src: src, Dst: resolver, Protocol: model.UDP, Port: 53}
+	v := c.world.Policy.Evaluate(f)
+	if v.Egress.Allowed {
+		return ""
+	}
+	for _, b := range c.world.Policy.Guard(p, policy.Egress).Blocks() {
+		service := b.IsSingleIP() && slices.ContainsFunc(sortedValues(c.d.Services), func(s *model.Service) bool { return slices.Contains(s.ClusterIPs, b.Addr()) })
+		if f.Dst.Addr = b.Addr(); !service && c.world.Policy.Allows(f) {
+			return ""
+		}
+	}
+	return v.Egress.Why
 }
 
 // exposed looks for pods that a Service offers to the outside while their policies admit pods only.
@@ -204,9 +238,7 @@ func (c *checker) exposed(o *object, np *model.NetworkPolicy, pods []*model.Pod)
 			!model.MatchLabels(s.Selector).Matches(pods[0].Labels) || len(s.Ports) == 0 {
 			continue
 		}
-		f := &policy.Flow{Src: policy.Endpoint{Addr: netip.MustParseAddr("203.0.113.77")}, Dst: policy.Endpoint{Pod: pods[0], Addr: first(pods[0].IPs)},
-			Protocol: s.Ports[0].Protocol, Port: offline.TargetPort(&s.Ports[0], pods[0])}
-		if !c.world.Policy.Allows(f) {
+		if !c.admitsOutside(pods[0], s.Ports[0].Protocol, offline.TargetPort(&s.Ports[0], pods[0])) {
 			c.report("policy-local-only", o, "admit the clients with an ipBlock (and, without externalTrafficPolicy: Local, the nodes' addresses, which masquerade)",
 				"Service %s (%s) offers pod %s to the outside, and no policy admits clients from there", s.Name, s.Type, pods[0].Name)
 			return
@@ -214,27 +246,65 @@ func (c *checker) exposed(o *object, np *model.NetworkPolicy, pods []*model.Pod)
 	}
 }
 
+// namespaces looks for pods that whoever is in the cluster reaches, by namespace.
 func (c *checker) namespaces() {
-	for i := range c.objects["Namespace"] {
-		o := &c.objects["Namespace"][i]
-		ns := o.name.Name
-		if strings.HasPrefix(ns, "kube-") {
-			continue
-		}
-		var open []string
-		for _, p := range c.selected(ns, nil, true) {
-			isolated := p.HostNetwork || slices.ContainsFunc(c.world.Policy.NetworkPolicies(ns), func(np *model.NetworkPolicy) bool {
-				return np.Ingress && np.PodSelector.Matches(p.Labels)
-			})
-			if !isolated {
-				open = append(open, p.Name.Name)
-			}
-		}
-		if len(open) > 0 {
-			c.report("policy-no-default-deny", o, "add a NetworkPolicy with podSelector: {} and policyTypes: [Ingress], then allow what is needed",
-				"no policy isolates %s for ingress", some(open))
+	open := map[string][]string{}
+	for _, p := range sortedValues(c.d.Pods) {
+		if !strings.HasPrefix(p.Namespace, "kube-") && !p.HostNetwork && !p.Finished && c.openToAll(p) {
+			open[p.Namespace] = append(open[p.Namespace], p.Name.Name)
 		}
 	}
+	for _, ns := range slices.Sorted(maps.Keys(open)) {
+		if o := c.placeOf(ns); o != nil {
+			c.report("policy-no-default-deny", o, "add a NetworkPolicy with podSelector: {} and policyTypes: [Ingress], then allow what is needed",
+				"no policy isolates %s for ingress", some(open[ns]))
+		}
+	}
+}
+
+// admitsOutside tells whether a pod's policies let somebody in who is outside the cluster.
+func (c *checker) admitsOutside(p *model.Pod, proto model.Protocol, port uint16) bool {
+	f := &policy.Flow{Dst: policy.Endpoint{Pod: p, Addr: first(p.IPs)}, Protocol: proto, Port: port}
+	if f.Src = (policy.Endpoint{}); c.world.Policy.Allows(f) { // whom no block names
+		return true
+	}
+	for _, b := range c.world.Policy.Guard(p, policy.Ingress).Blocks() {
+		f.Src = policy.Endpoint{Addr: b.Addr(), Block: b}
+		if e := c.world.Policy.EndpointOf(b.Addr()); e.Pod == nil && e.Node == "" && c.world.Policy.Allows(f) {
+			return true
+		}
+	}
+	return false
+}
+
+// openToAll tells whether any pod of the cluster reaches one, because no policy says otherwise: neither a NetworkPolicy
+// nor a ClusterNetworkPolicy that denies strangers.
+func (c *checker) openToAll(p *model.Pod) bool {
+	if len(c.world.Policy.Applying(p, policy.Ingress).Isolating) > 0 {
+		return false
+	}
+	stranger := &model.Pod{Meta: model.Meta{Name: model.Name{Namespace: "weft-lint-stranger", Name: "stranger"}}}
+	return c.world.Policy.Allows(&policy.Flow{
+		Src: policy.Endpoint{Pod: stranger}, Dst: policy.Endpoint{Pod: p, Addr: first(p.IPs)}, Protocol: model.TCP, Port: strangerPort,
+	})
+}
+
+// strangerPort is one that nobody names.
+const strangerPort = 64999
+
+// placeOf is the object that something about a namespace is reported of: itself, or else what makes pods in it.
+func (c *checker) placeOf(ns string) *object {
+	if o := c.find("Namespace", model.Name{Name: ns}); o != nil {
+		return o
+	}
+	for _, kind := range []string{"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob", "Pod"} {
+		for i := range c.objects[kind] {
+			if o := &c.objects[kind][i]; o.name.Namespace == ns {
+				return o
+			}
+		}
+	}
+	return nil
 }
 
 func some(names []string) string {

@@ -130,6 +130,24 @@ var ruleCases = []struct {
 	{"policy-no-default-deny",
 		"apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n",
 		"apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Ingress]}\n"},
+	{"policy-no-default-deny", // no Namespace object is needed to tell
+		"",
+		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Ingress]}\n"},
+	{"policy-no-default-deny", // a cluster's baseline is a default too
+		"apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: c}\nspec: {tier: Baseline, priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {matchLabels: {a: b}}}]}]}\n",
+		"apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: c}\nspec: {tier: Baseline, priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}\n"},
+	{"policy-dns-blocked", // where the DNS is is not told: a block may hold it
+		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 0.0.0.0/0}}], ports: [{port: 443}]}]}\n",
+		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 0.0.0.0/0}}]}]}\n"},
+	{"policy-dns-blocked", // the pods behind the cluster's DNS, at their own port
+		weftDNS + "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 53, protocol: UDP}]}]}\n",
+		weftDNS + "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 1053, protocol: UDP}]}]}\n"},
+	{"policy-dns-blocked", // weft's own labels, in a namespace that is not described
+		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{podSelector: {}}]}]}\n",
+		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {}, podSelector: {matchLabels: {app.kubernetes.io/name: weft}}}]}]}\n"},
+	{"policy-local-only", // clients of a block are clients
+		exposed + "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{podSelector: {}}]}]}\n",
+		exposed + "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{ipBlock: {cidr: 198.51.100.0/24}}]}]}\n"},
 	{"cluster-policy-selects-nothing",
 		strings.Replace(clusterPolicy(everything), "namespaces: {}", "namespaces: {matchLabels: {no: such}}", 1),
 		clusterPolicy(everything)},
@@ -140,6 +158,11 @@ var ruleCases = []struct {
 		clusterPolicy(`{action: Accept, to: [{domainNames: [example.com]}]}`),
 		clusterPolicy(`{action: Accept, to: [{domainNames: [example.com]}]}, ` + everything)},
 }
+
+const weftDNS = "apiVersion: v1\nkind: Pod\nmetadata: {name: dns, namespace: kube-system, labels: {app: dns}}\nspec: {containers: [{name: c, image: x}]}\n---\n" +
+	"apiVersion: v1\nkind: Service\nmetadata: {name: weft-dns, namespace: kube-system, labels: {app.kubernetes.io/name: weft, app.kubernetes.io/component: dns}}\nspec: {selector: {app: dns}, ports: [{port: 53, targetPort: 1053, protocol: UDP}]}\n---\n"
+
+const exposed = "apiVersion: v1\nkind: Service\nmetadata: {name: exposed, namespace: shop}\nspec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 80}]}\n---\n"
 
 const otherService = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: other}\nspec: {ports: [{port: 80}]}\n"
 
