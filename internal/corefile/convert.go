@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/weft-net/weft/internal/dnsserver"
+	"github.com/weft-net/weft/internal/dnszone"
 )
 
 // Note is about one line of the Corefile that has no place in the configuration.
@@ -82,13 +83,52 @@ func splitKey(k string) (zone, scheme, port string) {
 		scheme, k = s, rest
 	}
 	zone = k
-	if i := strings.LastIndexByte(k, ':'); i >= 0 && !strings.Contains(k[i:], "]") && strings.Count(k, ":") == 1 {
-		zone, port = k[:i], k[i+1:]
+	if i := strings.LastIndexByte(k, ':'); i >= 0 && !strings.Contains(k[i:], "]") {
+		if _, err := netip.ParsePrefix(k[:i]); err == nil || strings.Count(k, ":") == 1 {
+			zone, port = k[:i], k[i+1:]
+		}
 	}
 	if zone == "" {
 		zone = "."
 	}
 	return zone, scheme, port
+}
+
+// reverseZones are the zones of the reverse names of a range, of whole labels as CoreDNS makes them; zones that are no
+// range stay as they are.
+func reverseZones(zones []string) (out []string) {
+	for _, z := range zones {
+		p, err := netip.ParsePrefix(z)
+		if err != nil {
+			out = append(out, z)
+			continue
+		}
+		p = p.Masked()
+		per := 8
+		if p.Addr().Is6() {
+			per = 4
+		}
+		labels := (p.Bits() + per - 1) / per
+		all := p.Addr().BitLen() / per
+		for i := range 1 << (labels*per - p.Bits()) {
+			b := p.Addr().AsSlice()
+			if labels > 0 {
+				at := (labels - 1) * per / 8
+				b[at] |= byte(i) << (8 - per - (labels-1)*per%8)
+			}
+			a, _ := netip.AddrFromSlice(b)
+			out = append(out, strings.Join(strings.Split(strings.TrimSuffix(dnszone.ReverseName(a), "."), ".")[all-labels:], "."))
+		}
+	}
+	return out
+}
+
+// reverseRange is the range whose reverse names a zone holds.
+func reverseRange(zone string) (netip.Prefix, bool) {
+	if p, err := netip.ParsePrefix(zone); err == nil {
+		return p.Masked(), true
+	}
+	return dnszone.ReversePrefix(zone)
 }
 
 func (c *converter) note(d *directive, format string, args ...any) {
@@ -191,12 +231,12 @@ func (c *converter) kubernetes(d *directive, zones []string) {
 	if len(d.args) > 0 {
 		zones = d.args
 	}
-	var reverse []string
+	var reverse []netip.Prefix
 	domain := ""
 	for _, z := range zones {
 		z = strings.TrimSuffix(z, ".")
-		if _, err := netip.ParsePrefix(z); err == nil || z == "in-addr.arpa" || z == "ip6.arpa" {
-			reverse = append(reverse, z)
+		if p, ok := reverseRange(z); ok {
+			reverse = append(reverse, p)
 			continue
 		}
 		if domain == "" {
@@ -208,7 +248,7 @@ func (c *converter) kubernetes(d *directive, zones []string) {
 	if domain != "" && domain != "cluster.local" {
 		c.cfg.ClusterDomain = domain
 	}
-	through := make(map[string]bool)
+	through := make(map[netip.Prefix]bool)
 	c.cfg.Pods = "disabled"
 	ttl := 5
 	for i := range d.body {
@@ -229,7 +269,9 @@ func (c *converter) kubernetes(d *directive, zones []string) {
 			}
 			for _, z := range s.args {
 				z = strings.TrimSuffix(z, ".")
-				through[z] = true
+				if p, ok := reverseRange(z); ok {
+					through[p] = true
+				}
 				if z == domain {
 					c.lost(s, "names of %s that do not exist are not forwarded", z)
 				}
@@ -250,19 +292,14 @@ func (c *converter) kubernetes(d *directive, zones []string) {
 		c.cfg.Pods = "" // the default
 	}
 	if ttl != 5 {
-		c.cfg.TTL = dnsserver.Duration(time.Duration(ttl) * time.Second)
+		v := dnsserver.Duration(time.Duration(ttl) * time.Second)
+		c.cfg.TTL = &v
 	}
 	for _, r := range reverse {
 		if through[r] {
 			continue
 		}
-		switch r {
-		case "in-addr.arpa":
-			r = "0.0.0.0/0"
-		case "ip6.arpa":
-			r = "::/0"
-		}
-		c.cfg.ReverseZones = append(c.cfg.ReverseZones, dnsserver.Prefix{Prefix: netip.MustParsePrefix(r).Masked()})
+		c.cfg.ReverseZones = append(c.cfg.ReverseZones, dnsserver.Prefix{Prefix: r})
 	}
 }
 
@@ -324,7 +361,7 @@ func (c *converter) forward(d *directive, zones []string, main bool) {
 		c.cfg.Forward = f
 		return
 	}
-	c.cfg.StubDomains = append(c.cfg.StubDomains, dnsserver.StubDomain{Zones: zones, Forward: f})
+	c.cfg.StubDomains = append(c.cfg.StubDomains, dnsserver.StubDomain{Zones: reverseZones(zones), Forward: f})
 }
 
 func (c *converter) cacheOf(d *directive, main bool) {
@@ -367,6 +404,9 @@ func (c *converter) cacheOf(d *directive, main bool) {
 					k.NegativeTTL = seconds(s.args[1])
 				}
 			}
+			if len(s.args) > 2 && s.args[2] != "0" {
+				c.lost(s, "answers are kept for no longer than their TTL, however short (here at least %s s)", s.args[2])
+			}
 		case "serve_stale":
 			stale = true
 			if len(s.args) > 0 {
@@ -374,6 +414,14 @@ func (c *converter) cacheOf(d *directive, main bool) {
 					v := dnsserver.Duration(v)
 					k.ServeStale = &v
 				}
+			}
+			switch mode := append(slices.Clone(s.args), "", "")[1]; {
+			case len(s.args) < 2:
+				c.note(s, "the upstream has 1.8 s for a newer answer before a stale one is given")
+			case mode == "verify":
+				c.note(s, "always so; but after 1.8 s, or when it fails, the stale answer is given")
+			default:
+				c.lost(s, "%s: the upstream has 1.8 s for a newer answer before a stale one is given", mode)
 			}
 		case "servfail":
 			if v, err := time.ParseDuration(append(s.args, "")[0]); err == nil {
@@ -439,7 +487,7 @@ func (c *converter) rewrite(d *directive) {
 				c.cfg.Aliases = make(map[string]string)
 			}
 			c.cfg.Aliases[strings.TrimSuffix(args[0], ".")] = strings.TrimSuffix(args[1], ".")
-			c.note(d, "an alias: the answer has a CNAME to %s", args[1])
+			c.note(d, "an alias: the answer has a CNAME to %s, unless the cluster itself has the name", args[1])
 			return
 		}
 	}

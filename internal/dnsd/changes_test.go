@@ -93,14 +93,11 @@ func TestChangesOfAnOldSource(t *testing.T) {
 
 // Where the kernel has no more watches to give, the file is looked at now and then.
 func TestWatchFileWithoutEvents(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "dns.yaml")
-	if err := os.WriteFile(path, []byte("one"), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	for why, open := range map[string]func(string) (io.ReadCloser, error){
 		"none to be had": func(string) (io.ReadCloser, error) { return nil, errors.New("too many open files") },
 		"it breaks":      func(string) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("an event")), nil },
 	} {
+		path := filepath.Join(t.TempDir(), "dns.yaml")
 		ctx, cancel := context.WithCancel(context.Background())
 		got := make(chan string, 8)
 		ended := make(chan struct{})

@@ -213,6 +213,15 @@ aliases:
 	}
 }
 
+func TestTTLOfNothing(t *testing.T) {
+	h := start(t, newUpstream(t), "{ttl: 0s, hosts: {h.example: [192.0.2.9]}, forward: {upstreams: [\"%U\"]}}")
+	expect(t, h.ask(t, "udp", question("cart.shop.svc.cluster.local", dns.TypeA)), "NOERROR", "cart.shop.svc.cluster.local. 0 IN A 10.96.0.10")
+	expect(t, h.ask(t, "udp", question("h.example", dns.TypeA)), "NOERROR", "h.example. 0 IN A 192.0.2.9")
+	if m := h.ask(t, "udp", question("none.shop.svc.cluster.local", dns.TypeA)); m.Ns[0].Header().Ttl != 0 {
+		t.Errorf("%v", m.Ns)
+	}
+}
+
 func TestSearchPath(t *testing.T) {
 	u := newUpstream(t)
 	u.set(func(w dns.ResponseWriter, r *dns.Msg) {

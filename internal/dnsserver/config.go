@@ -26,9 +26,10 @@ type Config struct {
 	// ClusterDomain is the cluster's domain; "cluster.local".
 	ClusterDomain string `yaml:"clusterDomain,omitempty"`
 
-	// TTL of the cluster's records, and NegativeTTL of the answer that there are none; 5s each.
-	TTL         Duration `yaml:"ttl,omitempty"`
-	NegativeTTL Duration `yaml:"negativeTTL,omitempty"`
+	// TTL of the cluster's records, 5s, and NegativeTTL of the answer that there are none, by default the same; 0s is not
+	// to be kept at all.
+	TTL         *Duration `yaml:"ttl,omitempty"`
+	NegativeTTL *Duration `yaml:"negativeTTL,omitempty"`
 
 	// Pods says which names under pod.<domain> exist: "insecure" (any address in a namespace that exists, as
 	// clusters are set up), "verified" (a pod of that namespace has the address; watches all pods), "disabled".
@@ -202,10 +203,12 @@ func (c *Config) check() error {
 		}
 	}
 	name("clusterDomain", c.ClusterDomain)
+	setDefault(&c.TTL, Duration(5*time.Second))
+	setDefault(&c.NegativeTTL, *c.TTL)
 	for _, d := range []struct {
 		field string
 		d     Duration
-	}{{"ttl", c.TTL}, {"negativeTTL", c.NegativeTTL}, {"cache.maxTTL", c.Cache.MaxTTL}, {"external.ttl", c.External.TTL}} {
+	}{{"ttl", *c.TTL}, {"negativeTTL", *c.NegativeTTL}, {"cache.maxTTL", c.Cache.MaxTTL}, {"external.ttl", c.External.TTL}} {
 		if time.Duration(d.d) > 24*time.Hour {
 			fault("%s: %s is more than 24h", d.field, time.Duration(d.d))
 		}
@@ -239,6 +242,10 @@ func (c *Config) check() error {
 			fault("%s.upstreams: name at least one resolver", field)
 		}
 		for j, z := range s.Zones {
+			if p, err := netip.ParsePrefix(z); err == nil {
+				fault("%s.zones[%d]: %s is a range of addresses: name the zone of its reverse names, such as %s", field, j, z, reverseZone(p))
+				continue
+			}
 			name(fmt.Sprintf("%s.zones[%d]", field, j), z)
 		}
 	}
@@ -303,6 +310,16 @@ func (c *Config) check() error {
 	return errors.Join(bad...)
 }
 
+// reverseZone is the first zone of whole labels in a range.
+func reverseZone(p netip.Prefix) string {
+	per := 8
+	if p.Addr().Is6() {
+		per = 4
+	}
+	labels := strings.Split(dnszone.ReverseName(p.Masked().Addr()), ".")
+	return strings.TrimSuffix(strings.Join(labels[p.Addr().BitLen()/per-(p.Bits()+per-1)/per:], "."), ".")
+}
+
 func setDefault[T any](p **T, v T) {
 	if *p == nil {
 		*p = &v
@@ -313,10 +330,17 @@ var podModes = map[string]dnszone.PodNames{
 	"": dnszone.PodsInsecure, "insecure": dnszone.PodsInsecure, "verified": dnszone.PodsVerified, "disabled": dnszone.PodsDisabled,
 }
 
+func zoneTTL(d Duration) time.Duration {
+	if time.Duration(d) < time.Second {
+		return dnszone.NoTTL
+	}
+	return time.Duration(d)
+}
+
 // Zone is the part of the configuration that concerns the cluster's names.
 func (c *Config) Zone() dnszone.Options {
 	o := dnszone.Options{
-		Domain: c.ClusterDomain, TTL: time.Duration(c.TTL), NegativeTTL: time.Duration(c.NegativeTTL), Pods: podModes[c.Pods],
+		Domain: c.ClusterDomain, TTL: zoneTTL(*c.TTL), NegativeTTL: zoneTTL(*c.NegativeTTL), Pods: podModes[c.Pods],
 		EndpointPodNames: c.EndpointPodNames, IgnoreEmptyServices: c.IgnoreEmptyServices, Namespaces: c.Namespaces,
 	}
 	for _, p := range c.ReverseZones {

@@ -3,7 +3,6 @@
 package dnsserver
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -180,7 +179,7 @@ func (s *Server) newView(cfg *Config) (*view, error) {
 		v.lifetimes = lifetimes{}
 	}
 	var err error
-	if v.static, err = newStatic(cfg, uint32(time.Duration(cmp.Or(cfg.TTL, Duration(5*time.Second)))/time.Second)); err != nil {
+	if v.static, err = newStatic(cfg, uint32(time.Duration(*cfg.TTL)/time.Second)); err != nil {
 		return nil, err
 	}
 	for i := range cfg.StubDomains {

@@ -234,6 +234,7 @@ func TestOptions(t *testing.T) {
 		{"publishNotReadyAddresses", Options{}, "early.a.svc.cluster.local A", []string{"NOERROR", "early.a.svc.cluster.local. 5 IN A 10.1.0.3"}},
 		{"not ready", Options{}, "late.a.svc.cluster.local A", []string{"NXDOMAIN", soa}},
 		{"TTL", Options{TTL: 30 * time.Second}, "web.a.svc.cluster.local A", []string{"NOERROR", "web.a.svc.cluster.local. 30 IN A 10.0.0.1"}},
+		{"TTL of nothing", Options{TTL: NoTTL}, "web.a.svc.cluster.local A", []string{"NOERROR", "web.a.svc.cluster.local. 0 IN A 10.0.0.1"}},
 		{"negative TTL", Options{TTL: 30 * time.Second, NegativeTTL: 10 * time.Second}, "x.a.svc.cluster.local A",
 			[]string{"NXDOMAIN", "ns: cluster.local. 10 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. 1700000000 7200 1800 86400 10"}},
 		{"domain", Options{Domain: "K8s.Example.org"}, "web.a.svc.k8s.example.org A", []string{"NOERROR", "web.a.svc.k8s.example.org. 5 IN A 10.0.0.1"}},

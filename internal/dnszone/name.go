@@ -285,6 +285,19 @@ func reverseLabel(l []byte, base, bits int) (byte, bool) {
 	return byte(v), err == nil && (l[0] != '0' || len(l) == 1)
 }
 
+// ReversePrefix is the range of addresses whose reverse names are at and below a name; ok is false where it is none.
+func ReversePrefix(name string) (p netip.Prefix, ok bool) {
+	var q Question
+	if q.SetName(name) != nil {
+		return p, false
+	}
+	r, ok := q.reverse()
+	if !ok || r.read < r.labels {
+		return p, false
+	}
+	return netip.PrefixFrom(r.addr, r.labels*r.per), true
+}
+
 // ReverseName is the name that an address is looked up backwards by.
 func ReverseName(a netip.Addr) string {
 	var b strings.Builder

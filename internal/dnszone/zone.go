@@ -30,8 +30,8 @@ const (
 // Options are what a Zone is made with. The zero value of each field is the default.
 type Options struct {
 	Domain      string        // the cluster's; "cluster.local"
-	TTL         time.Duration // of all records; 5 s
-	NegativeTTL time.Duration // how long a "no" may be kept (RFC 2308); TTL
+	TTL         time.Duration // of all records; 5 s. NoTTL is 0 s.
+	NegativeTTL time.Duration // how long a "no" may be kept (RFC 2308); TTL. NoTTL is 0 s.
 	Pods        PodNames
 
 	// Reverse are the ranges whose reverse names are the cluster's alone: an address that nobody has is NXDOMAIN.
@@ -61,6 +61,11 @@ func (o *Options) fill() error {
 	if o.NegativeTTL == 0 {
 		o.NegativeTTL = o.TTL
 	}
+	for _, t := range []*time.Duration{&o.TTL, &o.NegativeTTL} {
+		if *t == NoTTL {
+			*t = 0
+		}
+	}
 	for _, t := range []time.Duration{o.TTL, o.NegativeTTL} {
 		if t < 0 || t > maxTTL {
 			return fmt.Errorf("TTL %s: must be between 0 and %s", t, maxTTL)
@@ -69,6 +74,9 @@ func (o *Options) fill() error {
 	o.ttl, o.negative = uint32(o.TTL/time.Second), uint32(o.NegativeTTL/time.Second)
 	return nil
 }
+
+// NoTTL is a TTL of nothing: answers are not to be kept at all.
+const NoTTL = time.Duration(-1)
 
 // maxTTL bounds how long a mistake stays in others' caches.
 const maxTTL = 24 * time.Hour
