@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -79,7 +80,7 @@ What it has put into the kernel stays there when it stops, so a restart or an up
 	fs.StringVar(&f.install.ConfDir, "cni-conf-dir", "", "`directory` of the CNI configuration (default /etc/cni/net.d)")
 	fs.StringVar(&f.install.BinDir, "cni-bin-dir", "", "`directory` of the CNI plugins (default /opt/cni/bin)")
 	fs.StringSliceVar(&f.clusterIPs, "service-cluster-ip-range", nil, "`CIDRs` of cluster IPs; traffic to those that no Service has is dropped instead of routed away")
-	fs.StringSliceVar(&f.nodePorts, "nodeport-addresses", nil, "`CIDRs` of the node addresses that serve NodePorts (default: all of the node's addresses)")
+	fs.StringSliceVar(&f.nodePorts, "nodeport-addresses", nil, "`CIDRs` of the node addresses that serve NodePorts, or primary: those of the Node's first InternalIPs (default: all of the node's addresses, and loopback)")
 	fs.BoolVar(&f.noLoopback, "no-loopback-nodeports", false, "no NodePorts on 127.0.0.1 and ::1")
 	fs.StringSliceVar(&f.announceOn, "announce-links", nil, "`patterns` of the links on which LoadBalancer addresses are announced, such as eth0,bond* (default: all of the node's own)")
 	fs.StringVar(&f.announced, "announce-state", "/run/weft/announced.json", "`file`, on a tmpfs, that keeps what this node announces, for a restart while the API server is away")
@@ -175,7 +176,7 @@ func collect(percent int) {
 // assemble makes the agent's parts. A pod's policy must be in force before its link comes up, so the pod network
 // asks the policy part, which in turn asks it for the pods that are there already.
 func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record func(model.Event), age func() time.Duration,
-	policies func(context.Context, string) (*model.Delta, error), renew func(kind string)) (*node.Agent, *node.Services, error) {
+	policies func(context.Context, []string) (*model.Delta, error), renew func(kind string)) (*node.Agent, *node.Services, error) {
 	var pods *node.PodNetwork
 	var resolvers []netip.Addr
 	for _, s := range f.resolvers {
@@ -203,8 +204,10 @@ func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record
 	if f.services.ClusterIPs, err = prefixes("service-cluster-ip-range", f.clusterIPs); err != nil {
 		return nil, nil, err
 	}
-	if f.services.NodePorts, err = prefixes("nodeport-addresses", f.nodePorts); err != nil {
-		return nil, nil, err
+	if f.services.PrimaryNodePorts = slices.Equal(f.nodePorts, []string{"primary"}); !f.services.PrimaryNodePorts {
+		if f.services.NodePorts, err = prefixes("nodeport-addresses", f.nodePorts); err != nil {
+			return nil, nil, err
+		}
 	}
 	services, err := node.NewServices(f.services)
 	if err != nil {

@@ -5,6 +5,8 @@ package node
 import (
 	"context"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/weft-net/weft/internal/model"
@@ -19,21 +21,71 @@ const (
 	behindAfter = time.Second
 )
 
-// confirmation is what the API server said of a namespace's policies.
+// confirmation is what the API server said of some namespaces' policies.
 type confirmation struct {
-	now *model.Delta
-	err error
+	namespaces []string
+	done       chan struct{} // closed when the rest is there
+	now        *model.Delta  // nil: nothing is said
+	err        error
+}
+
+// confirmer asks the API server, one question at a time: of pods that start together, those that come while it answers
+// share the next question, which is put after they came.
+type confirmer struct {
+	read func(ctx context.Context, namespaces []string) (*model.Delta, error)
+
+	mu   sync.Mutex
+	busy bool
+	next *confirmation // to be asked when the one under way is answered
+}
+
+// ask has the API server asked what policies a namespace has, after the call.
+func (c *confirmer) ask(namespace string) *confirmation {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	q := c.next
+	if q == nil {
+		q = &confirmation{done: make(chan struct{})}
+		c.next = q
+	}
+	if !slices.Contains(q.namespaces, namespace) {
+		q.namespaces = append(q.namespaces, namespace)
+	}
+	if c.read == nil {
+		c.next = nil
+		close(q.done)
+	} else if !c.busy {
+		c.busy = true
+		go c.run()
+	}
+	return q
+}
+
+// run asks until nobody waits.
+func (c *confirmer) run() {
+	for {
+		c.mu.Lock()
+		q := c.next
+		c.next, c.busy = nil, q != nil
+		c.mu.Unlock()
+		if q == nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), confirmWithin)
+		q.now, q.err = c.read(ctx, q.namespaces)
+		cancel()
+		close(q.done)
+	}
 }
 
 // Protect puts a pod's policies in force. It returns when they are, which takes that the API has told of the pod, its
 // namespace, and every policy that was there before the call; from the call on nothing passes until then. When ctx ends
 // first, the pod stays closed. If the API server can't be asked, what is known counts.
 func (p *Policy) Protect(ctx context.Context, l model.LocalPod) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	// Each kind is a watch of its own: the pod may be here before the policy that was made before it. Whoever started
 	// the pod had it from the API server, so what that says from now on is at least as new as the pod.
-	answer := p.confirm(ctx, l.Namespace)
+	asked := p.asking.ask(l.Namespace)
+	answered := asked.done
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var known *confirmation
@@ -63,37 +115,21 @@ func (p *Policy) Protect(ctx context.Context, l model.LocalPod) error {
 			p.mu.Lock()
 			return fmt.Errorf("protect pod %s: waited for %s: %w", l.Name, missing, context.Cause(ctx))
 		case <-news:
-		case c := <-answer:
-			if known = &c; c.err != nil {
+		case <-answered:
+			if known, answered = asked, nil; known.err != nil {
 				p.metrics.unconfirmed.Inc()
-				p.log.Warn("the API server does not say what policies there are; a pod starts with those that are known", "pod", l.Name.String(), "err", c.err)
+				p.log.Warn("the API server does not say what policies there are; a pod starts with those that are known", "pod", l.Name.String(), "err", known.err)
 			}
 		case <-late:
 			late = nil
 			if p.cfg.Behind != nil {
 				p.cfg.Behind(kind)
 			}
-			answer = p.confirm(ctx, l.Namespace) // what it said may be old by now
+			asked = p.asking.ask(l.Namespace) // what it said may be old by now
+			answered = asked.done
 		}
 		p.mu.Lock()
 	}
-}
-
-// confirm asks the API server what policies a namespace has.
-func (p *Policy) confirm(ctx context.Context, namespace string) <-chan confirmation {
-	out := make(chan confirmation, 1)
-	if p.cfg.Confirm == nil {
-		out <- confirmation{}
-		return out
-	}
-	go func() {
-		ctx, cancel := context.WithTimeout(ctx, confirmWithin)
-		defer cancel()
-		var c confirmation
-		c.now, c.err = p.cfg.Confirm(ctx, namespace)
-		out <- c
-	}()
-	return out
 }
 
 // unconfirmed says what of a namespace's policies is not known to be as new as it must be, and of which kind it is;

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -90,10 +91,10 @@ func TestPolicyProtectWaitsForEveryKind(t *testing.T) {
 		{"the namespace has other labels", "Namespace", func(d *model.Delta) { d.Namespaces["a"] = ns(nil) }},
 	} {
 		t.Run(tc.what, func(t *testing.T) {
-			asked, behind := make(chan string, 10), make(chan string, 10)
+			asked, behind := make(chan []string, 10), make(chan string, 10)
 			r := &policyRig{t: t, node: policytest.NewNode(t), dir: t.TempDir(), events: &recorded{}}
-			r.confirm = func(_ context.Context, namespace string) (*model.Delta, error) {
-				asked <- namespace
+			r.confirm = func(_ context.Context, namespaces []string) (*model.Delta, error) {
+				asked <- namespaces
 				return everything(), nil
 			}
 			r.behind = func(kind string) { behind <- kind }
@@ -110,8 +111,8 @@ func TestPolicyProtectWaitsForEveryKind(t *testing.T) {
 				defer cancel()
 				done <- r.part.Protect(ctx, localPod(p, addrs))
 			}()
-			if n := <-asked; n != "a" {
-				t.Errorf("asked for namespace %s", n)
+			if n := <-asked; !slices.Equal(n, []string{"a"}) {
+				t.Errorf("asked for namespaces %s", n)
 			}
 			if tc.kind == "" {
 				if err := <-done; err != nil {
@@ -140,7 +141,7 @@ func TestPolicyProtectWaitsForEveryKind(t *testing.T) {
 // While there is no API server a pod starts with the policies that are known.
 func TestPolicyProtectWithoutAPIServer(t *testing.T) {
 	r := newPolicyRig(t)
-	r.confirm = func(context.Context, string) (*model.Delta, error) { return nil, errors.New("connection refused") }
+	r.confirm = func(context.Context, []string) (*model.Delta, error) { return nil, errors.New("connection refused") }
 	r.start()
 	server, client := r.node.Connect(t, policytest.Addrs("10.0.0.1 fd00::1")...), r.node.Connect(t, policytest.Addrs("10.0.0.9 fd00::9")...)
 	server.Listen(t, model.TCP, 80)
@@ -192,4 +193,38 @@ func TestPolicyProtectsStaticPods(t *testing.T) {
 	if n := len(r.part.compiler.Program().Pods); n != 0 {
 		t.Errorf("after Unprotect %d addresses are still guarded", n)
 	}
+}
+
+// Pods that start while the API server is being asked share the next question.
+func TestConfirmerAsksOnceForMany(t *testing.T) {
+	asked, answer := make(chan []string), make(chan *model.Delta)
+	c := confirmer{read: func(_ context.Context, namespaces []string) (*model.Delta, error) {
+		asked <- namespaces
+		return <-answer, nil
+	}}
+	first := c.ask("a")
+	if got := <-asked; !slices.Equal(got, []string{"a"}) {
+		t.Fatalf("asked for %v", got)
+	}
+	second, third, fourth := c.ask("a"), c.ask("b"), c.ask("a")
+	if second == first || second != third || third != fourth {
+		t.Error("those that come while it is asked do not share the next question")
+	}
+	one, two := &model.Delta{}, &model.Delta{}
+	answer <- one
+	<-first.done
+	if got := <-asked; !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("then asked for %v", got)
+	}
+	answer <- two
+	<-second.done
+	if first.now != one || second.now != two {
+		t.Error("an answer is given to another question")
+	}
+	last := c.ask("c")
+	if got := <-asked; !slices.Equal(got, []string{"c"}) {
+		t.Errorf("in the end asked for %v", got)
+	}
+	answer <- nil
+	<-last.done
 }

@@ -34,6 +34,10 @@ type ServicesConfig struct {
 	// none of a family: all addresses of it.
 	NodePorts []netip.Prefix
 
+	// PrimaryNodePorts has node ports on the node's primary address of each family only, the first of its InternalIPs
+	// (kube-proxy's --nodeport-addresses=primary), in place of NodePorts.
+	PrimaryNodePorts bool
+
 	// Loopback puts node ports on 127.0.0.1 and ::1 as well, for processes on the node.
 	Loopback bool
 
@@ -82,6 +86,9 @@ func NewServices(cfg ServicesConfig) (*Services, error) {
 		ranges: make(map[string]*model.ServiceCIDR), refused: make(map[model.Name]error),
 		scope: service.Scope{Pods: cfg.Pods, ClusterIPs: cfg.ClusterIPs, NodePorts: cfg.NodePorts, LoopbackNodePorts: cfg.Loopback},
 	}
+	if cfg.PrimaryNodePorts {
+		s.scope.NodePorts = primary(nil)
+	}
 	kernel, err := servicetable.Open(s.scope)
 	if err != nil {
 		return nil, fmt.Errorf("services: %w", err)
@@ -108,7 +115,7 @@ func NewServices(cfg ServicesConfig) (*Services, error) {
 			}
 		}
 	}
-	s.checks = newHealthChecks(cfg, s.inForce)
+	s.checks = newHealthChecks(cfg, s.scope.NodePorts, s.inForce)
 	return s, nil
 }
 
@@ -161,8 +168,14 @@ func (s *Services) sweepSoon() {
 // rescope takes in what the kernel must know besides Services: the node's pods and the ranges of cluster IPs.
 func (s *Services) rescope(d *model.Delta) {
 	next := s.scope
-	if n := d.Nodes[s.cfg.Node]; n != nil && len(s.cfg.Pods) == 0 {
-		next.Pods = n.PodCIDRs
+	if n := d.Nodes[s.cfg.Node]; n != nil {
+		if len(s.cfg.Pods) == 0 {
+			next.Pods = n.PodCIDRs
+		}
+		if s.cfg.PrimaryNodePorts {
+			next.NodePorts = primary(n)
+		}
+		s.checks.listenOn(next.NodePorts)
 	}
 	if len(d.ServiceCIDRs) > 0 && len(s.cfg.ClusterIPs) == 0 {
 		for name, c := range d.ServiceCIDRs {
@@ -177,11 +190,26 @@ func (s *Services) rescope(d *model.Delta) {
 			next.ClusterIPs = append(next.ClusterIPs, s.ranges[name].CIDRs...)
 		}
 	}
-	if slices.Equal(next.Pods, s.scope.Pods) && slices.Equal(next.ClusterIPs, s.scope.ClusterIPs) {
+	if slices.Equal(next.Pods, s.scope.Pods) && slices.Equal(next.ClusterIPs, s.scope.ClusterIPs) && slices.Equal(next.NodePorts, s.scope.NodePorts) {
 		return
 	}
 	s.scope = next
 	s.kernel.Configure(s.scope)
+}
+
+// primary are the node's primary addresses as ranges: the first InternalIP of each family. A family of which the node
+// has none, or none that is known yet, has its loopback address: not to have any would mean all.
+func primary(n *model.Node) []netip.Prefix {
+	out := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128")}
+	if n == nil {
+		return out
+	}
+	for i, f := range []model.Family{model.IPv4, model.IPv6} {
+		if j := slices.IndexFunc(n.InternalIPs, func(a netip.Addr) bool { return model.FamilyOf(a) == f }); j >= 0 {
+			out[i] = netip.PrefixFrom(n.InternalIPs[j], n.InternalIPs[j].BitLen())
+		}
+	}
+	return out
 }
 
 // enforce brings the kernel to the table. Callers hold mu.

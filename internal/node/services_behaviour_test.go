@@ -127,17 +127,48 @@ func TestSourceRanges(t *testing.T) {
 }
 
 func TestNodePortAddresses(t *testing.T) {
-	c := newCluster(t)
-	c.start(t, func(cfg *ServicesConfig) { cfg.NodePorts = prefixes("192.168.1.0/24") })
-	c.node[0].addr(t, "eth0", "172.16.0.1/32")
-	c.outside.route(t, "172.16.0.1/32", "192.168.1.1", "eth0")
-	s := newShop()
-	s.endpoints = s.endpoints[:1]
-	c.update(t, s.delta())
-	expect(t, c.outside, "tcp", "192.168.1.1:30080", "a1")
-	expect(t, c.outside, "tcp", "172.16.0.1:30080", refused)
-	expect(t, c.node[0], "tcp", "127.0.0.1:30080", refused) // the node's own "nothing listens"
-	expect(t, c.outside, "tcp", targets["node port"][model.IPv6], "a1")
+	for _, x := range []struct {
+		name    string
+		ranges  []netip.Prefix
+		primary bool
+		v6      bool // whether node ports are on the node's IPv6 address
+		lo, lo6 bool // on 127.0.0.1 and ::1
+	}{
+		{"a range of one family", prefixes("192.168.1.0/24"), false, true, false, true},
+		{"and loopback", prefixes("192.168.1.0/24", "127.0.0.0/8"), false, true, true, true},
+		{"both families, one loopback", prefixes("192.168.1.0/24", "fd00:192::/64", "::1/128"), false, true, false, true},
+		{"the other's loopback only", prefixes("192.168.1.0/24", "::1/128"), false, false, false, true},
+		{"primary", nil, true, true, false, false},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			c := newCluster(t)
+			c.start(t, func(cfg *ServicesConfig) { cfg.NodePorts, cfg.PrimaryNodePorts = x.ranges, x.primary })
+			c.node[0].addr(t, "eth0", "172.16.0.1/32")
+			c.outside.route(t, "172.16.0.1/32", "192.168.1.1", "eth0")
+			s := newShop()
+			s.endpoints = s.endpoints[:1]
+			c.update(t, s.delta())
+			has := func(b bool) string {
+				if b {
+					return "a1"
+				}
+				return refused // the node's own "nothing listens"
+			}
+			expect(t, c.outside, "tcp", "192.168.1.1:30080", "a1")
+			expect(t, c.outside, "tcp", "172.16.0.1:30080", refused)
+			expect(t, c.outside, "tcp", targets["node port"][model.IPv6], has(x.v6))
+			for network := range map[string]bool{"tcp": true, "udp": true} {
+				expect(t, c.node[0], network, "127.0.0.1:30080", has(x.lo))
+				expect(t, c.node[0], network, "[::1]:30080", has(x.lo6))
+			}
+			// Where loopback has no node ports, the node's own processes are reached there.
+			c.node[0].serve(t, "own", 30080)
+			if !x.lo {
+				expect(t, c.node[0], "tcp", "127.0.0.1:30080", "own")
+			}
+			expect(t, c.outside, "tcp", "192.168.1.1:30080", "a1")
+		})
+	}
 }
 
 // TestAffinity: a client stays, over restarts of the agent and changes of other endpoints, and moves when its own
@@ -462,8 +493,12 @@ func TestHealthChecks(t *testing.T) {
 	other.service.ExternalLocal, other.service.HealthCheckNodePort = true, 31234
 	other.service.Ports = other.service.Ports[:1]
 	other.service.Ports[0].NodePort = 30081
+	other.service.UID = "uid-other"
 	c.update(t, other.delta())
-	if len(c.events) != 1 || c.events[0].Reason != "FailedToStartServiceHealthcheck" || c.events[0].Name.Name != "other" {
+	for range 5 { // it is tried again and again, and not said again
+		c.update(t, s.delta())
+	}
+	if len(c.events) != 1 || c.events[0].UID != "uid-other" || c.events[0].Reason != "FailedToStartServiceHealthcheck" || c.events[0].Name.Name != "other" {
 		t.Errorf("events: %+v", c.events)
 	}
 	s.service.ExternalLocal, s.service.HealthCheckNodePort = false, 0

@@ -4,11 +4,13 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -24,23 +26,36 @@ type healthChecks struct {
 	node    string
 	log     *slog.Logger
 	events  func(model.Event)
-	addrs   []netip.Prefix
+	addrs   []netip.Prefix // of the node addresses to listen on; empty: all
 	inForce func() bool
 
 	mu      sync.Mutex
 	servers map[model.Name]*healthCheck
+	closed  bool
 }
 
+// healthCheck is one of them: open, or to be opened, on some of its addresses at least.
 type healthCheck struct {
-	name  model.Name
-	port  uint16
-	http  *http.Server
-	local int
-	at    *healthChecks
+	service model.Name
+	uid     string
+	port    uint16
+	http    *http.Server
+	on      map[string]net.Listener
+	local   int
+	at      *healthChecks
+
+	pause time.Duration // before the next try to open what could not be opened; 0: all is open
+	retry *time.Timer
 }
 
-func newHealthChecks(cfg ServicesConfig, inForce func() bool) *healthChecks {
-	return &healthChecks{node: cfg.Node, log: cfg.Log, events: cfg.Events, addrs: cfg.NodePorts, inForce: inForce,
+// checkRetry bounds the pauses between tries to open a health check.
+const (
+	checkRetryMin = time.Second
+	checkRetryMax = time.Minute
+)
+
+func newHealthChecks(cfg ServicesConfig, addrs []netip.Prefix, inForce func() bool) *healthChecks {
+	return &healthChecks{node: cfg.Node, log: cfg.Log, events: cfg.Events, addrs: addrs, inForce: inForce,
 		servers: make(map[model.Name]*healthCheck)}
 }
 
@@ -48,50 +63,94 @@ func newHealthChecks(cfg ServicesConfig, inForce func() bool) *healthChecks {
 func (h *healthChecks) set(want map[model.Name]service.Health) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.closed {
+		return
+	}
 	for name, c := range h.servers {
 		if want[name].Port != c.port {
-			_ = c.http.Close()
-			delete(h.servers, name)
+			h.drop(c)
 		}
 	}
 	for name, w := range want {
 		c := h.servers[name]
 		if c == nil {
-			var err error
-			if c, err = h.open(name, w.Port); err != nil {
-				h.log.Error("can't serve a health check", "service", name, "port", w.Port, "err", err)
-				h.events(model.Event{APIVersion: "v1", Kind: "Service", Name: name, Warning: true, Reason: "FailedToStartServiceHealthcheck",
-					Message: fmt.Sprintf("node %s can't listen on healthCheckNodePort %d: %v; load balancers will take the node for unhealthy: free the port there", h.node, w.Port, err)})
-				continue
-			}
+			c = &healthCheck{service: name, uid: w.UID, port: w.Port, at: h, on: make(map[string]net.Listener)}
+			c.http = &http.Server{Handler: c, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
 			h.servers[name] = c
+			h.open(c)
 		}
 		c.local = w.Local
 	}
 }
 
-func (h *healthChecks) open(name model.Name, port uint16) (*healthCheck, error) {
-	c := &healthCheck{name: name, port: port, at: h}
-	c.http = &http.Server{Handler: c, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+// listenOn says which of the node's addresses to listen on, and looks which there are.
+func (h *healthChecks) listenOn(addrs []netip.Prefix) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.addrs = addrs
+	for _, c := range h.servers {
+		h.open(c)
+	}
+}
+
+// open listens wherever the check does not listen yet, and no longer where it should not. What fails is tried again,
+// after pauses that grow; the Service's owner hears of it once. Callers hold mu.
+func (h *healthChecks) open(c *healthCheck) {
 	addrs, err := h.listenAddrs()
-	if err != nil {
-		return nil, err
-	}
-	var open []net.Listener
-	for _, a := range addrs {
-		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", net.JoinHostPort(a, strconv.Itoa(int(port))))
-		if err != nil {
-			for _, l := range open {
-				_ = l.Close()
-			}
-			return nil, err
+	errs := []error{err}
+	for a, l := range c.on {
+		if err == nil && !slices.Contains(addrs, a) {
+			_ = l.Close()
+			delete(c.on, a)
 		}
-		open = append(open, l)
 	}
-	for _, l := range open {
-		go func() { _ = c.http.Serve(l) }() // ends with http.ErrServerClosed when the check is closed
+	for _, a := range addrs {
+		if c.on[a] != nil {
+			continue
+		}
+		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", net.JoinHostPort(a, strconv.Itoa(int(c.port))))
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		c.on[a] = l
+		go func() { _ = c.http.Serve(l) }() // ends when the check is closed, or this listener is
 	}
-	return c, nil
+	err = errors.Join(errs...)
+	if c.retry != nil {
+		c.retry.Stop()
+	}
+	switch {
+	case err == nil && c.pause > 0:
+		c.pause = 0
+		h.log.Info("the health check is served now", "service", c.service, "port", c.port)
+	case err != nil:
+		if c.pause == 0 {
+			h.log.Error("can't serve a health check; trying again and again", "service", c.service, "port", c.port, "err", err)
+			h.events(model.Event{APIVersion: "v1", Kind: "Service", Name: c.service, UID: c.uid, Warning: true, Reason: "FailedToStartServiceHealthcheck",
+				Message: fmt.Sprintf("node %s can't listen on healthCheckNodePort %d: %v; load balancers will take the node for unhealthy: free the port there", h.node, c.port, err)})
+		}
+		c.pause = min(max(2*c.pause, checkRetryMin), checkRetryMax)
+		c.retry = time.AfterFunc(c.pause, func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if h.servers[c.service] == c {
+				h.open(c)
+			}
+		})
+	}
+}
+
+// drop closes a check. Callers hold mu.
+func (h *healthChecks) drop(c *healthCheck) {
+	if c.retry != nil {
+		c.retry.Stop()
+	}
+	_ = c.http.Close()
+	for _, l := range c.on {
+		_ = l.Close() // which the server does not know yet, if it has just been opened
+	}
+	delete(h.servers, c.service)
 }
 
 // listenAddrs are the addresses to listen on: all, or those of the node that may have node ports.
@@ -132,14 +191,14 @@ func (c *healthCheck) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
 	fmt.Fprintf(w, "{\n\t\"service\": {\n\t\t\"namespace\": %q,\n\t\t\"name\": %q\n\t},\n\t\"localEndpoints\": %d,\n\t\"serviceProxyHealthy\": %v\n}",
-		c.name.Namespace, c.name.Name, local, healthy)
+		c.service.Namespace, c.service.Name, local, healthy)
 }
 
 func (h *healthChecks) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for name, c := range h.servers {
-		_ = c.http.Close()
-		delete(h.servers, name)
+	h.closed = true
+	for _, c := range h.servers {
+		h.drop(c)
 	}
 }

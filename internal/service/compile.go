@@ -26,6 +26,7 @@ type entry struct {
 
 // Health is what a Service's health check node port answers.
 type Health struct {
+	UID   string // the Service's
 	Port  uint16 // 0: the Service has none
 	Local int    // ready endpoints on this node
 }
@@ -52,7 +53,7 @@ func compile(s *model.Service, eps []*model.EndpointSlice, n *Node, scratch []ca
 		return out, scratch
 	}
 	if s.Type == model.LoadBalancer && s.ExternalLocal && s.HealthCheckNodePort != 0 {
-		out.health = Health{Port: s.HealthCheckNodePort, Local: localReady(eps, n)}
+		out.health = Health{UID: s.UID, Port: s.HealthCheckNodePort, Local: localReady(eps, n)}
 	}
 	perPort := 1 + len(s.ExternalIPs) + len(s.Ingress)
 	if s.Type != model.ClusterIP {

@@ -61,6 +61,7 @@ type Scope struct {
 	// family's.
 	NodePorts []netip.Prefix
 
-	// LoopbackNodePorts puts node ports on 127.0.0.1 and ::1 too, for the node itself.
+	// LoopbackNodePorts puts node ports on 127.0.0.1 and ::1 too, for the node itself, where NodePorts does not leave
+	// them out.
 	LoopbackNodePorts bool
 }

@@ -156,7 +156,7 @@ func (f *family) chains(cfg *service.Scope) []chain {
 		newRule("no Service has it", f.daddr(8), one(lookup(f.serviceRanges, 8, noReg)), one(verdict(expr.VerdictDrop))),
 	)
 	nodePorts := fibLocal(true)
-	if len(ofFamily(cfg.NodePorts, f)) > 0 {
+	if len(f.withNodePorts(cfg)) > 0 {
 		nodePorts = append(append(nodePorts, f.daddr(8)...), lookup(f.nodePortRanges, 8, noReg))
 	}
 	services = append(services, newRule("", nodePorts, one(gotoChain("nodeports"))))
@@ -185,7 +185,7 @@ func (f *family) chains(cfg *service.Scope) []chain {
 	for i := range f.perRow() {
 		out = append(out, chain{name: slotChain(i, false), rules: f.slotRules(vip, i)}, chain{name: slotChain(i, true), rules: f.slotRules(np, i)})
 	}
-	if cfg.LoopbackNodePorts {
+	if f.onLoopback(cfg) {
 		out = append(out, f.loopbackChains()...)
 	}
 	return out

@@ -15,6 +15,7 @@ import (
 
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/nft"
+	"github.com/weft-net/weft/internal/service"
 )
 
 // Node ports on 127.0.0.1 and ::1.
@@ -41,6 +42,25 @@ var (
 
 // priorityUndo comes after all others in the input hook, source NAT's 100 included.
 const priorityUndo = 300
+
+// onLoopback tells whether the family has node ports on its loopback address: where only some addresses have them, it
+// must be one of those.
+func (f *family) onLoopback(cfg *service.Scope) bool {
+	ranges := ofFamily(cfg.NodePorts, f)
+	return cfg.LoopbackNodePorts && (len(ranges) == 0 ||
+		slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(loopbacks[f.table.Family]) }))
+}
+
+// withNodePorts are the ranges of addresses that have node ports, as the rules see them: what comes from the loopback
+// address has the alias. Empty: all.
+func (f *family) withNodePorts(cfg *service.Scope) []netip.Prefix {
+	ranges := ofFamily(cfg.NodePorts, f)
+	if len(ranges) > 0 && f.onLoopback(cfg) {
+		alias := aliases[f.table.Family]
+		ranges = disjoint(append(ranges, netip.PrefixFrom(alias, alias.BitLen())))
+	}
+	return ranges
+}
 
 // loopbackChains turn loopback addresses into the alias and back.
 func (f *family) loopbackChains() []chain {
@@ -87,8 +107,10 @@ func (f *family) setBoth(a netip.Addr) []expr.Any {
 // setAliases makes the aliases addresses of this node, or no longer.
 func (t *Table) setAliases() error {
 	var errs []error
-	for f, a := range aliases {
-		if t.cfg.LoopbackNodePorts {
+	for _, fam := range []*family{t.v4, t.v6} {
+		f := fam.table.Family
+		a := aliases[f]
+		if fam.onLoopback(&t.cfg) {
 			if err := t.routes.RouteReplace(aliasRoute(a, t.lo)); err != nil && !noFamily(err) && !errors.Is(err, unix.ENETDOWN) {
 				// With the loopback interface down there is nobody to serve.
 				errs = append(errs, fmt.Errorf("node ports on loopback: local route to %s (%s): %w", a, f, err))

@@ -544,7 +544,7 @@ func (t *Table) skeleton(f *family, c *contents) error {
 	}{
 		{f.pods, ofFamily(t.cfg.Pods, f)},
 		{f.serviceRanges, ofFamily(t.cfg.ClusterIPs, f)},
-		{f.nodePortRanges, ofFamily(t.cfg.NodePorts, f)},
+		{f.nodePortRanges, f.withNodePorts(&t.cfg)},
 	} {
 		t.batch.FlushSet(r.set)
 		for _, p := range r.ranges {
