@@ -62,9 +62,10 @@ type exchange struct {
 	id       [32]byte
 	joined   string // of the last Lookup that had to join
 
-	from   origin  // of the body; nil where there is none
-	duplex *duplex // while the body is being sent and after; nil: it is not, or was before an answer was awaited
-	call   bool    // of gRPC
+	from   origin   // of the body; nil where there is none
+	duplex *duplex  // while the body is being sent and after; nil: it is not, or was before an answer was awaited
+	call   bool     // of gRPC
+	copied *teeBody // the body, where there are copies of it; nil: there are none
 
 	whole1    bytesBody
 	edits     []edit // of responses, from rule and backend
@@ -282,10 +283,12 @@ func (x *exchange) forward(r *rule, w *weighted, sticky *endpoint, prefix int) {
 	for i := range rewrites {
 		x.rewrite(&rewrites[i], prefix)
 	}
-	if !x.mirror(r.filters.mirrors) || !x.mirror(w.filters.mirrors) {
-		return
-	}
+	x.mirror(r.filters.mirrors)
+	x.mirror(w.filters.mirrors)
 	x.send(r, b, sticky)
+	if x.copied != nil {
+		x.copied.end()
+	}
 }
 
 func (x *exchange) edited(fields []field, edits []edit) []field {

@@ -3,11 +3,9 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"os"
 	"time"
@@ -17,9 +15,8 @@ import (
 
 // Sizes in bytes of request bodies that are collected before they are sent, so that they can be sent again.
 const (
-	collectSmall  = 16 << 10 // always: cheaper than a goroutine for the body
-	collectRetry  = 64 << 10 // when the rule has retries
-	collectMirror = 1 << 20  // when the request is mirrored; larger ones are not mirrored
+	collectSmall = 16 << 10 // always: cheaper than a goroutine for the body
+	collectRetry = 64 << 10 // when the rule has retries
 )
 
 // connectTries is how many endpoints are tried when connections can't be made, with or without retries of the rule.
@@ -223,93 +220,6 @@ func (b *prefixBody) next() ([]byte, error) {
 func (b *prefixBody) ready() bool       { return len(b.first) > 0 || b.rest.ready() }
 func (b *prefixBody) trailers() []field { return b.rest.trailers() }
 
-// mirror sends copies of the request to those mirrors whose share it falls into. It is false when the client broke
-// off.
-func (x *exchange) mirror(list []mirror) bool {
-	for i := range list {
-		m := &list[i]
-		if m.invalid != "" || rand.Uint32N(m.denominator) >= m.numerator {
-			continue
-		}
-		b := m.cell.Load()
-		if b == nil || b.err != nil || b.conf.Invalid != "" {
-			continue
-		}
-		if x.body != nil && !x.isWhole && !m.withoutBody {
-			n := collectMirror
-			if x.length >= 0 {
-				n = int(min(x.length, collectMirror))
-			}
-			if x.length > collectMirror || !x.hold(n) {
-				continue
-			}
-		}
-		if !m.withoutBody && !(x.proceed() && x.gather(collectMirror, x.length >= 0 || !x.isGRPC())) {
-			return false
-		}
-		if x.body != nil && !x.isWhole && !m.withoutBody {
-			continue
-		}
-		c := x.copy()
-		if m.hostname != "" {
-			c.authority = m.hostname
-		}
-		if m.withoutBody {
-			c.length, c.whole, c.isWhole = 0, nil, false
-		}
-		x.srv.mirror(c, b)
-	}
-	return true
-}
-
-// copy makes an exchange that outlives this one, without a client.
-func (x *exchange) copy() *exchange {
-	c := &exchange{
-		srv: x.srv, began: x.began, peer: x.peer, sink: nobody{}, major: x.major,
-		method: string(append([]byte(nil), x.method...)), path: string(append([]byte(nil), x.path...)),
-		query: string(append([]byte(nil), x.query...)), authority: string(append([]byte(nil), x.authority...)),
-		length: x.length, whole: bytes.Clone(x.whole), isWhole: x.isWhole,
-	}
-	for _, f := range x.fields {
-		c.fields = append(c.fields, field{bytes.Clone(f.name), bytes.Clone(f.value), f.id})
-	}
-	return c
-}
-
-// mirrorTimeout bounds copies, whose answers nobody waits for; mirrorsAtMost bounds how many there are at a time.
-const (
-	mirrorTimeout = 15 * time.Second
-	mirrorsAtMost = 1000
-)
-
-// mirror sends a copy. When too many are under way it is left out: copies must not hurt the original.
-func (s *Server) mirror(x *exchange, b *backend) {
-	if s.mirrors.Add(1) > mirrorsAtMost {
-		s.mirrors.Add(-1)
-		return
-	}
-	if !s.held.room(len(x.whole)) {
-		s.mirrors.Add(-1)
-		return
-	}
-	s.held.add(len(x.whole))
-	go func() {
-		defer s.mirrors.Add(-1)
-		defer s.held.add(-len(x.whole))
-		if e := b.pick(x.began.UnixNano(), nil); e != nil {
-			x.attempt(e, time.Now().Add(mirrorTimeout), func(int) bool { return false })
-		}
-	}()
-}
-
-// nobody takes the answers to mirrored requests.
-type nobody struct{}
-
-func (nobody) informational(int, []field) error                   { return nil }
-func (nobody) start(*exchange, int, string, []field, int64) error { return nil }
-func (nobody) data([]byte) error                                  { return nil }
-func (nobody) flush() error                                       { return nil }
-func (nobody) end([]field) error                                  { return nil }
 func timedOut(err error) bool {
 	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
 }
