@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes/scheme"
 
@@ -161,7 +164,25 @@ var linted = []lintedKind{
 	{gatewayapi.GroupName, "udproutes", []string{"v1", "v1alpha2"}}, {gatewayapi.GroupName, "referencegrants", []string{"v1", "v1beta1"}},
 	{gatewayapi.GroupName, "backendtlspolicies", []string{"v1", "v1alpha3"}},
 	{"weft.dev", "gatewayconfigs", []string{"v1alpha1"}}, {"weft.dev", "trafficpolicies", []string{"v1alpha1"}},
-	{"cilium.io", "ciliumnetworkpolicies", []string{"v2"}}, {"crd.projectcalico.org", "networkpolicies", []string{"v1"}},
+}
+
+// foreignKinds are the kinds of policy that others enforce, of those that the cluster has.
+func foreignKinds(c discovery.DiscoveryInterface) []lintedKind {
+	// The error is of groups that do not answer, such as those of a server that is gone: the others are there.
+	lists, _ := discovery.ServerPreferredResources(c)
+	var out []lintedKind
+	for _, l := range lists {
+		gv, err := schema.ParseGroupVersion(l.GroupVersion)
+		if err != nil {
+			continue
+		}
+		for _, r := range l.APIResources {
+			if _, ok := lint.ForeignPolicy(gv.Group, r.Kind); ok && !strings.Contains(r.Name, "/") && slices.Contains(r.Verbs, "list") {
+				out = append(out, lintedKind{gv.Group, r.Name, []string{gv.Version}})
+			}
+		}
+	}
+	return out
 }
 
 // readCluster reads a cluster the way manifests are read, so that lint sees both alike.
@@ -178,8 +199,12 @@ func (f *worldFlags) readCluster(ctx context.Context) (*offline.Cluster, map[exp
 	if err != nil {
 		return nil, nil, err
 	}
+	known, err := discovery.NewDiscoveryClientForConfig(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
 	out := &offline.Cluster{Delta: d, Workloads: offline.Workloads{}, Assumed: map[netip.Addr]bool{}}
-	for _, r := range linted {
+	for _, r := range slices.Concat(linted, foreignKinds(known)) {
 		list, err := listAny(ctx, client, r)
 		switch {
 		case apierrors.IsForbidden(err):

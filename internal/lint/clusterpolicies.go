@@ -13,7 +13,7 @@ func (c *checker) clusterPolicies() {
 	for i := range c.objects["ClusterNetworkPolicy"] {
 		o := &c.objects["ClusterNetworkPolicy"][i]
 		p := c.d.ClusterNetworkPolicies[o.name.Name]
-		if p == nil {
+		if p == nil || o.Object.GetObjectKind().GroupVersionKind().Group != policyGroup { // other groups have the kind too
 			continue
 		}
 		subject := slices.ContainsFunc(sortedValues(c.d.Pods), func(pod *model.Pod) bool { return c.world.Policy.Subject(p, pod) })

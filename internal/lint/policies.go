@@ -320,17 +320,29 @@ var foreign = map[string]string{
 	"security.istio.io": "Istio", "policy.linkerd.io": "Linkerd",
 }
 
+// policyGroup is the group of ClusterNetworkPolicy, and of those that it replaced.
+const policyGroup = "policy.networking.k8s.io"
+
+// ForeignPolicy tells whether a kind is one of policies that weft does not enforce, and by whom they are: "" if by
+// nobody any more.
+func ForeignPolicy(group, kind string) (who string, ok bool) {
+	if group == policyGroup && strings.HasSuffix(kind, "AdminNetworkPolicy") {
+		return "", true
+	}
+	who = foreign[group]
+	return who, who != "" && strings.Contains(kind, "Policy")
+}
+
 func (c *checker) foreignPolicies() {
 	for kind, list := range c.objects {
 		for i := range list {
 			o := &list[i]
 			gvk := o.Object.GetObjectKind().GroupVersionKind()
-			who, isForeign := foreign[gvk.Group]
-			switch {
-			case isForeign && strings.Contains(kind, "Policy"):
-				c.report("policy-foreign", o, "say it with NetworkPolicy or ClusterNetworkPolicy, or run "+who+" beside weft", "%s is enforced by %s only", kind, who)
-			case gvk.Group == "policy.networking.k8s.io" && strings.HasSuffix(kind, "AdminNetworkPolicy"):
+			switch who, ok := ForeignPolicy(gvk.Group, kind); {
+			case ok && who == "":
 				c.report("policy-foreign", o, "use ClusterNetworkPolicy (v1alpha2), which replaced it", "%s (%s) is no longer part of the API", kind, gvk.Version)
+			case ok:
+				c.report("policy-foreign", o, "say it with NetworkPolicy or ClusterNetworkPolicy, or run "+who+" beside weft", "%s is enforced by %s only", kind, who)
 			}
 		}
 	}

@@ -145,6 +145,18 @@ var ruleCases = []struct {
 	{"policy-dns-blocked", // weft's own labels, in a namespace that is not described
 		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{podSelector: {}}]}]}\n",
 		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {}, podSelector: {matchLabels: {app.kubernetes.io/name: weft}}}]}]}\n"},
+	{"policy-foreign",
+		"apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\nmetadata: {name: a}\nspec: {}\n",
+		"apiVersion: cilium.io/v2\nkind: CiliumEndpoint\nmetadata: {name: a, namespace: shop}\n"},
+	{"policy-foreign",
+		"apiVersion: crd.antrea.io/v1beta1\nkind: ClusterNetworkPolicy\nmetadata: {name: p}\nspec: {}\n---\n" + clusterPolicy(everything),
+		clusterPolicy(everything)},
+	{"policy-foreign",
+		"apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a, namespace: shop}\nspec: {}\n",
+		"apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a, namespace: shop}\nspec: {}\n"},
+	{"route-host-overlap", // a route's any host is the listener's
+		strings.Replace(httpRoute("r", "a.example.com", "/", ""), "  hostnames: [a.example.com]\n", "", 1) + hostGateway + ingressOf("i", "a.example.com", "", "/", ""),
+		strings.Replace(httpRoute("r", "a.example.com", "/", ""), "  hostnames: [a.example.com]\n", "", 1) + hostGateway + ingressOf("i", "b.example.com", "", "/", "")},
 	{"policy-local-only", // clients of a block are clients
 		exposed + "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{podSelector: {}}]}]}\n",
 		exposed + "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{ipBlock: {cidr: 198.51.100.0/24}}]}]}\n"},
@@ -161,6 +173,9 @@ var ruleCases = []struct {
 
 const weftDNS = "apiVersion: v1\nkind: Pod\nmetadata: {name: dns, namespace: kube-system, labels: {app: dns}}\nspec: {containers: [{name: c, image: x}]}\n---\n" +
 	"apiVersion: v1\nkind: Service\nmetadata: {name: weft-dns, namespace: kube-system, labels: {app.kubernetes.io/name: weft, app.kubernetes.io/component: dns}}\nspec: {selector: {app: dns}, ports: [{port: 53, targetPort: 1053, protocol: UDP}]}\n---\n"
+
+const hostGateway = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: gw2, namespace: shop}\nspec: {gatewayClassName: weft, listeners: [{name: http, port: 80, protocol: HTTP, hostname: a.example.com}]}\n---\n" +
+	"apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: any, namespace: shop}\nspec: {parentRefs: [{name: gw2}], rules: [{backendRefs: [{name: web, port: 80}]}]}\n---\n"
 
 const exposed = "apiVersion: v1\nkind: Service\nmetadata: {name: exposed, namespace: shop}\nspec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 80}]}\n---\n"
 
