@@ -72,3 +72,78 @@ func TestSilentEndpoints(t *testing.T) {
 		t.Errorf("%v", l)
 	}
 }
+
+// An endpoint that joins others gets a share that grows with its age; one of the first has its share at once.
+func TestSlowStart(t *testing.T) {
+	b := &backend{conf: route.Backend{Key: "b"}}
+	joined := time.Unix(1000, 0)
+	b.update([]route.Endpoint{{Address: "old"}}, joined.Add(-time.Hour))
+	b.update([]route.Endpoint{{Address: "old"}, {Address: "new"}}, joined)
+	share := func(age time.Duration) int {
+		n := 0
+		for range 2000 {
+			if b.pick(joined.Add(age).UnixNano(), nil).address == "new" {
+				n++
+			}
+		}
+		return n / 20
+	}
+	for _, c := range []struct {
+		age         time.Duration
+		least, most int // percent: p/(1+p) where p is the chance to be let have its turn
+	}{{0, 4, 15}, {slowStart / 2, 26, 41}, {slowStart, 44, 56}, {time.Hour, 44, 56}} {
+		if got := share(c.age); got < c.least || got > c.most {
+			t.Errorf("after %v it gets %d %%, want %d to %d", c.age, got, c.least, c.most)
+		}
+	}
+	// Nobody waits for its age when there is no other.
+	old := b.endpoints.Load().all[0]
+	if e := b.pick(joined.UnixNano(), []*endpoint{old}); e.address != "new" {
+		t.Errorf("%s was chosen again", e.address)
+	}
+}
+
+// An endpoint is left out after failures in a row, for longer each time, and comes back; with none left all are used.
+func TestEjection(t *testing.T) {
+	b := &backend{conf: route.Backend{Key: "b"}}
+	now := time.Unix(1000, 0)
+	b.update([]route.Endpoint{{Address: "a"}, {Address: "b"}}, now)
+	a, other := b.endpoints.Load().all[0], b.endpoints.Load().all[1]
+	for range ejectAfter - 1 {
+		a.failed(now)
+	}
+	a.succeeded()
+	for range ejectAfter - 1 {
+		a.failed(now)
+	}
+	if a.ejected.Load() != 0 {
+		t.Error("it is left out, though it has not failed so often in a row")
+	}
+	a.succeeded()
+	for _, want := range []time.Duration{5, 10, 20, 40, 60, 60} {
+		for range ejectAfter {
+			a.failed(now)
+		}
+		if got := time.Unix(0, a.ejected.Load()).Sub(now); got != want*time.Second {
+			t.Errorf("it is left out for %v, want %ds", got, want)
+		}
+		for range 100 {
+			if b.pick(now.Add(want*time.Second-1).UnixNano(), nil) == a {
+				t.Fatalf("it was chosen within %ds", want)
+			}
+		}
+		now = now.Add(want * time.Second)
+		back := false
+		for range 100 {
+			back = back || b.pick(now.UnixNano(), nil) == a
+		}
+		if !back {
+			t.Errorf("it did not come back after %ds", want)
+		}
+	}
+	a.eject(now)
+	other.eject(now)
+	if b.pick(now.UnixNano(), nil) == nil {
+		t.Error("with all left out there is none")
+	}
+}
