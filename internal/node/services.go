@@ -64,7 +64,7 @@ type Services struct {
 	refused  map[model.Name]error // Services that the kernel does not take
 	complete bool                 // the API's first full picture is here
 	scope    service.Scope
-	triggers triggers
+	waiting  waiting
 	ranges   map[string]*model.ServiceCIDR
 
 	lost   lost          // what is still to be done about tracked connections
@@ -131,13 +131,13 @@ func (s *Services) Name() string { return "services" }
 func (s *Services) Update(_ context.Context, d *model.Delta) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.metrics.changes(d)
-	s.triggers.add(d)
+	s.waiting.add(d)
+	s.metrics.changes(d, &s.waiting)
 	for _, e := range s.table.Update(d) {
 		s.cfg.Events(e)
 	}
 	s.rescope(d)
-	if n := d.Nodes[s.cfg.Node]; n != nil {
+	if n, ok := d.Nodes[s.cfg.Node]; ok {
 		s.health.node(n)
 	}
 	s.complete = s.complete || d.Complete
@@ -146,12 +146,13 @@ func (s *Services) Update(_ context.Context, d *model.Delta) error {
 	}
 	start := time.Now()
 	s.health.behind()
-	if err := s.enforce(); err != nil {
-		s.metrics.failures.Inc()
+	did, err := s.enforce()
+	if err != nil {
+		s.metrics.failed(did)
 		return err
 	}
 	s.health.upToDate()
-	s.metrics.synced(start, s.table, &s.triggers)
+	s.metrics.synced(start, did, s.table, len(s.refused), &s.waiting)
 	s.checks.set(s.table.Health())
 	s.sweepSoon()
 	return nil
@@ -212,35 +213,36 @@ func primary(n *model.Node) []netip.Prefix {
 	return out
 }
 
-// enforce brings the kernel to the table. Callers hold mu.
-func (s *Services) enforce() error {
+// enforce brings the kernel to the table, and tells what there was to do. Callers hold mu.
+func (s *Services) enforce() (work, error) {
 	changes := s.table.Pending()
+	did := workOf(changes)
 	if s.kernel.Synced() {
 		err := s.kernel.Apply(s.retried(changes))
 		if err == nil {
 			s.lost.applied(changes, s.table.HasPod)
 			s.table.Done()
-			return nil
+			return did, nil
 		}
 		s.log.Warn("the kernel refused a change of the service tables; comparing all of them", "err", err)
 		if err := s.isolate(err, owners(changes)); err != nil {
-			return err
+			return did, err
 		}
 		s.lost.applied(changes, s.table.HasPod)
 		s.table.Done()
-		return nil
+		return everything(), nil
 	}
+	did = everything()
 	start := time.Now()
 	if err := s.sync(); err != nil {
 		if err := s.isolate(err, nil); err != nil {
-			return err
+			return did, err
 		}
 	}
 	s.lost.applied(changes, s.table.HasPod)
 	s.table.Done()
-	s.metrics.full.Observe(time.Since(start).Seconds())
 	s.log.Info("service tables in force", "frontends", s.table.Len(), "took", time.Since(start))
-	return nil
+	return did, nil
 }
 
 // sync compares all that the kernel holds with the table. What connections met meanwhile is not known: all of them are

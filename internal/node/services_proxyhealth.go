@@ -3,7 +3,7 @@
 package node
 
 import (
-	"fmt"
+	"encoding/json"
 	"net/http"
 	"strconv"
 	"sync"
@@ -32,7 +32,7 @@ type proxyHealth struct {
 	complete bool      // they have held what the API said
 	since    time.Time // since when they lag behind; zero if they don't
 	updated  time.Time // when they last did not
-	leaving  bool      // the node is being deleted, or about to be
+	eligible bool      // the node is there, and neither being deleted nor about to be
 }
 
 func newProxyHealth() *proxyHealth {
@@ -61,7 +61,7 @@ func (h *proxyHealth) upToDate() {
 func (h *proxyHealth) node(n *model.Node) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.leaving = n.Deleting || n.ToBeDeleted
+	h.eligible = n != nil && !n.Deleting && !n.ToBeDeleted
 }
 
 // late tells whether the kernel lags behind for longer than the limit. Callers hold mu.
@@ -84,24 +84,47 @@ func (h *proxyHealth) handler() http.Handler {
 	return mux
 }
 
+// proxyHealthAnswer is kube-proxy's.
+type proxyHealthAnswer struct {
+	LastUpdated  time.Time                     `json:"lastUpdated"`
+	CurrentTime  time.Time                     `json:"currentTime"`
+	NodeEligible *bool                         `json:"nodeEligible,omitempty"`
+	Healthy      bool                          `json:"healthy"`
+	Status       map[string]proxyFamilysHealth `json:"status,omitempty"`
+}
+
+type proxyFamilysHealth struct {
+	LastUpdated time.Time `json:"lastUpdated"`
+	Healthy     bool      `json:"healthy"`
+}
+
 func (h *proxyHealth) answer(w http.ResponseWriter, count *prometheus.CounterVec, ofNode bool) {
-	now := time.Now()
 	h.mu.Lock()
-	healthy, updated, leaving := h.complete && !h.late(proxyHealthTimeout), h.updated, h.leaving
+	out := proxyHealthAnswer{LastUpdated: h.updated, CurrentTime: time.Now(), Healthy: h.complete && !h.late(proxyHealthTimeout)}
+	eligible := h.eligible
 	h.mu.Unlock()
 	code := http.StatusOK
-	if !healthy || ofNode && leaving {
+	if ofNode {
+		out.NodeEligible = &eligible
+	}
+	if out.Status = make(map[string]proxyFamilysHealth); !out.LastUpdated.IsZero() {
+		for _, f := range bothFamilies {
+			out.Status[f.String()] = proxyFamilysHealth{out.LastUpdated, out.Healthy}
+		}
+	}
+	if !out.Healthy || ofNode && !eligible {
 		code = http.StatusServiceUnavailable
 	} else {
-		updated = now // as kube-proxy: who is up to date was so just now
+		out.LastUpdated = out.CurrentTime // as kube-proxy: who is up to date was so just now
 	}
 	count.WithLabelValues(strconv.Itoa(code)).Inc()
+	body, err := json.Marshal(out)
+	if err != nil { // of times and words it never comes
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
-	if ofNode {
-		fmt.Fprintf(w, `{"lastUpdated": %q,"currentTime": %q, "nodeEligible": %v}`, updated, now, !leaving)
-		return
-	}
-	fmt.Fprintf(w, `{"lastUpdated": %q,"currentTime": %q}`, updated, now)
+	_, _ = w.Write(body)
 }

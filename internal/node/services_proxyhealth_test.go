@@ -17,6 +17,7 @@ import (
 // TestProxyHealth: what kube-proxy's healthz port answers, which load balancers have parsers for.
 func TestProxyHealth(t *testing.T) {
 	h := newProxyHealth()
+	h.node(&model.Node{})
 	ask := func(when, path string, want int, eligible any) {
 		t.Helper()
 		w := httptest.NewRecorder()
@@ -24,6 +25,12 @@ func TestProxyHealth(t *testing.T) {
 		var body map[string]any
 		if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil {
 			t.Fatalf("%s: %s: %v in %s", when, path, err, w.Body)
+		}
+		if healthy := want == http.StatusOK || eligible == false; body["healthy"] != healthy {
+			t.Errorf("%s: %s: %s, want healthy %v", when, path, w.Body, healthy)
+		}
+		if status, _ := body["status"].(map[string]any); len(status) != 0 && len(status) != 2 {
+			t.Errorf("%s: %s: status of each family: %s", when, path, w.Body)
 		}
 		if w.Code != want || body["nodeEligible"] != eligible {
 			t.Errorf("%s: %s: %d %s, want %d, eligible %v", when, path, w.Code, w.Body, want, eligible)
@@ -61,15 +68,15 @@ func TestProxyHealth(t *testing.T) {
 	h.upToDate()
 	both("up to date again", 200, true)
 
-	for _, n := range []*model.Node{{ToBeDeleted: true}, {Meta: model.Meta{Deleting: true}}} {
+	for _, n := range []*model.Node{nil, {ToBeDeleted: true}, {Meta: model.Meta{Deleting: true}}} {
 		h.node(n)
 		ask("the node is about to go", "/healthz", 503, false)
 		ask("the node is about to go", "/livez", 200, nil)
 	}
 	h.node(&model.Node{})
 	both("it stays", 200, true)
-	if ok, bad := testutil.ToFloat64(h.healthz.WithLabelValues("200")), testutil.ToFloat64(h.healthz.WithLabelValues("503")); ok != 5 || bad != 6 {
-		t.Errorf("counted %v answers of 200 and %v of 503, want 5 and 6", ok, bad)
+	if ok, bad := testutil.ToFloat64(h.healthz.WithLabelValues("200")), testutil.ToFloat64(h.healthz.WithLabelValues("503")); ok != 5 || bad != 7 {
+		t.Errorf("counted %v answers of 200 and %v of 503, want 5 and 7", ok, bad)
 	}
 }
 

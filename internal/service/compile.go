@@ -16,12 +16,29 @@ type compiled struct {
 	entries []entry
 	events  []model.Event
 	health  Health
-	noLocal [2]int // frontends dropped for want of a local endpoint: internal, external
+	noLocal noLocal
 }
 
 type entry struct {
 	frontend Frontend
 	rule     *Rule
+}
+
+// noLocal counts frontends that drop traffic for want of a local endpoint, by family: internal ones, external ones.
+type noLocal struct{ v4, v6 [2]int }
+
+func (n *noLocal) of(f model.Family) *[2]int {
+	if f == model.IPv6 {
+		return &n.v6
+	}
+	return &n.v4
+}
+
+func (n *noLocal) add(o noLocal, times int) {
+	for i := range n.v4 {
+		n.v4[i] += times * o.v4[i]
+		n.v6[i] += times * o.v6[i]
+	}
 }
 
 // Health is what a Service's health check node port answers.
@@ -196,7 +213,7 @@ func (out *compiled) add(ip netip.Addr, proto model.Protocol, port uint16, r Rul
 		return
 	}
 	if r.Main.Action == Drop {
-		out.noLocal[policy]++
+		out.noLocal.of(f.Family())[policy]++
 	}
 	out.entries = append(out.entries, entry{f, &r})
 }

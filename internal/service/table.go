@@ -24,7 +24,7 @@ type Table struct {
 	cands   []candidate      // scratch
 	health  map[model.Name]Health
 	pods    pods
-	noLocal [2]int
+	noLocal noLocal
 }
 
 // known is a Service as it is known, which may be only by its EndpointSlices yet.
@@ -205,9 +205,8 @@ func (t *Table) compile(d *namedService) {
 	} else if len(st.slices) == 0 {
 		delete(t.services, d.name)
 	}
-	for i := range t.noLocal {
-		t.noLocal[i] += st.noLocal[i] - d.before.noLocal[i]
-	}
+	t.noLocal.add(st.noLocal, 1)
+	t.noLocal.add(d.before.noLocal, -1)
 	if st.health.Port != 0 {
 		t.health[d.name] = st.health
 	} else if d.before.health.Port != 0 {
@@ -389,9 +388,12 @@ func (t *Table) Len() int { return len(t.owners) }
 // Health are the health check node ports and what they answer. Read only.
 func (t *Table) Health() map[model.Name]Health { return t.health }
 
-// NoLocal counts the frontends that drop traffic for want of a local endpoint: by internalTrafficPolicy and by
-// externalTrafficPolicy.
-func (t *Table) NoLocal() (internal, external int) { return t.noLocal[0], t.noLocal[1] }
+// NoLocal counts the frontends of a family that drop traffic for want of a local endpoint: by internalTrafficPolicy and
+// by externalTrafficPolicy.
+func (t *Table) NoLocal(f model.Family) (internal, external int) {
+	n := t.noLocal.of(f)
+	return n[0], n[1]
+}
 
 // Node is the node that the table decides for.
 func (t *Table) Node() Node { return t.node }
