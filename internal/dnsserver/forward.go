@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -37,6 +38,33 @@ type forwarder struct {
 	timeout   time.Duration // for all tries together
 	panicked  func(any)     // is told of a bug that a try hit
 	next      atomic.Uint32
+}
+
+// newForwarder makes a forwarder that has no resolvers yet.
+func newForwarder(zone string, f *Forward) (*forwarder, error) {
+	zone = strings.TrimSuffix(strings.ToLower(zone), ".") + "."
+	apex, err := dnszone.PackName(zone)
+	if err != nil {
+		return nil, err
+	}
+	var q dnszone.Question
+	q.Read(apex)
+	return &forwarder{zone: zone, apex: string(apex), labels: q.Labels(), policy: f.Policy, timeout: time.Duration(f.Timeout)}, nil
+}
+
+// sortRoutes puts the longest zone first.
+func sortRoutes(fs []*forwarder) {
+	slices.SortStableFunc(fs, func(a, b *forwarder) int { return b.labels - a.labels })
+}
+
+// routeOf is the forwarder of the longest zone that a name is in; the last is the root's.
+func routeOf(fs []*forwarder, q *dnszone.Question) *forwarder {
+	for _, f := range fs {
+		if f.matches(q) {
+			return f
+		}
+	}
+	return fs[len(fs)-1]
 }
 
 // matches tells whether a name is the forwarder's.

@@ -10,8 +10,6 @@ import (
 	"log/slog"
 	"maps"
 	"runtime/debug"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -185,7 +183,7 @@ func (s *Server) newView(cfg *Config) (*view, error) {
 	for i := range cfg.StubDomains {
 		d := &cfg.StubDomains[i]
 		for _, z := range d.Zones {
-			if err := v.addRoute(s, strings.TrimSuffix(strings.ToLower(z), ".")+".", &d.Forward); err != nil {
+			if err := v.addRoute(s, z, &d.Forward); err != nil {
 				return nil, fmt.Errorf("stubDomains[%d]: %w", i, err)
 			}
 		}
@@ -193,7 +191,7 @@ func (s *Server) newView(cfg *Config) (*view, error) {
 	if err := v.addRoute(s, ".", &cfg.Forward); err != nil {
 		return nil, err
 	}
-	slices.SortStableFunc(v.routes, func(a, b *forwarder) int { return b.labels - a.labels })
+	sortRoutes(v.routes)
 	if cfg.SearchPath.Enabled {
 		if v.search, err = newSearchPath(cfg); err != nil {
 			return nil, err
@@ -209,7 +207,7 @@ func (s *Server) newView(cfg *Config) (*view, error) {
 }
 
 func (v *view) addRoute(s *Server, zone string, f *Forward) error {
-	apex, err := dnszone.PackName(zone)
+	out, err := newForwarder(zone, f)
 	if err != nil {
 		return err
 	}
@@ -217,29 +215,19 @@ func (v *view) addRoute(s *Server, zone string, f *Forward) error {
 	if err != nil {
 		return err
 	}
-	out := &forwarder{zone: zone, apex: string(apex), policy: f.Policy, timeout: time.Duration(f.Timeout), panicked: s.panicked, index: s.stats.zones.index(zone)}
-	var q dnszone.Question
-	q.Read(apex)
-	out.labels = q.Labels()
+	out.panicked, out.index = s.panicked, s.stats.zones.index(out.zone)
 	for _, u := range us {
 		out.resolvers = append(out.resolvers, newResolver(s.ctx, u, s.tls, s.stats.upstreams.of(u)))
 		out.sources += u.String() + "#" + u.ServerName + " "
 	}
 	if len(us) == 0 {
-		s.log.Warn("no upstream to forward to: such names get SERVFAIL; set forward.upstreams", "zone", zone)
+		s.log.Warn("no upstream to forward to: such names get SERVFAIL; set forward.upstreams", "zone", out.zone)
 	}
 	v.routes = append(v.routes, out)
 	return nil
 }
 
-func (v *view) route(q *dnszone.Question) *forwarder {
-	for _, f := range v.routes {
-		if f.matches(q) {
-			return f
-		}
-	}
-	return v.routes[len(v.routes)-1]
-}
+func (v *view) route(q *dnszone.Question) *forwarder { return routeOf(v.routes, q) }
 
 // worker is one goroutine's scratch and counts.
 type worker struct {

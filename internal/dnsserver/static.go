@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/weft-net/weft/internal/dnszone"
 )
@@ -154,4 +155,72 @@ func (v *view) lead(msg []byte, at int, q *dnszone.Question, o *outcome, limit i
 	}
 	o.rcode = rcodeServFail // aliases in a circle, or as good as
 	return msg, true
+}
+
+// Own is what a configuration itself says of names: for explaining what the server would do.
+type Own struct {
+	static *static
+	routes []*forwarder
+	zones  map[*forwarder][]string // the upstreams, as they are written
+}
+
+// Own reads the configuration's own names, and who is asked the others.
+func (c *Config) Own() (*Own, error) {
+	o := &Own{zones: make(map[*forwarder][]string)}
+	var err error
+	if o.static, err = newStatic(c, uint32(time.Duration(*c.TTL)/time.Second)); err != nil {
+		return nil, err
+	}
+	add := func(zone string, f *Forward) error {
+		fw, err := newForwarder(zone, f)
+		if err != nil {
+			return err
+		}
+		o.routes = append(o.routes, fw)
+		o.zones[fw] = f.Upstreams
+		return nil
+	}
+	for i := range c.StubDomains {
+		for _, z := range c.StubDomains[i].Zones {
+			if err := add(z, &c.StubDomains[i].Forward); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := add(".", &c.Forward); err != nil {
+		return nil, err
+	}
+	sortRoutes(o.routes)
+	return o, nil
+}
+
+// OwnName is what hosts and aliases have of a name.
+type OwnName struct {
+	Addrs []netip.Addr
+	Names []string // of a reverse name
+	Alias string   // "" where it is none
+	TTL   uint32   // seconds
+}
+
+// Find is the name's entry in hosts or aliases; nil where it has none.
+func (o *Own) Find(q *dnszone.Question) *OwnName {
+	n := o.static.find(q)
+	if n == nil {
+		return nil
+	}
+	out := &OwnName{Addrs: n.addrs, TTL: o.static.ttl}
+	for _, w := range n.names {
+		out.Names = append(out.Names, dnszone.FormatName([]byte(w)))
+	}
+	if n.alias != "" {
+		out.Alias = dnszone.FormatName([]byte(n.alias))
+	}
+	return out
+}
+
+// Route is the zone that a name is asked upstream under, "." or that of a stub domain, and the upstreams as they are
+// written.
+func (o *Own) Route(q *dnszone.Question) (zone string, upstreams []string) {
+	f := routeOf(o.routes, q)
+	return f.zone, o.zones[f]
 }

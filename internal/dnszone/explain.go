@@ -57,14 +57,26 @@ func ParseType(s string) (uint16, error) {
 // resolv.conf that the kubelet writes (search <namespace>.svc.<domain> svc.<domain> <domain>, ndots:5). more are
 // search domains beyond these.
 func (z *Zone) SearchNames(name, namespace string, more []string) []string {
+	return SearchList(name, append(z.SearchDomains(namespace), more...), DefaultNdots)
+}
+
+// DefaultNdots is what the kubelet writes.
+const DefaultNdots = 5
+
+// SearchDomains are those that the kubelet writes for a pod of a namespace.
+func (z *Zone) SearchDomains(namespace string) []string {
+	return []string{namespace + ".svc." + z.o.Domain, "svc." + z.o.Domain, z.o.Domain}
+}
+
+// SearchList are the names that a resolver asks for one, in order, with these search domains and ndots (resolv.conf(5)).
+func SearchList(name string, domains []string, ndots int) []string {
 	if strings.HasSuffix(name, ".") {
 		return []string{name}
 	}
 	var out []string
-	for _, s := range append([]string{namespace + ".svc." + z.o.Domain, "svc." + z.o.Domain, z.o.Domain}, more...) {
-		out = append(out, name+"."+s+".")
+	for _, s := range domains {
+		out = append(out, strings.TrimSuffix(name+"."+s, ".")+".")
 	}
-	const ndots = 5
 	if strings.Count(name, ".") >= ndots {
 		return append([]string{name + "."}, out...)
 	}

@@ -54,6 +54,7 @@ func namesEndpointSlice(s *discoveryv1.EndpointSlice) (*model.EndpointSlice, err
 // namesPod does the same for FromPod.
 func namesPod(p *corev1.Pod) (*model.Pod, error) {
 	p.Labels, p.Spec.Containers, p.Spec.InitContainers = nil, nil, nil
+	p.Spec.DNSPolicy, p.Spec.DNSConfig = "", nil
 	out, err := FromPod(p)
 	out.UID = ""
 	return out, err

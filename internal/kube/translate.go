@@ -296,6 +296,8 @@ func FromPod(p *corev1.Pod) (*model.Pod, error) {
 		Hostname:       p.Spec.Hostname,
 		Subdomain:      p.Spec.Subdomain,
 		Finished:       p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed,
+		DNSPolicy:      intern(string(p.Spec.DNSPolicy)),
+		DNSConfig:      fromPodDNSConfig(p.Spec.DNSConfig),
 	}
 	for _, ip := range p.Status.PodIPs {
 		if a := bad.addr("status.podIPs", ip.IP); a.IsValid() {

@@ -20,6 +20,15 @@ type Pod struct {
 	Subdomain      string
 	Ready          bool // the Ready condition
 	Finished       bool // phase Succeeded or Failed: its addresses are no longer its own
+	DNSPolicy      string
+	DNSConfig      *PodDNSConfig // spec.dnsConfig; nil: none
+}
+
+// PodDNSConfig is core/v1 PodDNSConfig, as far as it says which names are asked, and whom.
+type PodDNSConfig struct {
+	Nameservers []string
+	Searches    []string
+	Ndots       int // -1: not given
 }
 
 // ContainerPort is a port that one of a pod's containers (sidecars included) declares.
