@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/weft-net/weft/internal/proxy"
 	"github.com/weft-net/weft/internal/route"
 )
 
@@ -28,30 +29,80 @@ func (q Question) Lookup(name string) (string, bool) {
 	return v, ok
 }
 
+// authority is the request's Host field.
+func (q Question) authority() string {
+	if h, ok := q.Headers["host"]; ok {
+		return h
+	}
+	return q.URL.Host
+}
+
 // Explain writes which listener, hostname, route and rule the request gets, and why others do not, by the functions
 // that the proxy decides with. found says whether a route wins.
 func Explain(out io.Writer, u *route.Update, q Question) (found bool, err error) {
-	host := strings.ToLower(q.URL.Hostname())
 	port, err := portOf(q.URL)
 	if err != nil {
 		return false, err
 	}
-	var byHost route.Hosts[*route.Listener]
-	for i := range u.Listeners {
-		l := &u.Listeners[i]
-		if public := l.PublicPort; l.Port == port || public == port {
-			if l.Protocol == route.HTTP && q.URL.Scheme == "http" || l.Protocol == route.HTTPS && q.URL.Scheme == "https" {
-				byHost.Set(l.Hostname, l)
-			}
-		}
-	}
-	var listener *route.Listener
-	byHost.Find(host, func(l *route.Listener) bool { listener = l; return false })
+	host := proxy.HostOf(q.authority())
+	listener := listenerOf(u, q.URL.Scheme, host, port)
 	if listener == nil {
 		fmt.Fprintf(out, "404: no %s listener on port %d has host %s\n", strings.ToUpper(q.URL.Scheme), port, host)
 		return false, nil
 	}
+	if q.URL.Scheme == "https" { // the client names the URL's host in its handshake, whatever the Host field says
+		if by := listenerOf(u, q.URL.Scheme, proxy.HostOf(q.URL.Host), port); by == nil || by.Key != listener.Key {
+			fmt.Fprintf(out, "421: the connection is made to host %s, which is not host %s's listener\n", proxy.HostOf(q.URL.Host), host)
+			return false, nil
+		}
+	}
 	fmt.Fprintf(out, "listener %s\n", listener.Key)
+	trial, err := proxy.NewTrial(u)
+	if err != nil {
+		fmt.Fprintf(out, "note: %v\n", err)
+	}
+	asked := q.URL.EscapedPath()
+	if q.URL.Opaque != "" {
+		asked = q.URL.Opaque
+	}
+	d := trial.Decide(proxy.Trying{Listener: listener.Key, Method: q.Method, Authority: q.authority(), Path: asked, Query: q.URL.RawQuery, Fields: q.Headers})
+	if d.Path != asked && asked != "" {
+		fmt.Fprintf(out, "path %s is read as %s\n", asked, d.Path)
+	}
+	var policies []string // of the winner; later ones come before earlier ones
+	explainHosts(out, u, listener, host, &route.Request{Method: q.Method, Path: d.Path, Query: q.URL.RawQuery, Header: q}, func(e *route.Entry) bool {
+		wins := d.Entry != nil && e.Route.Key == d.Entry.Route.Key && e.Rule == d.Entry.Rule && e.Match == d.Entry.Match
+		if wins {
+			found, policies = true, slices.Concat(listener.Policies, e.Route.Policies, e.Route.Rules[e.Rule].Policies)
+		}
+		return wins
+	})
+	if !found {
+		fmt.Fprintf(out, "%d: %s\n", d.Status, d.Reason)
+	}
+	explainPolicies(out, u, policies)
+	return found, nil
+}
+
+// listenerOf finds the listener of a scheme that has a host at a port, the gateway's own or that which clients know; nil
+// if there is none.
+func listenerOf(u *route.Update, scheme, host string, port uint16) (out *route.Listener) {
+	var byHost route.Hosts[*route.Listener]
+	for i := range u.Listeners {
+		l := &u.Listeners[i]
+		if l.Port == port || l.PublicPort == port {
+			if l.Protocol == route.HTTP && scheme == "http" || l.Protocol == route.HTTPS && scheme == "https" {
+				byHost.Set(l.Hostname, l)
+			}
+		}
+	}
+	byHost.Find(host, func(l *route.Listener) bool { out = l; return false })
+	return out
+}
+
+// explainHosts writes what the rules of each hostname that the host may be looked for under make of the request, until wins
+// says that one has won.
+func explainHosts(out io.Writer, u *route.Update, listener *route.Listener, host string, req *route.Request, wins func(*route.Entry) bool) {
 	entries := map[string][]*route.Entry{}
 	for i := range u.Routes {
 		es, errs := route.Entries(&u.Routes[i], func(int) any { return nil })
@@ -70,36 +121,23 @@ func Explain(out io.Writer, u *route.Update, q Question) (found bool, err error)
 	for h := range entries {
 		hosts.Set(h, h)
 	}
-	path := q.URL.EscapedPath()
-	if path == "" {
-		path = "/"
-	}
-	var policies []string // of the winner; later ones come before earlier ones
-	req := &route.Request{Method: q.Method, Path: path, Query: q.URL.RawQuery, Header: q}
 	hosts.Find(host, func(h string) bool {
 		name := h
 		if name == "" {
 			name = "(any)"
 		}
 		fmt.Fprintf(out, "  hostname %s\n", name)
+		found := false
 		for _, v := range route.NewHostTable(entries[h]).Explain(req) {
-			mark := " "
-			if v.Wins {
+			mark, won := " ", wins(v.Entry)
+			if won {
 				mark, found = "*", true
 			}
 			r := v.Entry.Route.Rules[v.Entry.Rule]
-			if v.Wins {
-				policies = slices.Concat(listener.Policies, v.Entry.Route.Policies, r.Policies)
-			}
-			fmt.Fprintf(out, "  %s %s rule %d match %d: %s%s\n", mark, v.Entry.Route.Key, v.Entry.Rule, v.Entry.Match, v.Why, backends(&r, v.Wins))
+			fmt.Fprintf(out, "  %s %s rule %d match %d: %s%s\n", mark, v.Entry.Route.Key, v.Entry.Rule, v.Entry.Match, v.Why, backends(&r, won))
 		}
 		return !found
 	})
-	if !found {
-		fmt.Fprintln(out, "404: no route matches")
-	}
-	explainPolicies(out, u, policies)
-	return found, nil
 }
 
 // explainPolicies writes which policies apply to a rule's requests, and which of them each field comes from.

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"net/netip"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/weft-net/weft/internal/route"
+)
+
+// guarded has /admin, which is not for everybody, and all else.
+func guarded() *route.Update {
+	prefix := func(p string) []route.Match {
+		return []route.Match{{Path: &route.PathMatch{Kind: route.PathPrefix, Value: p}}}
+	}
+	backend := []route.WeightedBackend{{Backend: "b", Weight: 1}}
+	return &route.Update{
+		Complete:  true,
+		Listeners: []route.Listener{{Key: "l", Port: 80, Protocol: route.HTTP, Hostname: "*.example.com"}, {Key: "other", Port: 80, Protocol: route.HTTP, Hostname: "other.example.org"}},
+		Policies:  []route.Policy{{Key: "keep-out", Sources: &route.Sources{Deny: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}}}},
+		Backends:  []route.Backend{{Key: "b", Endpoints: "e"}},
+		Routes: []route.Route{
+			{Key: "open", Name: "shop/open", Kind: route.HTTPRoute, Parents: []route.Parent{{Listener: "l", Hostnames: []string{"*.example.com"}}},
+				Rules: []route.Rule{{Matches: prefix("/"), Backends: backend}, {Matches: prefix("/files"), Backends: backend}}},
+			{Key: "admin", Name: "shop/admin", Kind: route.HTTPRoute, Parents: []route.Parent{{Listener: "l", Hostnames: []string{"*.example.com"}}},
+				Rules: []route.Rule{{Matches: prefix("/admin"), Backends: backend, Policies: []string{"keep-out"}}}},
+		},
+	}
+}
+
+// What is told is what the proxy does, however a path is written and whatever the Host field says.
+func TestExplainReadsPathsAsTheProxyDoes(t *testing.T) {
+	for _, tc := range []struct{ url, host, wins, says string }{
+		{"http://a.example.com/x", "", "open rule 0", ""},
+		{"http://a.example.com", "", "open rule 0", ""},
+		{"http://a.example.com/admin", "", "admin rule 0", "keep-out"},
+		{"http://a.example.com/a/../admin", "", "admin rule 0", "path /a/../admin is read as /admin"},
+		{"http://a.example.com/%61dmin", "", "admin rule 0", "is read as /admin"},
+		{"http://a.example.com/a/%2e%2e/admin", "", "admin rule 0", "is read as /admin"},
+		{"http://a.example.com//admin", "", "admin rule 0", "path //admin is read as /admin"},
+		{"http://a.example.com/files//x", "", "open rule 1", ""},
+		{"http://a.example.com/x%5c..%5cadmin", "", "admin rule 0", "is read as /admin"},
+		{"http://a.example.com/files/x;y", "", "open rule 1", ""},
+		{"http://a.example.com/..", "", "", "400: path leaves the root"},
+		{"http://203.0.113.7/admin", "a.example.com", "admin rule 0", "listener l"},
+		{"http://203.0.113.7/admin", "A.Example.com.:80", "admin rule 0", "listener l"},
+		{"http://a.example.com/admin", "other.example.org", "", "404: no route matches"},
+		{"http://a.example.com/admin", "nobody.example.org", "", "404: no HTTP listener on port 80 has host nobody.example.org"},
+	} {
+		u, err := url.Parse(tc.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q := Question{Method: "GET", URL: u, Headers: map[string]string{}}
+		if tc.host != "" {
+			q.Headers["host"] = tc.host
+		}
+		var out strings.Builder
+		found, err := Explain(&out, guarded(), q)
+		if err != nil || found != (tc.wins != "") || tc.wins != "" && !strings.Contains(out.String(), "* "+tc.wins) || !strings.Contains(out.String(), tc.says) {
+			t.Errorf("%s of %q: want %q with %q: %v\n%s", tc.url, tc.host, tc.wins, tc.says, err, &out)
+		}
+	}
+}
