@@ -257,6 +257,22 @@ func TestValues(t *testing.T) {
 	}
 }
 
+// A Service says itself that its endpoints want a PROXY header.
+func TestProxyProtocolOfServices(t *testing.T) {
+	for value, want := range map[string]int{"v1": 1, "v2": 2, "v3": 0} {
+		s := serve(t, `
+apiVersion: v1
+kind: Service
+metadata: {name: mail, namespace: shop, annotations: {weft.dev/proxy-protocol: `+value+`}}
+spec: {clusterIP: 10.96.0.20, ports: [{name: http, port: 80}]}
+`, nil, func(i *model.Ingress) { i.Rules[0].Paths[0].Backend.Service = "mail" })
+		b := s.backends["Service/shop/mail/80"]
+		if b.ProxyProtocol != want || (b.Invalid != "") != (want == 0) {
+			t.Errorf("%s: version %d, invalid %q", value, b.ProxyProtocol, b.Invalid)
+		}
+	}
+}
+
 // Annotations that were to keep somebody out and can't be used shut the paths; others only lose their effect.
 func TestFailClosed(t *testing.T) {
 	for _, a := range ingress.Annotations() {

@@ -152,7 +152,14 @@ func (b *backends) settle(s *State) {
 		}
 		set, _ := s.endpointsOf(v)
 		s.out.endpoints.set("", key, route.EndpointSet{Key: key, Endpoints: set})
-		s.out.backends.set("", key, v.conf)
+		conf := v.conf
+		if svc := s.services[v.service]; svc != nil {
+			var err error
+			if conf.ProxyProtocol, err = svc.ProxyProtocol(); err != nil {
+				conf.Invalid = err.Error()
+			}
+		}
+		s.out.backends.set("", key, conf)
 	}
 	clear(b.stale)
 }
