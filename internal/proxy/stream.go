@@ -98,7 +98,7 @@ func (w *weighted) usable() *backend {
 	return b
 }
 
-// keeps gives the endpoint of an address, if the rule may still use it, though it would not choose it now.
+// keeps gives the endpoint of an address, if the rule still uses it.
 func (r *rule) keeps(address string) *endpoint {
 	before := uint64(0)
 	for i := range r.backends {
@@ -110,7 +110,7 @@ func (r *rule) keeps(address string) *endpoint {
 			continue
 		}
 		if list := b.endpoints.Load(); list != nil {
-			for _, e := range list.all {
+			for _, e := range list.active {
 				if e.address == address {
 					return e
 				}

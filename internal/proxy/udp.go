@@ -23,6 +23,8 @@ const (
 	// bytes of all clients do.
 	maxEarly      = 16
 	maxEarlyBytes = 1 << 20
+	// lateAnswers is for how long an endpoint may still answer that a client's datagrams no longer go to.
+	lateAnswers = 2 * time.Second
 )
 
 // udpSessions are the clients of one port.
@@ -47,6 +49,7 @@ type udpSession struct {
 	endpoint *endpoint
 	conn     *net.UDPConn // to the endpoint; nil as long as its name is being resolved
 	early    [][]byte     // sent meanwhile
+	left     time.Time    // when the client's datagrams went elsewhere; zero: they come here
 	over     bool
 }
 
@@ -83,9 +86,15 @@ func (s *udpSessions) to(ctx context.Context, client netip.AddrPort, datagram []
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	u := s.all[client]
-	if u != nil && !s.stands(u) {
-		s.end(u)
-		u = nil
+	if u != nil {
+		switch s.check(u) {
+		case kicked:
+			s.end(u)
+			u = nil
+		case moved:
+			s.leave(u)
+			u = nil
+		}
 	}
 	if u == nil {
 		if len(s.all) >= maxSessions {
@@ -179,7 +188,9 @@ func (s *udpSessions) end(u *udpSession) {
 		return
 	}
 	u.over = true
-	delete(s.all, u.client)
+	if s.all[u.client] == u {
+		delete(s.all, u.client)
+	}
 	s.takeEarly(u)
 	u.endpoint.inflight.Add(-1)
 	if u.conn != nil {
@@ -187,19 +198,42 @@ func (s *udpSessions) end(u *udpSession) {
 	}
 }
 
-// stands tells whether the tables still let the session's client use its endpoint. The caller holds the lock.
-func (s *udpSessions) stands(u *udpSession) bool {
+// leave ends a session but for answers that are under way. The caller holds the lock.
+func (s *udpSessions) leave(u *udpSession) {
+	delete(s.all, u.client)
+	if u.left = time.Now(); u.conn == nil {
+		s.end(u)
+		return
+	}
+	_ = u.conn.SetReadDeadline(u.left.Add(lateAnswers))
+}
+
+// standing is what the tables say of a session.
+type standing int
+
+const (
+	stands standing = iota
+	moved           // its client is to have another endpoint
+	kicked          // its client is to have none
+)
+
+// check tells whether the tables still let the session's client use its endpoint. One that ends gets datagrams only
+// where there is no other: nothing tells when a client is done with it. The caller holds the lock.
+func (s *udpSessions) check(u *udpSession) standing {
 	now := s.port.srv.changes.Load()
 	if u.checked.Load() == now {
-		return true
+		return stands
 	}
 	r, err := s.port.table.Load().only.admit("", u.client.Addr().Unmap())
 	if err != nil {
-		return false
+		return kicked
+	}
+	if !u.left.IsZero() {
+		return stands
 	}
 	e := r.keeps(u.endpoint.address)
 	if e == nil {
-		return false
+		return moved
 	}
 	if e != u.endpoint { // the same server, of a backend that is new
 		u.endpoint.inflight.Add(-1)
@@ -208,7 +242,7 @@ func (s *udpSessions) stands(u *udpSession) bool {
 	}
 	u.rule.Store(r)
 	u.checked.Store(now)
-	return true
+	return stands
 }
 
 // carryBack carries the endpoint's datagrams to the client until the session is over.
@@ -216,9 +250,9 @@ func (s *udpSessions) carryBack(u *udpSession, c *net.UDPConn) {
 	for {
 		err := s.answers(u, c)
 		s.mu.Lock()
-		over := u.over || !timedOut(err) || u.quiet(s.port.srv.conf.UDPIdle)
+		over := u.over || !timedOut(err) || u.quiet(s.port.srv.conf.UDPIdle) || !u.left.IsZero()
 		if over {
-			if !u.over && !timedOut(err) && !errors.Is(err, errMoved) {
+			if !u.over && !timedOut(err) && !errors.Is(err, errKicked) {
 				u.endpoint.failed(time.Now())
 			}
 			s.end(u)
@@ -234,22 +268,29 @@ func (u *udpSession) quiet(idle time.Duration) bool {
 	return time.Since(time.Unix(0, u.last.Load())) >= idle
 }
 
-var errMoved = errors.New("the tables send the client elsewhere")
+var errKicked = errors.New("the tables no longer let the client in")
 
 // answers carries datagrams back until the endpoint is quiet for the idle time, which is a timeout, or the session has
 // failed.
 func (s *udpSessions) answers(u *udpSession, c *net.UDPConn) error {
 	p := s.port
 	for answered := false; ; answered = true {
-		_ = c.SetReadDeadline(time.Unix(0, u.last.Load()).Add(p.srv.conf.UDPIdle))
+		s.mu.Lock()
+		if u.left.IsZero() {
+			_ = c.SetReadDeadline(time.Unix(0, u.last.Load()).Add(p.srv.conf.UDPIdle))
+		}
+		s.mu.Unlock()
 		if err := receive(c, func(b []byte) error {
 			if !answered || u.checked.Load() != p.srv.changes.Load() {
 				s.mu.Lock()
-				ok := !u.over && s.stands(u)
+				state := s.check(u)
+				if state == moved && !u.over {
+					s.leave(u)
+				}
 				u.endpoint.succeeded()
 				s.mu.Unlock()
-				if !ok {
-					return errMoved
+				if state == kicked {
+					return errKicked
 				}
 			}
 			u.last.Store(time.Now().UnixNano())

@@ -123,9 +123,13 @@ func TestUDPSessionsFollowTheTables(t *testing.T) {
 	if got := c.say(10 * time.Second); got != "one" || client() != was {
 		t.Errorf("an unrelated change moves the session: %q answers", got)
 	}
-	set(route.Endpoint{Address: one, Terminating: true}, route.Endpoint{Address: two})
+	set(route.Endpoint{Address: one, Terminating: true})
 	if got := c.say(10 * time.Second); got != "one" || client() != was {
-		t.Errorf("a session is not left to an endpoint that ends: %q answers", got)
+		t.Errorf("there is no other endpoint than the one that ends; %q answers", got)
+	}
+	set(route.Endpoint{Address: one, Terminating: true}, route.Endpoint{Address: two})
+	if got := c.say(10 * time.Second); got != "two" {
+		t.Errorf("a session is left to an endpoint that ends: %q answers", got)
 	}
 	set(route.Endpoint{Address: two})
 	if got := c.say(10 * time.Second); got != "two" {
@@ -161,6 +165,36 @@ func TestUDPSessionsFollowTheTables(t *testing.T) {
 			until(t, "no session is left", func() bool { return e.inflight.Load() == 0 })
 		}
 	}
+}
+
+// What an endpoint is about to answer when its client's datagrams go elsewhere still gets there.
+func TestUDPLateAnswers(t *testing.T) {
+	slow, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	two, _ := datagrams(t, "two")
+	r := start(t, udp(slow.LocalAddr().String()))
+	c := r.talker()
+	_, _ = c.Write([]byte("question"))
+	b := make([]byte, 100)
+	_ = slow.SetReadDeadline(time.Now().Add(15 * time.Second))
+	_, from, err := slow.ReadFrom(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := r.srv.tables.backends["b"].Load().endpoints.Load().all[0]
+	r.update.Endpoints[0].Endpoints = []route.Endpoint{{Address: two}}
+	r.apply()
+	c.from("two")
+	_, _ = slow.WriteTo([]byte("answer"), from)
+	_ = c.SetReadDeadline(time.Now().Add(15 * time.Second))
+	if n, err := c.Read(b); err != nil || string(b[:n]) != "answer" {
+		t.Errorf("%q, %v", b[:n], err)
+	}
+	until(t, "the old session is over", func() bool { return old.inflight.Load() == 0 })
+	c.from("two")
 }
 
 // What an endpoint sends unasked ends with the route, too.
