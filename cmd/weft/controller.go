@@ -61,7 +61,7 @@ func newControllerCommand() *cobra.Command {
 			}
 			reg := prometheus.NewRegistry()
 			reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-			parts := []newPart{controller.NewLoadBalancers(cfg, opts, told, log)}
+			parts := []newPart{controller.NewLoadBalancers(cfg, opts, told, log), controller.NewServiceEvents(record)}
 			more, err := gateways.parts(cfg, leaseNamespace, told, log)
 			if err != nil {
 				return err

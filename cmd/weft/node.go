@@ -113,7 +113,7 @@ func (f *nodeFlags) run(ctx context.Context) error {
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	watcher, err := kube.NewWatcher(cfg, kube.Options{Kinds: kube.ForNode, Lean: true, Registerer: reg, Record: record, Log: log})
+	watcher, err := kube.NewWatcher(cfg, kube.Options{Kinds: kube.ForNode, Lean: true, Registerer: reg, Log: log})
 	if err != nil {
 		return err
 	}
@@ -176,7 +176,7 @@ func collect(percent int) {
 // assemble makes the agent's parts. A pod's policy must be in force before its link comes up, so the pod network
 // asks the policy part, which in turn asks it for the pods that are there already.
 func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record func(model.Event), age func() time.Duration,
-	policies func(context.Context, []string) (*model.Delta, error), renew func(kind string)) (*node.Agent, *node.Services, error) {
+	policies func(context.Context, string) (*model.Delta, error), renew func(kind string)) (*node.Agent, *node.Services, error) {
 	var pods *node.PodNetwork
 	var resolvers []netip.Addr
 	for _, s := range f.resolvers {

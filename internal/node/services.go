@@ -133,9 +133,7 @@ func (s *Services) Update(_ context.Context, d *model.Delta) error {
 	defer s.mu.Unlock()
 	s.waiting.add(d)
 	s.metrics.changes(d, &s.waiting)
-	for _, e := range s.table.Update(d) {
-		s.cfg.Events(e)
-	}
+	s.table.Update(d) // what there is to say of objects is the same on every node: the controller says it
 	s.rescope(d)
 	if n, ok := d.Nodes[s.cfg.Node]; ok {
 		s.health.node(n)
