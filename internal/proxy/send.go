@@ -42,7 +42,7 @@ func (x *exchange) send(r *rule, b *backend, sticky *endpoint) {
 		return
 	}
 	x.call = x.isGRPC()
-	patient := x.length >= 0 || !x.call // a call may want an answer before it says more
+	patient := x.length >= 0 // else a client may want an answer before it says more
 	if x.body != nil && !x.isWhole && (x.length >= 0 && x.length <= limit || most > 1) && !x.gather(limit, patient) {
 		return
 	}

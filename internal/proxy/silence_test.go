@@ -113,6 +113,27 @@ func talksOn(t *testing.T, r *rig, tr *http.Transport, contentType string) {
 	}
 }
 
+// Where requests may be sent again, one that goes both ways still does: it is kept for that only when it is all there.
+func TestStreamsThatCouldBeRepeated(t *testing.T) {
+	for name, endpoint := range map[string]string{"HTTP/1.1": serve(t, echoes(false)), "HTTP/2": serve2(t, echoes(false)).Listener.Addr().String()} {
+		u := simple(endpoint)
+		if name == "HTTP/2" {
+			u.Backends[0].Protocol = route.HTTP2
+		}
+		u.Routes[0].Rules[0].Retry = &route.Retry{Codes: []int{503}, Attempts: 2}
+		r := start(t, u, Config{BodyTimeout: time.Second})
+		tr := h2cClient()
+		defer tr.CloseIdleConnections()
+		resp, pw := r.duplexed(tr, "application/connect+proto")
+		go func() { _, _ = io.WriteString(pw, "hello") }()
+		got := make([]byte, 5)
+		if _, err := io.ReadFull(resp.Body, got); resp.StatusCode != 200 || err != nil || string(got) != "hello" {
+			t.Errorf("%s: %d %q, %v", name, resp.StatusCode, got, err)
+		}
+		pw.Close()
+	}
+}
+
 // A call of gRPC has no time to begin its answer in either.
 func TestCallsThatWaitOnBothSides(t *testing.T) {
 	conf := Config{BodyTimeout: 200 * time.Millisecond}
