@@ -3,8 +3,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 
@@ -28,7 +30,8 @@ func newDNSQueryCommand() *cobra.Command {
 		Use:   "query NAME",
 		Short: "What a name resolves to in a pod, and why",
 		Long: `Answers a name as the cluster's DNS does for a pod, from what the API server says: which name of the
-search path matched, which object each record comes from; or why there is none.
+search path matched, which object each record comes from; or why there is none. The pod's dnsPolicy and
+dnsConfig count, and the configuration that weft dns has in the cluster (hosts, aliases, stubDomains).
 
 An IP address is looked up backwards. Nothing is sent to a DNS server. The exit status is 0 if the name
 exists in the cluster or is for others to answer, 1 if it does not exist, 2 if it can't be told.`,
@@ -54,26 +57,49 @@ exists in the cluster or is for others to answer, 1 if it does not exist, 2 if i
 	fs.StringSliceVar(&types, "type", []string{"A", "AAAA"}, "record `types`")
 	fs.StringSliceVar(&search, "search", nil, "search `domains` of the nodes, behind the cluster's own")
 	fs.StringSliceVar(&outside, "outside", nil, "ask as the world outside does, of these `zones` for it")
-	fs.StringVar(&configFile, "config", "", "configuration `file` of weft dns, for names that depend on it")
+	fs.StringVar(&configFile, "config", "", "configuration `file` of weft dns (default: the one that the cluster's has)")
 	fs.StringVar(&domain, "cluster-domain", "", "the cluster's domain (default cluster.local)")
 	outputFlag(cmd, &output, "text", "json")
 	return cmd
 }
 
-func runDNSQuery(cmd *cobra.Command, f *worldFlags, name, from, output, configFile, domain string, types, search, outside []string) error {
+// dnsConfig is the configuration of weft dns: that file, or what the cluster runs, or the defaults.
+func dnsConfig(cmd *cobra.Command, f *worldFlags, file, domain string) (*dnsserver.Config, error) {
 	var data []byte
-	if configFile != "" {
+	switch {
+	case file != "":
 		var err error
-		if data, err = os.ReadFile(configFile); err != nil {
-			return err
+		if data, err = os.ReadFile(file); err != nil {
+			return nil, err
 		}
+	case len(f.files) == 0:
+		access, err := f.access.Config()
+		if err != nil {
+			return nil, err
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), snapshotPatience)
+		defer cancel()
+		text, runs, found, err := kube.RunningDNS(ctx, access)
+		switch {
+		case err != nil:
+			fmt.Fprintf(cmd.ErrOrStderr(), "note: %v; without the configuration, which --config can name, its defaults are taken\n", err)
+		case !found:
+			fmt.Fprintln(cmd.ErrOrStderr(), "note: weft dns is not installed here: this is how it would answer by default")
+		}
+		data, domain = []byte(text), cmp.Or(domain, runs)
 	}
 	cfg, err := dnsserver.ParseConfig(data)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if domain != "" {
-		cfg.ClusterDomain = domain
+	cfg.ClusterDomain = cmp.Or(domain, cfg.ClusterDomain)
+	return cfg, nil
+}
+
+func runDNSQuery(cmd *cobra.Command, f *worldFlags, name, from, output, configFile, domain string, types, search, outside []string) error {
+	cfg, err := dnsConfig(cmd, f, configFile, domain)
+	if err != nil {
+		return err
 	}
 	kinds := kube.Services | kube.EndpointSlices | kube.Namespaces | kube.Pods
 	if len(outside) > 0 {
@@ -84,16 +110,16 @@ func runDNSQuery(cmd *cobra.Command, f *worldFlags, name, from, output, configFi
 		return err
 	}
 	ns := f.ns()
-	pod := ""
+	var pod *model.Pod
 	if from != "" {
 		n := model.Name{Namespace: ns, Name: from}
 		if space, rest, ok := strings.Cut(from, "/"); ok {
 			n = model.Name{Namespace: space, Name: rest}
 		}
-		if d.Pods[n] == nil {
+		if pod = d.Pods[n]; pod == nil {
 			return fmt.Errorf("--from: there is no pod %s", n)
 		}
-		ns, pod = n.Namespace, n.Name
+		ns = n.Namespace
 	}
 	zone, err := dnszone.New(cfg.Zone())
 	if err != nil {
@@ -103,8 +129,8 @@ func runDNSQuery(cmd *cobra.Command, f *worldFlags, name, from, output, configFi
 	var asked *dnsd.Asked
 	if len(outside) > 0 {
 		asked, err = askOutside(zone, cfg, d, name, types, outside)
-	} else if asked, err = dnsd.Ask(zone, name, ns, types, search); err == nil {
-		asked.Pod = pod
+	} else {
+		asked, err = dnsd.Ask(zone, cfg, name, types, dnsd.ResolverOf(zone, ns, pod, search, dnsAddresses(d)))
 	}
 	if err != nil {
 		return err
@@ -120,10 +146,21 @@ func runDNSQuery(cmd *cobra.Command, f *worldFlags, name, from, output, configFi
 		return exitCode{code: 1}
 	}
 	// A name of one label is nobody else's either.
-	if !asked.Found && (asked.Answers[0].Elsewhere == "" || !strings.Contains(strings.TrimSuffix(name, "."), ".")) {
+	if !asked.Found && asked.NotAsked == "" && (asked.Answers[0].Elsewhere == "" || !strings.Contains(strings.TrimSuffix(name, "."), ".")) {
 		return exitCode{code: 1}
 	}
 	return nil
+}
+
+// dnsAddresses are those of the Services that are the cluster's DNS: weft's, and the one of the usual name and label.
+func dnsAddresses(d *model.Delta) (out []netip.Addr) {
+	for name, s := range d.Services {
+		weft := s.Labels["app.kubernetes.io/name"] == "weft" && s.Labels["app.kubernetes.io/component"] == "dns"
+		if weft || (name.Namespace == "kube-system" && (name.Name == "kube-dns" || s.Labels["k8s-app"] == "kube-dns")) {
+			out = append(out, s.ClusterIPs...)
+		}
+	}
+	return out
 }
 
 // askOutside makes the zones for the outside world, and asks them.

@@ -3,11 +3,14 @@
 package dnsd
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 
+	"github.com/weft-net/weft/internal/dnsserver"
 	"github.com/weft-net/weft/internal/dnszone"
 	"github.com/weft-net/weft/internal/model"
 )
@@ -19,6 +22,8 @@ type Asked struct {
 	Namespace string `json:"namespace,omitempty"` // whose search path was used
 	Outside   bool   `json:"outside,omitempty"`   // asked as the world outside does
 	Pod       string `json:"pod,omitempty"`
+	// NotAsked says why that pod does not ask the cluster's DNS; "" if it does.
+	NotAsked string `json:"notAsked,omitempty"`
 	// Tried are the names before the one that answers, each with the reason why it does not.
 	Tried []dnszone.Explanation `json:"tried,omitempty"`
 	// Answers are those of the name that the resolver stops at, one for each type; of the first name tried, if it
@@ -32,13 +37,80 @@ type Asked struct {
 	Meant *dnszone.Explanation `json:"meant,omitempty"`
 }
 
-// Ask looks a name up as a program in a pod of the namespace does. An IP address is looked up backwards.
-func Ask(z *dnszone.Zone, name, namespace string, types []string, search []string) (*Asked, error) {
-	out := &Asked{Name: name, Namespace: namespace}
+// Resolver is how a pod asks: what the kubelet writes into its resolv.conf.
+type Resolver struct {
+	Namespace string
+	Pod       string   // "": any of the namespace
+	Search    []string // search domains, in order
+	Ndots     int
+	// Elsewhere says why the cluster's DNS is not asked, and who is; "" if it is.
+	Elsewhere string
+}
+
+// ResolverOf reads a pod's dnsPolicy and dnsConfig; a nil pod stands for any of the namespace. domain is the cluster's,
+// node the search domains of the nodes, and dns the addresses of the cluster's DNS as far as they are known.
+func ResolverOf(z *dnszone.Zone, namespace string, pod *model.Pod, node []string, dns []netip.Addr) Resolver {
+	r := Resolver{Namespace: namespace, Ndots: dnszone.DefaultNdots}
+	clusterFirst := append(z.SearchDomains(namespace), node...)
+	if pod == nil {
+		r.Search = clusterFirst
+		return r
+	}
+	r.Pod = pod.Meta.Name.Name
+	policy := cmp.Or(pod.DNSPolicy, "ClusterFirst")
+	switch {
+	case policy == "None":
+		r.Ndots = 1
+		r.Elsewhere = "dnsPolicy: None, and dnsConfig has no nameserver of the cluster's DNS"
+	case policy == "Default":
+		r.Search, r.Ndots = node, 1
+		r.Elsewhere = "dnsPolicy: Default: it asks the resolvers of its node"
+	case policy == "ClusterFirst" && pod.HostNetwork:
+		r.Search, r.Ndots = node, 1
+		r.Elsewhere = "hostNetwork without dnsPolicy: ClusterFirstWithHostNet: it asks the resolvers of its node"
+	default:
+		r.Search = clusterFirst
+	}
+	c := pod.DNSConfig
+	if c == nil {
+		return r
+	}
+	for _, s := range c.Searches {
+		if !slices.Contains(r.Search, s) {
+			r.Search = append(slices.Clone(r.Search), s)
+		}
+	}
+	if c.Ndots >= 0 {
+		r.Ndots = c.Ndots
+	}
+	for _, s := range c.Nameservers {
+		// Resolvers ask one after the other: the first that is there answers.
+		if a, err := netip.ParseAddr(s); err == nil && policy == "None" && slices.Contains(dns, a) {
+			r.Elsewhere = ""
+		}
+	}
+	if policy == "None" && r.Elsewhere != "" && len(c.Nameservers) > 0 {
+		r.Elsewhere = "dnsPolicy: None: it asks " + strings.Join(c.Nameservers, ", ")
+	}
+	return r
+}
+
+// Ask looks a name up as a program in a pod does: in the cluster's names, and in the configuration's own (nil: the
+// defaults). An IP address is looked up backwards.
+func Ask(z *dnszone.Zone, cfg *dnsserver.Config, name string, types []string, r Resolver) (*Asked, error) {
+	out := &Asked{Name: name, Namespace: r.Namespace, Pod: r.Pod, NotAsked: r.Elsewhere}
+	own, err := cfg.Own()
+	if err != nil {
+		return nil, err
+	}
 	if a, err := netip.ParseAddr(name); err == nil {
 		name, types = dnszone.ReverseName(a.Unmap().WithZone("")), []string{"PTR"}
 	}
-	names := z.SearchNames(name, namespace, search)
+	names := dnszone.SearchList(name, r.Search, r.Ndots)
+	if r.Elsewhere != "" {
+		out.Answers = []dnszone.Explanation{{Name: names[0], Type: types[0], Elsewhere: names[0]}}
+		return out, nil
+	}
 	for _, n := range names {
 		var es []dnszone.Explanation
 		for _, t := range types {
@@ -51,7 +123,9 @@ func Ask(z *dnszone.Zone, name, namespace string, types []string, search []strin
 				return nil, err
 			}
 			q.Type = typ
-			es = append(es, z.Explain(&q))
+			e := z.Explain(&q)
+			lead(z, own, &e, typ)
+			es = append(es, e)
 		}
 		if es[0].Exists() {
 			out.Answers = es
@@ -65,12 +139,69 @@ func Ask(z *dnszone.Zone, name, namespace string, types []string, search []strin
 			if n != strings.TrimSuffix(name, ".")+"." {
 				out.Suffix = strings.TrimSuffix(strings.TrimPrefix(n, name+"."), ".")
 			}
+			if cfg.SearchPath.Enabled && len(out.Tried) > 0 && strings.Contains(name, ".") {
+				es[0].Notes = append(es[0].Notes, "searchPath is enabled: the first of these questions has a CNAME to this name for an answer")
+			}
 			return out, nil
 		}
 		out.Tried = append(out.Tried, es[0])
 	}
 	out.Answers, out.Tried = out.Tried[:1:1], out.Tried[1:]
 	return out, nil
+}
+
+// maxLeads is how many aliases of the configuration are followed; the server follows as many.
+const maxLeads = 8
+
+// lead goes on where the cluster's names end: with the configuration's own, or with who is asked.
+func lead(z *dnszone.Zone, own *dnsserver.Own, e *dnszone.Explanation, typ uint16) {
+	for range maxLeads {
+		var q dnszone.Question
+		if e.Elsewhere == "" || q.SetName(e.Elsewhere) != nil {
+			return
+		}
+		q.Type = typ
+		n := own.Find(&q)
+		if n == nil {
+			zone, upstreams := own.Route(&q)
+			if zone != "." {
+				e.Notes = append(e.Notes, fmt.Sprintf("stubDomains: %s asks %s", zone, strings.Join(upstreams, ", ")))
+			}
+			return
+		}
+		record := func(typ, data, why string) {
+			e.Answer = append(e.Answer, dnszone.Record{Name: e.Elsewhere, Type: typ, TTL: n.TTL, Data: data, Why: why})
+		}
+		if n.Alias == "" {
+			before := len(e.Answer)
+			for _, a := range n.Addrs {
+				if t := map[bool]string{true: "A", false: "AAAA"}[a.Is4()]; t == e.Type {
+					record(t, a.String(), "hosts, in the configuration")
+				}
+			}
+			for _, name := range n.Names {
+				if e.Type == "PTR" {
+					record("PTR", name, "hosts, in the configuration")
+				}
+			}
+			if len(e.Answer) == before {
+				e.Reason = "hosts, in the configuration, has nothing of that type"
+			}
+			e.Rcode, e.Elsewhere = "NOERROR", ""
+			return
+		}
+		record("CNAME", n.Alias, "aliases, in the configuration")
+		if e.Type == "CNAME" || q.SetName(n.Alias) != nil {
+			e.Rcode, e.Elsewhere = "NOERROR", ""
+			return
+		}
+		next := z.Explain(&q)
+		if e.Elsewhere, e.Rcode, e.Reason = next.Elsewhere, next.Rcode, next.Reason; next.Elsewhere == n.Alias {
+			continue
+		}
+		e.Answer, e.Notes = append(e.Answer, next.Answer...), append(e.Notes, next.Notes...)
+	}
+	e.Rcode, e.Elsewhere, e.Reason = "SERVFAIL", "", fmt.Sprintf("aliases lead in a circle, or over more than %d steps", maxLeads)
 }
 
 // AskOutside looks a name up as the world outside does, in the zones that are for it.
@@ -106,9 +237,18 @@ func (a *Asked) Write(w io.Writer) {
 		from = "pod " + model.Name{Namespace: a.Namespace, Name: a.Pod}.String()
 	}
 	fmt.Fprintf(w, "%s, as %s asks it:\n", a.Name, from)
+	if a.NotAsked != "" {
+		fmt.Fprintf(w, "  not asked of the cluster's DNS: %s\n", a.NotAsked)
+		return
+	}
 	for i := range a.Tried {
 		e := &a.Tried[i]
 		fmt.Fprintf(w, "  %s  %s\n", e.Name, e.Rcode)
+	}
+	notes := func(e *dnszone.Explanation) {
+		for _, n := range e.Notes {
+			fmt.Fprintf(w, "  note: %s\n", n)
+		}
 	}
 	for i := range a.Answers {
 		e := &a.Answers[i]
@@ -118,6 +258,7 @@ func (a *Asked) Write(w io.Writer) {
 			if m := a.Meant; m != nil {
 				fmt.Fprintf(w, "  if %s was meant: %s\n", m.Name, strings.Join(append([]string{m.Reason}, m.Notes...), "; "))
 			}
+			notes(e)
 			return
 		case len(e.Answer) == 0:
 			fmt.Fprintf(w, "  %s  %s: %s\n", e.Name, withoutRecords(e), e.Reason)
@@ -134,9 +275,7 @@ func (a *Asked) Write(w io.Writer) {
 			fmt.Fprintf(w, "  %s  not a name of the cluster: its upstream resolvers answer\n", e.Elsewhere)
 		}
 		if i == 0 {
-			for _, n := range e.Notes {
-				fmt.Fprintf(w, "  note: %s\n", n)
-			}
+			notes(e)
 		}
 	}
 	if a.Suffix != "" {
