@@ -108,6 +108,9 @@ spec: {ingressClassName: weft, rules: [{host: a.example.com, http: {paths: [{pat
 		code int
 		says string
 	}{
+		{"why -n shop -f " + routes + " outside http://shop.example.com/a/../b -X POST", 0, "path /a/../b is read as /b"},
+		{"why -n shop -f " + routes + " outside http://shop.example.com/.. -X POST", 1, "the answer is 400: path leaves the root"},
+		{"why -n shop -f " + routes + " outside http://203.0.113.8/ -X POST -H Host:shop.example.com", 1, ""},
 		{"why -n shop -f " + named + " web api.example.com:443", 1, "DEPENDS: web to api.example.com:443"},
 		{"why -n shop -f " + named + " web api.example.com:443 --resolve API.example.com=198.51.100.7", 0, "api.example.com (198.51.100.7)"},
 		{"why -n shop -f " + named + " web api.example.com:443 --resolve api.example.com=192.0.2.7", 1, "ipBlock: {cidr: 192.0.2.7/32}"},

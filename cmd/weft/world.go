@@ -27,6 +27,8 @@ import (
 	"github.com/weft-net/weft/internal/kube"
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/offline"
+	"github.com/weft-net/weft/internal/proxy"
+	"github.com/weft-net/weft/internal/route"
 )
 
 // worldFlags say what a question is about: a cluster, or manifest files.
@@ -142,7 +144,21 @@ func (f *worldFlags) loadRoutes(ctx context.Context) (*explain.World, error) {
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "weft: left out:", err)
 	}
+	for i := range w.Fronts {
+		w.Fronts[i].Read = reader(w.Fronts[i].Tables)
+	}
 	return w, nil
+}
+
+// reader tells how the proxy reads paths with these tables.
+func reader(u *route.Update) func(listener string, r *explain.Request) (string, int, string) {
+	whole := *u
+	whole.Complete = true
+	trial, _ := proxy.NewTrial(&whole) // what can't be compiled is told elsewhere, as the objects' problems
+	return func(listener string, r *explain.Request) (string, int, string) {
+		d := trial.Decide(proxy.Trying{Listener: listener, Method: r.Method, Authority: r.Authority(), Path: r.URL.EscapedPath(), Query: r.URL.RawQuery, Fields: r.Headers})
+		return d.Path, d.Status, d.Reason
+	}
 }
 
 func (f *worldFlags) loadFiles(files ...string) (*explain.World, error) {

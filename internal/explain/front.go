@@ -27,6 +27,10 @@ type Front struct {
 
 	// Problems are what keeps objects from being served as they are written.
 	Problems []RouteProblem
+
+	// Read tells by which path the proxy looks for rules, which is not always the one that a client writes, or with
+	// which status it answers instead, and why. nil: the path is taken as it is written.
+	Read func(listener string, r *Request) (path string, status int, reason string)
 }
 
 // RouteProblem is why an object is not served, or not as it is written.
@@ -51,12 +55,18 @@ func (r *Request) Lookup(name string) (string, bool) {
 
 // host is the request's, in lower case.
 func (r *Request) host() string {
-	if h, ok := r.Headers["host"]; ok {
-		h, _, _ = strings.Cut(h, ":")
-		return strings.ToLower(h)
+	h := r.URL.Host
+	if v, ok := r.Headers["host"]; ok {
+		h = v
 	}
-	return strings.ToLower(r.URL.Hostname())
+	if i := strings.LastIndexByte(h, ':'); i >= 0 && !strings.Contains(h[i:], "]") {
+		h = h[:i]
+	}
+	return strings.ToLower(strings.TrimSuffix(strings.Trim(h, "[]"), "."))
 }
+
+// Authority is the request's Host field.
+func (r *Request) Authority() string { return cmp.Or(r.Headers["host"], r.URL.Host) }
 
 func (r *Request) port() (uint16, error) {
 	switch p := r.URL.Port(); {
@@ -185,6 +195,9 @@ type found struct {
 	listener *route.Listener
 	host     string          // the hostname that the route is for; "" is any
 	verdicts []route.Verdict // in the order of precedence; of L4 routes none
+	path     string          // by which rules were looked for
+	status   int             // of the answer, where the proxy does not even look for a rule; 0: it does
+	reason   string
 	l4       *route.Route
 }
 
@@ -201,6 +214,9 @@ func (f *found) winners() []*route.Route {
 	}
 	return nil
 }
+
+// notFound is the status of a request that no rule matches.
+const notFound = 404
 
 // find looks for the route, by the functions that the proxy decides with.
 func (f *Front) find(l *route.Listener, r *Request) *found {
@@ -228,11 +244,17 @@ func (f *Front) find(l *route.Listener, r *Request) *found {
 			}
 		}
 	}
-	path := r.URL.EscapedPath()
-	if path == "" {
-		path = "/"
+	out.path = cmp.Or(r.URL.EscapedPath(), "/")
+	if f.Read != nil && (l.Protocol == route.HTTP || l.Protocol == route.HTTPS) {
+		// A rule that there is none of is told below, with the reasons.
+		if path, status, reason := f.Read(l.Key, r); status == 0 || status == notFound {
+			out.path = path
+		} else {
+			out.status, out.reason = status, reason
+			return out
+		}
 	}
-	req := &route.Request{Method: r.Method, Path: path, Query: r.URL.RawQuery, Header: r}
+	req := &route.Request{Method: r.Method, Path: out.path, Query: r.URL.RawQuery, Header: r}
 	hosts.Find(r.host(), func(h string) bool {
 		if len(out.verdicts) == 0 {
 			out.host = h
@@ -334,6 +356,13 @@ func (q *question) gateway(f *found, r *Request) {
 		step.Details = append(step.Details, q.certificates(f.front, l))
 	}
 	q.add(step)
+	if written := cmp.Or(r.URL.EscapedPath(), "/"); f.path != written && f.status == 0 {
+		q.note("gateway", fmt.Sprintf("path %s is read as %s", written, f.path))
+	}
+	if f.status != 0 {
+		q.refuse(Step{Station: "match", Object: f.front.Object, Text: fmt.Sprintf("no rule is looked for, the answer is %d: %s", f.status, f.reason)})
+		return
+	}
 	winners := f.winners()
 	if len(winners) == 0 {
 		details := losers(f)
