@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"testing"
@@ -278,8 +279,8 @@ func (f *fakeAPI) watch(w http.ResponseWriter, r *http.Request, resource string)
 	_, _ = fmt.Sscan(r.URL.Query().Get("resourceVersion"), &since)
 	enc := json.NewEncoder(w)
 	for {
-		for _, e := range f.history {
-			if e.rv > since && within(e.prefix, r.URL.Path, resource) {
+		for _, e := range f.history[sort.Search(len(f.history), func(i int) bool { return f.history[i].rv > since }):] {
+			if within(e.prefix, r.URL.Path, resource) {
 				_ = enc.Encode(object{"type": e.kind, "object": e.obj})
 			}
 		}
