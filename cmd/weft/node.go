@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/weft-net/weft/internal/conntrack"
 	"github.com/weft-net/weft/internal/health"
 	"github.com/weft-net/weft/internal/kube"
 	"github.com/weft-net/weft/internal/model"
@@ -33,6 +34,7 @@ type nodeFlags struct {
 	name    string
 	listen  string
 	healthz string
+	tracked conntrack.Limits
 	cleanup bool
 	podnet  podnet.Config
 	install podnet.Install
@@ -72,6 +74,14 @@ What it has put into the kernel stays there when it stops, so a restart or an up
 	fs.StringVar(&f.name, "node-name", os.Getenv("NODE_NAME"), "this node's name in the API (default: $NODE_NAME, then the host's name)")
 	fs.StringVar(&f.listen, "metrics-bind-address", ":9640", "`address` for /metrics, /livez, /healthz and /readyz")
 	fs.StringVar(&f.healthz, "healthz-bind-address", ":10256", "`address` for /healthz and /livez as kube-proxy has them, which load balancers ask whether the node takes traffic (\"\": none)")
+	f.tracked = conntrack.DefaultLimits
+	fs.IntVar(&f.tracked.MaxPerCore, "conntrack-max-per-core", f.tracked.MaxPerCore, "connections to track for each CPU; what the host has is never lowered (0: leave it as it is)")
+	fs.IntVar(&f.tracked.Min, "conntrack-min", f.tracked.Min, "connections to track at least, unless --conntrack-max-per-core is 0")
+	fs.DurationVar(&f.tracked.TCPEstablished, "conntrack-tcp-timeout-established", f.tracked.TCPEstablished, "how long an idle TCP connection is tracked (0: leave it as it is)")
+	fs.DurationVar(&f.tracked.TCPCloseWait, "conntrack-tcp-timeout-close-wait", f.tracked.TCPCloseWait, "how long a TCP connection is tracked that one side has closed (0: leave it as it is)")
+	fs.BoolVar(&f.tracked.TCPBeLiberal, "conntrack-tcp-be-liberal", false, "take only TCP resets that are out of the window for invalid")
+	fs.DurationVar(&f.tracked.UDP, "conntrack-udp-timeout", 0, "how long UDP that nobody has answered is tracked (0: leave it as it is)")
+	fs.DurationVar(&f.tracked.UDPStream, "conntrack-udp-timeout-stream", 0, "how long idle UDP that went both ways is tracked (0: leave it as it is)")
 	fs.BoolVar(&f.cleanup, "cleanup", false, "remove every trace of weft from this node, pods' links included, and leave")
 	fs.StringVar(&f.podnet.Socket, "cni-socket", "", "`path` of the socket that the CNI plugin asks (default /run/weft/cni.sock)")
 	fs.StringVar(&f.podnet.StateDir, "state-dir", "", "`directory`, on a tmpfs, for the records of this node's pods (default /run/weft/podnet)")
@@ -124,6 +134,9 @@ func (f *nodeFlags) run(ctx context.Context) error {
 	agent, services, err := f.assemble(log, reg, record, watcher.Age, policies.Read, watcher.Renew)
 	if err != nil {
 		return err
+	}
+	if err := f.tracked.Apply(); err != nil {
+		log.Warn("not all limits of connection tracking could be set; what the host has stays", "err", err)
 	}
 	collect(gcFirst)
 	agent.WhenSettled(func() {

@@ -4,6 +4,8 @@
 // going where its first packet went; who takes that away must also take away the tracking, or what the client sends
 // next disappears.
 //
+// It also sets how many the kernel tracks, and for how long.
+//
 // What is to end is decided by whoever calls. It imports model and the netlink library.
 package conntrack
 
