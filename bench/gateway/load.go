@@ -39,12 +39,16 @@ var cases = []benchCase{
 	{name: "http2-64KiB", what: "answers of 64 KiB", load: h2load("https://localhost:%d/64k")},
 	{name: "grpc-unary", what: "calls with an empty message, HTTP/2 to the endpoint", load: h2load("https://localhost:%d/grpc/unary", "-d", "message", "-H", "content-type: application/grpc", "-H", "te: trailers")},
 	{name: "grpc-stream", what: "messages to and fro on 16 streams", load: grpcStream},
-	{name: "websocket", what: "messages to and fro", load: pingPong(plain, "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")},
+	{name: "websocket", what: "messages to and fro", load: pingPong(plain, upgrade)},
 	{name: "tcp", what: "messages to and fro", load: pingPong(tcp, "")},
 	{name: "tcp-new", what: "a connection for each message", load: tcpNew},
 	{name: "tls-passthrough", what: "messages to and fro after a ClientHello", load: pingPong(pass, clientHello())},
 	{name: "http1-p99", what: "99th percentile at 2,000 requests a second", latency: true, load: fixedRate},
 }
+
+// upgrade asks for a WebSocket.
+const upgrade = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" +
+	"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 
 func plain(p portSet) int  { return p.plain }
 func secure(p portSet) int { return p.secure }

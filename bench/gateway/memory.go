@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,27 +15,31 @@ import (
 	"time"
 )
 
-// connections is how many wait at a time when memory is measured.
-const connections = 10000
+// connections is how many wait at a time when memory is measured, and tunnels how many of those that have one more to the
+// endpoint.
+const (
+	connections = 10000
+	tunnels     = 5000
+)
 
 // memory measures how much more a contender takes with many routes, and with many connections that wait.
 func (b *bench) memory(ctx context.Context) ([]figure, error) {
 	var out []figure
-	for _, c := range []struct {
-		name, say, until string
-	}{
-		{"idle", "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "most APIs are\n"},
-		{"slow", "GET / HTTP/1.1\r\nHost: loc", ""},
+	for _, c := range []waiter{
+		{"idle connections", connections, plain, false, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "most APIs are\n"},
+		{"slow connections", connections, plain, false, "GET / HTTP/1.1\r\nHost: loc", ""},
+		{"idle TCP connections", tunnels, tcp, false, message, message},
+		{"idle WebSockets over TLS", tunnels, secure, true, upgrade, "\r\n\r\n"},
 	} {
 		for _, name := range contenders {
 			if err := b.again(ctx, name); err != nil {
 				return nil, err
 			}
-			grown, err := b.waiting(ctx, name, c.say, c.until)
+			grown, err := b.waiting(ctx, name, c)
 			if err != nil {
-				return nil, fmt.Errorf("%s %s: %w", c.name, name, err)
+				return nil, fmt.Errorf("%s, %s: %w", c.what, name, err)
 			}
-			out = append(out, figure{name, fmt.Sprintf("KiB for each of %d %s connections", connections, c.name), float64(grown) / connections / 1024})
+			out = append(out, figure{name, fmt.Sprintf("KiB for each of %d %s", c.n, c.what), float64(grown) / float64(c.n) / 1024})
 		}
 	}
 	first := int64(0)
@@ -51,10 +56,19 @@ func (b *bench) memory(ctx context.Context) ([]figure, error) {
 	return out, nil
 }
 
-// waiting opens connections, all of which have said something and perhaps been answered, and gives the growth in bytes.
-func (b *bench) waiting(ctx context.Context, name, say, until string) (int64, error) {
+// waiter is a kind of connection that waits, once something has been said and perhaps answered.
+type waiter struct {
+	what       string
+	n          int
+	port       func(portSet) int
+	tls        bool
+	say, until string
+}
+
+// waiting opens such connections, and gives the growth in bytes.
+func (b *bench) waiting(ctx context.Context, name string, w waiter) (int64, error) {
 	before := b.procs[name].rss()
-	conns := make([]net.Conn, 0, connections)
+	conns := make([]net.Conn, 0, w.n)
 	defer func() {
 		for _, c := range conns {
 			c.Close()
@@ -63,16 +77,19 @@ func (b *bench) waiting(ctx context.Context, name, say, until string) (int64, er
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	buf := make([]byte, 4096)
-	for range connections {
-		c, err := dial(ctx, ports(name).plain)
+	for range w.n {
+		c, err := dial(ctx, w.port(ports(name)))
 		if err != nil {
 			return 0, err
 		}
 		conns = append(conns, c)
-		if _, err := io.WriteString(c, say); err != nil {
+		if w.tls {
+			c = tls.Client(c, &tls.Config{InsecureSkipVerify: true, ServerName: "localhost"}) // a certificate of this run's own
+		}
+		if _, err := io.WriteString(c, w.say); err != nil {
 			return 0, err
 		}
-		for got := ""; !strings.HasSuffix(got, until); {
+		for got := ""; !strings.HasSuffix(got, w.until); {
 			n, err := c.Read(buf)
 			if err != nil {
 				return 0, err
