@@ -87,6 +87,11 @@ func (c *checker) ingressAnnotations(o *object, ing *networkingv1.Ingress) {
 	if len(ing.Spec.TLS) > 0 && ing.Annotations[nginxPrefix+"ssl-redirect"] == "false" && ing.Annotations[nginxPrefix+"force-ssl-redirect"] != "true" {
 		c.report("ingress-redirect", o, "remove the annotation", "%sssl-redirect is \"false\", and there are hosts with TLS", nginxPrefix)
 	}
+	for _, a := range [][2]string{{"hsts", "false"}, {"hsts-max-age", "0"}} {
+		if len(ing.Spec.TLS) > 0 && ing.Annotations[nginxPrefix+a[0]] == a[1] {
+			c.report("ingress-hsts", o, "remove the annotation, once plain HTTP need not work for its hosts", "%s%s is %q, and there are hosts with TLS", nginxPrefix, a[0], a[1])
+		}
+	}
 	target := ing.Annotations[nginxPrefix+"rewrite-target"]
 	most := 0
 	for _, m := range group.FindAllStringSubmatch(target, -1) {

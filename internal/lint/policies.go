@@ -69,6 +69,10 @@ func (c *checker) policyRule(o *object, np *model.NetworkPolicy, d policy.Direct
 		side = "to"
 	}
 	at := func(j int) string { return fmt.Sprintf("spec.%s[%d].%s[%d]", d, i, side, j) }
+	everybody := len(r.Peers) == 0 || slices.ContainsFunc(r.Peers, func(p model.PolicyPeer) bool { return p.Block.IsValid() && p.Block.Bits() == 0 && len(p.Except) == 0 })
+	if d == policy.Ingress && everybody && len(r.Ports) == 0 {
+		c.report("policy-admits-everybody", o, "name peers or ports; if the pods are meant to be open, say so with an ignore comment", "spec.ingress[%d] has no peer that it is only for, and no port", i)
+	}
 	for j := range r.Peers {
 		c.peer(o, np, d, at(j), &r.Peers[j])
 		if j > 0 && andOr(&r.Peers[j-1], &r.Peers[j]) {
