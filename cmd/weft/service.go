@@ -127,6 +127,7 @@ type serviceView struct {
 	Name      string     `json:"name"`
 	NotServed string     `json:"notServed,omitempty"`
 	From      []fromView `json:"from,omitempty"`
+	Absent    []string   `json:"absent,omitempty"`
 }
 
 type fromView struct {
@@ -168,6 +169,7 @@ func viewService(name model.Name, tables []nodeTable) (serviceView, error) {
 			v.NotServed = e.NotServed
 			return v, nil
 		}
+		v.Absent = e.Absent
 		var fes []frontendView
 		for _, fe := range e.Frontends {
 			fes = append(fes, viewFrontend(&fe))
@@ -215,6 +217,12 @@ func (v *serviceView) print(w io.Writer, wide bool) {
 		for _, fe := range from.Frontends {
 			fe.print(w, wide)
 		}
+	}
+	if len(v.Absent) > 0 {
+		fmt.Fprintln(w, "\nNot forwarded by any node:")
+	}
+	for _, a := range v.Absent {
+		fmt.Fprintf(w, "  %s\n", a)
 	}
 }
 

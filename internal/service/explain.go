@@ -18,6 +18,9 @@ type Explanation struct {
 	Node      string
 	NotServed string // why no node forwards for the Service; "" if they do
 	Frontends []FrontendReport
+
+	// Absent are addresses that one might look for among the frontends and that are none, each a sentence with the reason.
+	Absent []string
 }
 
 // FrontendReport is one frontend of a Service.
@@ -63,10 +66,46 @@ func (t *Table) Explain(name model.Name) (e Explanation, ok bool) {
 	for _, en := range st.entries {
 		e.Frontends = append(e.Frontends, t.explain(st, en))
 	}
+	e.Absent = absent(st.service)
 	slices.SortStableFunc(e.Frontends, func(a, b FrontendReport) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), a.Frontend.Compare(b.Frontend))
 	})
 	return e, true
+}
+
+// absent says which addresses of a Service are not its frontends, and why.
+func absent(s *model.Service) (out []string) {
+	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	has := func(a netip.Addr) bool {
+		return slices.ContainsFunc(s.ClusterIPs, func(c netip.Addr) bool { return model.FamilyOf(c) == model.FamilyOf(a) })
+	}
+	other := func(what string, a netip.Addr) {
+		if a.IsValid() && !has(a) {
+			say("%s %s: the Service has no cluster IP of family %s; ipFamilyPolicy says which families it has", what, a, model.FamilyOf(a))
+		}
+	}
+	if s.Type == model.LoadBalancer {
+		if len(s.Ingress) == 0 {
+			say("a load balancer IP: none is assigned yet; its events, and weft addresses, say why")
+		}
+		for _, in := range s.Ingress {
+			switch {
+			case in.IP.IsValid() && in.Proxy:
+				say("load balancer IP %s: its ipMode is Proxy, so its traffic goes through the load balancer even from within the cluster", in.IP)
+			case in.IP.IsValid():
+				other("load balancer IP", in.IP)
+			case in.Hostname != "":
+				say("load balancer %s: it has a host name only; what it sends to node ports is forwarded", in.Hostname)
+			}
+		}
+		if s.LoadBalancer.NoNodePorts && !slices.ContainsFunc(s.Ports, func(p model.ServicePort) bool { return p.NodePort != 0 }) {
+			say("node ports: allocateLoadBalancerNodePorts is false")
+		}
+	}
+	for _, a := range s.ExternalIPs {
+		other("external IP", a)
+	}
+	return out
 }
 
 func (t *Table) explain(st *known, en entry) FrontendReport {

@@ -655,3 +655,33 @@ func TestExplain(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 }
+
+// TestAbsent: what one looks for in vain among the frontends.
+func TestAbsent(t *testing.T) {
+	for i, x := range []struct {
+		mod  func(*model.Service)
+		want []string
+	}{
+		{func(s *model.Service) { s.Ingress = s.Ingress[:2] }, nil},
+		{func(s *model.Service) { s.Ingress = nil }, []string{"none is assigned yet"}},
+		{func(s *model.Service) { s.Ingress = s.Ingress[:1]; s.Ingress[0].Proxy = true }, []string{"203.0.113.1: its ipMode is Proxy"}},
+		{nil, []string{"lb.example.com: it has a host name only"}},
+		{func(s *model.Service) { s.ClusterIPs, s.Ingress = s.ClusterIPs[:1], s.Ingress[:2] },
+			[]string{"load balancer IP fd00:203::1: the Service has no cluster IP of family IPv6", "external IP fd00:198::1"}},
+		{func(s *model.Service) { s.Ingress, s.Ports[0].NodePort, s.LoadBalancer.NoNodePorts = s.Ingress[:2], 0, true }, []string{"node ports: allocate"}},
+		{func(s *model.Service) { s.Type, s.Ingress = model.NodePort, nil }, nil},
+	} {
+		s := full(x.mod)
+		tab, _ := tableWith(&model.Delta{Services: map[model.Name]*model.Service{s.Name: s}})
+		e, _ := tab.Explain(s.Name)
+		if len(e.Absent) != len(x.want) {
+			t.Errorf("%d: %q, want %q", i, e.Absent, x.want)
+			continue
+		}
+		for j, w := range x.want {
+			if !strings.Contains(e.Absent[j], w) {
+				t.Errorf("%d: %q, want %q", i, e.Absent[j], w)
+			}
+		}
+	}
+}
