@@ -668,7 +668,9 @@ func TestAbsent(t *testing.T) {
 		{nil, []string{"lb.example.com: it has a host name only"}},
 		{func(s *model.Service) { s.ClusterIPs, s.Ingress = s.ClusterIPs[:1], s.Ingress[:2] },
 			[]string{"load balancer IP fd00:203::1: the Service has no cluster IP of family IPv6", "external IP fd00:198::1"}},
-		{func(s *model.Service) { s.Ingress, s.Ports[0].NodePort, s.LoadBalancer.NoNodePorts = s.Ingress[:2], 0, true }, []string{"node ports: allocate"}},
+		{func(s *model.Service) {
+			s.Ingress, s.Ports[0].NodePort, s.LoadBalancer.NoNodePorts = s.Ingress[:2], 0, true
+		}, []string{"node ports: allocate"}},
 		{func(s *model.Service) { s.Type, s.Ingress = model.NodePort, nil }, nil},
 	} {
 		s := full(x.mod)
