@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,7 +24,7 @@ type PolicyReader struct {
 	dyn   dynamic.Interface
 }
 
-// NewPolicyReader prepares a reader. Its requests are not throttled here: there are three for a pod that starts.
+// NewPolicyReader prepares a reader. Its requests are not throttled here: there are a few for pods that start.
 func NewPolicyReader(cfg *rest.Config) (*PolicyReader, error) {
 	fast := rest.CopyConfig(cfg)
 	fast.QPS = -1
@@ -46,50 +47,47 @@ func NewPolicyReader(cfg *rest.Config) (*PolicyReader, error) {
 // for the Watcher to report.
 func (r *PolicyReader) Read(ctx context.Context, namespace string) (*model.Delta, error) {
 	d := &model.Delta{Namespaces: map[string]*model.Namespace{}, NetworkPolicies: map[model.Name]*model.NetworkPolicy{}, ClusterNetworkPolicies: map[string]*model.ClusterNetworkPolicy{}}
-	done := make(chan error, 3)
+	g, ctx := errgroup.WithContext(ctx)
 	// Without a resourceVersion a list is of the newest state (Kubernetes API concepts, "Resource versions").
-	go func() {
+	g.Go(func() error {
 		list, err := r.typed.CoreV1().Namespaces().List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + namespace})
-		if err == nil {
-			for i := range list.Items {
-				d.Namespaces[namespace], _ = FromNamespace(&list.Items[i])
-			}
+		if err != nil {
+			return fmt.Errorf("read namespace %s: %w", namespace, err)
 		}
-		done <- err
-	}()
-	go func() {
+		for i := range list.Items {
+			d.Namespaces[namespace], _ = FromNamespace(&list.Items[i])
+		}
+		return nil
+	})
+	g.Go(func() error {
 		list, err := r.typed.NetworkingV1().NetworkPolicies(namespace).List(ctx, metav1.ListOptions{})
-		if err == nil {
-			for i := range list.Items {
-				p, _ := FromNetworkPolicy(&list.Items[i])
-				d.NetworkPolicies[p.Name] = p
-			}
+		if err != nil {
+			return fmt.Errorf("read the NetworkPolicies of namespace %s: %w", namespace, err)
 		}
-		done <- err
-	}()
-	go func() {
+		for i := range list.Items {
+			p, _ := FromNetworkPolicy(&list.Items[i])
+			d.NetworkPolicies[p.Name] = p
+		}
+		return nil
+	})
+	g.Go(func() error {
 		resource := clusterNetworkPolicyKind.GroupVersion().WithResource("clusternetworkpolicies")
 		list, err := r.dyn.Resource(resource).List(ctx, metav1.ListOptions{})
-		switch {
-		case apierrors.IsNotFound(err) || meta.IsNoMatchError(err): // the CRD is not installed
-			err = nil
-		case err == nil:
-			for i := range list.Items {
-				if p, _ := clusterNetworkPolicyFrom(&list.Items[i]); p != nil {
-					d.ClusterNetworkPolicies[p.Name.Name] = p
-				}
+		if apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
+			return nil // the CRD is not installed
+		}
+		if err != nil {
+			return fmt.Errorf("read the ClusterNetworkPolicies: %w", err)
+		}
+		for i := range list.Items {
+			if p, _ := clusterNetworkPolicyFrom(&list.Items[i]); p != nil {
+				d.ClusterNetworkPolicies[p.Name.Name] = p
 			}
 		}
-		done <- err
-	}()
-	var first error
-	for range cap(done) {
-		if err := <-done; err != nil && first == nil {
-			first = err
-		}
-	}
-	if first != nil {
-		return nil, fmt.Errorf("read the policies of namespace %s: %w", namespace, first)
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		return nil, err
 	}
 	return d, nil
 }

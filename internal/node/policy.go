@@ -28,9 +28,9 @@ type PolicyConfig struct {
 	// for the first time: an address that the API has not got yet must not lose its guard by an agent's restart.
 	Local func() []model.LocalPod
 
-	// Confirm reads from the API server itself some namespaces, their NetworkPolicies and all ClusterNetworkPolicies, as
-	// they are after the call: a pod starts only once what Update was told is as new. Nil asks nobody.
-	Confirm func(ctx context.Context, namespaces []string) (*model.Delta, error)
+	// Confirm reads from the API server itself a namespace, its NetworkPolicies and all ClusterNetworkPolicies, as they
+	// are after the call: a pod starts only once what Update was told is as new. Nil asks nobody.
+	Confirm func(ctx context.Context, namespace string) (*model.Delta, error)
 	// Behind is told of a kind ("NetworkPolicy") of which Update was not told in time what Confirm knows.
 	Behind func(kind string)
 
@@ -99,7 +99,7 @@ func NewPolicy(cfg PolicyConfig) (*Policy, error) {
 		services: serviceNames{},
 	}
 	p.cfg.NamesFile = cmp.Or(cfg.NamesFile, DefaultNamesFile)
-	p.asking.read = cfg.Confirm
+	p.asking = confirmer{read: cfg.Confirm, latest: map[string]*confirmation{}}
 	p.compiler.Trust(cfg.Resolvers...)
 	if cfg.DNSNamespace != "" {
 		p.compiler.TrustDNSOf(cfg.DNSNamespace)

@@ -33,7 +33,7 @@ type policyRig struct {
 	shared  bool // as kernels before 6.9 have it: everybody may change the table
 	admits  bool // report what is admitted too
 
-	confirm func(context.Context, []string) (*model.Delta, error)
+	confirm func(context.Context, string) (*model.Delta, error)
 	behind  func(string)
 }
 

@@ -5,7 +5,6 @@ package node
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -17,79 +16,73 @@ const (
 	// while there is none: it starts with what is known.
 	confirmWithin = 5 * time.Second
 
-	// behindAfter is how long a watch may take to bring what the API server has said already.
-	behindAfter = time.Second
+	// confirmedFor is how long such a word counts, for many pods may start at once: asked for each, a busy API server
+	// would hold them up by tenths of a second.
+	confirmedFor = time.Second
+
+	// behindAfter is how long a watch may take to bring what the API server has said already; until then it is asked
+	// again every so often, as what it said may be old.
+	behindAfter, askAgain = time.Second, 100 * time.Millisecond
 )
 
-// confirmation is what the API server said of some namespaces' policies.
+// confirmation is what the API server said of a namespace's policies.
 type confirmation struct {
-	namespaces []string
-	done       chan struct{} // closed when the rest is there
-	now        *model.Delta  // nil: nothing is said
-	err        error
+	asked time.Time
+	done  chan struct{} // closed when now and err are there
+	now   *model.Delta  // nil: nothing is said
+	err   error
+
+	agreed bool // what was known was the same, once: it counts. Guarded by the Policy's mu
 }
 
-// confirmer asks the API server, one question at a time: of pods that start together, those that come while it answers
-// share the next question, which is put after they came.
+// confirmer asks the API server.
 type confirmer struct {
-	read func(ctx context.Context, namespaces []string) (*model.Delta, error)
+	read func(ctx context.Context, namespace string) (*model.Delta, error)
 
-	mu   sync.Mutex
-	busy bool
-	next *confirmation // to be asked when the one under way is answered
+	mu     sync.Mutex
+	latest map[string]*confirmation // by namespace
 }
 
-// ask has the API server asked what policies a namespace has, after the call.
-func (c *confirmer) ask(namespace string) *confirmation {
+// ask has the API server asked what policies a namespace has, unless it was at some time since then.
+func (c *confirmer) ask(namespace string, since time.Time) *confirmation {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	q := c.next
-	if q == nil {
-		q = &confirmation{done: make(chan struct{})}
-		c.next = q
+	if q := c.latest[namespace]; q != nil && !q.asked.Before(since) {
+		return q
 	}
-	if !slices.Contains(q.namespaces, namespace) {
-		q.namespaces = append(q.namespaces, namespace)
+	now := time.Now()
+	for ns, old := range c.latest { // few: those in which pods have just started
+		if now.Sub(old.asked) > confirmedFor+confirmWithin {
+			delete(c.latest, ns)
+		}
 	}
+	q := &confirmation{asked: now, done: make(chan struct{})}
 	if c.read == nil {
-		c.next = nil
 		close(q.done)
-	} else if !c.busy {
-		c.busy = true
-		go c.run()
+		return q
 	}
+	c.latest[namespace] = q
+	go func() {
+		defer close(q.done)
+		ctx, cancel := context.WithTimeout(context.Background(), confirmWithin)
+		defer cancel()
+		q.now, q.err = c.read(ctx, namespace)
+	}()
 	return q
 }
 
-// run asks until nobody waits.
-func (c *confirmer) run() {
-	for {
-		c.mu.Lock()
-		q := c.next
-		c.next, c.busy = nil, q != nil
-		c.mu.Unlock()
-		if q == nil {
-			return
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), confirmWithin)
-		q.now, q.err = c.read(ctx, q.namespaces)
-		cancel()
-		close(q.done)
-	}
-}
-
 // Protect puts a pod's policies in force. It returns when they are, which takes that the API has told of the pod, its
-// namespace, and every policy that was there before the call; from the call on nothing passes until then. When ctx ends
+// namespace, and every policy that is older than confirmedFor; from the call on nothing passes until then. When ctx ends
 // first, the pod stays closed. If the API server can't be asked, what is known counts.
 func (p *Policy) Protect(ctx context.Context, l model.LocalPod) error {
 	// Each kind is a watch of its own: the pod may be here before the policy that was made before it. Whoever started
 	// the pod had it from the API server, so what that says from now on is at least as new as the pod.
-	asked := p.asking.ask(l.Namespace)
-	answered := asked.done
+	q := p.asking.ask(l.Namespace, time.Now().Add(-confirmedFor))
+	answered := q.done
+	var again <-chan time.Time
+	var differs time.Time // since when
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var known *confirmation
-	var late <-chan time.Time
 	pinned := ""
 	for {
 		if uid := p.uid(l); uid != "" && uid != pinned {
@@ -100,13 +93,16 @@ func (p *Policy) Protect(ctx context.Context, l model.LocalPod) error {
 		}
 		missing, kind := p.missing(l, pinned), ""
 		if missing == "" {
-			missing, kind = p.unconfirmed(l.Namespace, known)
+			missing, kind = p.unconfirmed(l.Namespace, q, answered == nil)
 		}
 		if missing == "" {
 			return nil
 		}
-		if kind != "" && late == nil {
-			late = time.After(behindAfter)
+		if kind != "" && again == nil {
+			again = time.After(askAgain)
+			if differs.IsZero() {
+				differs = time.Now()
+			}
 		}
 		news := p.news
 		p.mu.Unlock()
@@ -116,33 +112,33 @@ func (p *Policy) Protect(ctx context.Context, l model.LocalPod) error {
 			return fmt.Errorf("protect pod %s: waited for %s: %w", l.Name, missing, context.Cause(ctx))
 		case <-news:
 		case <-answered:
-			if known, answered = asked, nil; known.err != nil {
+			if answered = nil; q.err != nil {
 				p.metrics.unconfirmed.Inc()
-				p.log.Warn("the API server does not say what policies there are; a pod starts with those that are known", "pod", l.Name.String(), "err", known.err)
+				p.log.Warn("the API server does not say what policies there are; a pod starts with those that are known", "pod", l.Name.String(), "err", q.err)
 			}
-		case <-late:
-			late = nil
-			if p.cfg.Behind != nil {
+		case <-again:
+			if again = nil; kind != "" && time.Since(differs) >= behindAfter && p.cfg.Behind != nil {
+				differs = time.Time{}
 				p.cfg.Behind(kind)
 			}
-			asked = p.asking.ask(l.Namespace) // what it said may be old by now
-			answered = asked.done
+			q = p.asking.ask(l.Namespace, time.Now().Add(-askAgain/2))
+			answered = q.done
 		}
 		p.mu.Lock()
 	}
 }
 
-// unconfirmed says what of a namespace's policies is not known to be as new as it must be, and of which kind it is;
-// "" if nothing is.
-func (p *Policy) unconfirmed(namespace string, c *confirmation) (missing, kind string) {
+// unconfirmed says what of a namespace's policies is not known to be as new as it must be, and, where that differs from
+// what the API server said, of which kind it is; "" if nothing is. Callers hold mu.
+func (p *Policy) unconfirmed(namespace string, q *confirmation, answered bool) (missing, kind string) {
 	switch {
-	case c == nil:
+	case !answered:
 		return "the API server's word of what policies there are now", ""
-	case c.now == nil:
+	case q.now == nil || q.agreed:
 		return "", ""
 	}
-	kind, name := p.compiler.Behind(namespace, c.now)
-	if kind == "" {
+	kind, name := p.compiler.Behind(namespace, q.now)
+	if q.agreed = kind == ""; q.agreed {
 		return "", ""
 	}
 	return fmt.Sprintf("the watch of kind %s to bring %s as the API server has it now", kind, name), kind

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"slices"
 	"testing"
 	"time"
 
@@ -91,10 +90,10 @@ func TestPolicyProtectWaitsForEveryKind(t *testing.T) {
 		{"the namespace has other labels", "Namespace", func(d *model.Delta) { d.Namespaces["a"] = ns(nil) }},
 	} {
 		t.Run(tc.what, func(t *testing.T) {
-			asked, behind := make(chan []string, 10), make(chan string, 10)
+			asked, behind := make(chan string, 100), make(chan string, 10)
 			r := &policyRig{t: t, node: policytest.NewNode(t), dir: t.TempDir(), events: &recorded{}}
-			r.confirm = func(_ context.Context, namespaces []string) (*model.Delta, error) {
-				asked <- namespaces
+			r.confirm = func(_ context.Context, namespace string) (*model.Delta, error) {
+				asked <- namespace
 				return everything(), nil
 			}
 			r.behind = func(kind string) { behind <- kind }
@@ -111,8 +110,8 @@ func TestPolicyProtectWaitsForEveryKind(t *testing.T) {
 				defer cancel()
 				done <- r.part.Protect(ctx, localPod(p, addrs))
 			}()
-			if n := <-asked; !slices.Equal(n, []string{"a"}) {
-				t.Errorf("asked for namespaces %s", n)
+			if n := <-asked; n != "a" {
+				t.Errorf("asked for namespace %s", n)
 			}
 			if tc.kind == "" {
 				if err := <-done; err != nil {
@@ -141,7 +140,7 @@ func TestPolicyProtectWaitsForEveryKind(t *testing.T) {
 // While there is no API server a pod starts with the policies that are known.
 func TestPolicyProtectWithoutAPIServer(t *testing.T) {
 	r := newPolicyRig(t)
-	r.confirm = func(context.Context, []string) (*model.Delta, error) { return nil, errors.New("connection refused") }
+	r.confirm = func(context.Context, string) (*model.Delta, error) { return nil, errors.New("connection refused") }
 	r.start()
 	server, client := r.node.Connect(t, policytest.Addrs("10.0.0.1 fd00::1")...), r.node.Connect(t, policytest.Addrs("10.0.0.9 fd00::9")...)
 	server.Listen(t, model.TCP, 80)
@@ -195,36 +194,35 @@ func TestPolicyProtectsStaticPods(t *testing.T) {
 	}
 }
 
-// Pods that start while the API server is being asked share the next question.
+// Pods that start together share a question; its answer counts for a moment, and for one namespace.
 func TestConfirmerAsksOnceForMany(t *testing.T) {
-	asked, answer := make(chan []string), make(chan *model.Delta)
-	c := confirmer{read: func(_ context.Context, namespaces []string) (*model.Delta, error) {
-		asked <- namespaces
+	asked := make(chan string, 10)
+	answer := make(chan *model.Delta)
+	c := confirmer{latest: map[string]*confirmation{}, read: func(_ context.Context, namespace string) (*model.Delta, error) {
+		asked <- namespace
 		return <-answer, nil
 	}}
-	first := c.ask("a")
-	if got := <-asked; !slices.Equal(got, []string{"a"}) {
-		t.Fatalf("asked for %v", got)
+	start := time.Now()
+	first, second, other := c.ask("a", start), c.ask("a", start), c.ask("b", start)
+	if first != second || first == other {
+		t.Error("two pods of a namespace don't share a question, or those of two do")
 	}
-	second, third, fourth := c.ask("a"), c.ask("b"), c.ask("a")
-	if second == first || second != third || third != fourth {
-		t.Error("those that come while it is asked do not share the next question")
+	for range 2 {
+		answer <- &model.Delta{}
 	}
-	one, two := &model.Delta{}, &model.Delta{}
-	answer <- one
 	<-first.done
-	if got := <-asked; !slices.Equal(got, []string{"a", "b"}) {
-		t.Errorf("then asked for %v", got)
+	<-other.done
+	if got := c.ask("a", start); got != first {
+		t.Error("an answer does not count for those who accept its age")
 	}
-	answer <- two
-	<-second.done
-	if first.now != one || second.now != two {
-		t.Error("an answer is given to another question")
+	later := time.Now()
+	third := c.ask("a", later)
+	if third == first {
+		t.Error("an answer counts for those who want a newer one")
 	}
-	last := c.ask("c")
-	if got := <-asked; !slices.Equal(got, []string{"c"}) {
-		t.Errorf("in the end asked for %v", got)
+	answer <- &model.Delta{}
+	<-third.done
+	if n := len(asked); n != 3 {
+		t.Errorf("asked %d times, want 3", n)
 	}
-	answer <- nil
-	<-last.done
 }
