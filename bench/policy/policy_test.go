@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -34,6 +35,7 @@ var (
 	pods    = flag.Int("pods", 10000, "number of pods in the cluster")
 	rounds  = flag.Int("rounds", 7, "alternations between policies and none")
 	slice   = flag.Duration("slice", 700*time.Millisecond, "length of each")
+	pairs   = flag.Int("pairs", 60, "alternations for the bulk traffic")
 )
 
 // local is how many of the pods are on the node.
@@ -47,7 +49,8 @@ type result struct {
 
 	FullSync    time.Duration `json:"fullSyncNs"`    // everything at once into an empty kernel
 	Connections float64       `json:"connections"`   // ratio of new connections for the same work of a processor to none
-	Bulk        float64       `json:"bulk"`          // ratio of bytes for the same work to none
+	Bulk        float64       `json:"bulk"`          // ratio of bytes for the same work to none: the median of many pairs
+	BulkError   float64       `json:"bulkError"`     // standard error of that median
 	PodChange   latency       `json:"podChangeNs"`   // a remote pod's label, from the Delta to the kernel
 	LocalChange latency       `json:"localChangeNs"` // a local pod's label
 	Edit        latency       `json:"editNs"`        // a policy's port
@@ -258,6 +261,32 @@ func (r *result) traffic(t *testing.T, node *policytest.Node, table *policytable
 			t.Fatal(err)
 		}
 	}
+	var ratios []float64
+	for round := range *rounds {
+		var connections [2]float64
+		for turn := range 2 {
+			i := (round + turn) % 2 // whoever comes second has it easier, or harder
+			program(i == 1)
+			client.Do(t, func() error {
+				n, work, err := connect(to, *slice)
+				connections[i] = float64(n) / work.Seconds()
+				return err
+			})
+		}
+		r.PerSecond["none"] = append(r.PerSecond["none"], connections[0])
+		r.PerSecond["policies"] = append(r.PerSecond["policies"], connections[1])
+		ratios = append(ratios, connections[1]/connections[0])
+	}
+	r.Connections = median(ratios)
+	r.bulk(t, client, to, table, k)
+}
+
+// bulk measures what one established connection carries. To switch between policies and none takes but the client's and
+// the server's own elements, so there can be many short turns, and what else goes on falls on both alike.
+func (r *result) bulk(t *testing.T, client *policytest.Pod, to netip.AddrPort, table *policytable.Table, k *policy.Compiler) {
+	if err := table.Sync(k.Program()); err != nil {
+		t.Fatal(err)
+	}
 	// One connection for all of the bulk traffic: two differ more than anything that is measured here.
 	stream := client.Dial(t, to)
 	raw, err := stream.(*net.TCPConn).File()
@@ -268,25 +297,39 @@ func (r *result) traffic(t *testing.T, node *policytest.Node, table *policytable
 	if err := unix.SetNonblock(int(raw.Fd()), false); err != nil {
 		t.Fatal(err)
 	}
-	var ratios, bulk []float64
-	for round := range *rounds {
-		var connections, bytes [2]float64
-		for turn := range 2 {
-			i := (round + turn) % 2 // whoever comes second has it easier, or harder
-			program(i == 1)
-			client.Do(t, func() error {
-				n, work, err := connect(to, *slice)
-				connections[i] = float64(n) / work.Seconds()
-				return err
-			})
-			bytes[i] = pour(t, client, int(raw.Fd()))
+	on, off := map[netip.Addr]policy.EntryChange{}, map[netip.Addr]policy.EntryChange{}
+	for _, a := range []netip.Addr{client.Addrs[0], to.Addr()} {
+		if e, ok := k.Program().Pods[a]; ok {
+			on[a], off[a] = policy.EntryChange{New: e}, policy.EntryChange{Old: e}
 		}
-		r.PerSecond["none"] = append(r.PerSecond["none"], connections[0])
-		r.PerSecond["policies"] = append(r.PerSecond["policies"], connections[1])
-		ratios = append(ratios, connections[1]/connections[0])
-		bulk = append(bulk, bytes[1]/bytes[0])
 	}
-	r.Connections, r.Bulk = median(ratios), median(bulk)
+	if len(on) == 0 {
+		t.Fatal("no policy is about the connection")
+	}
+	turn := func(pods map[netip.Addr]policy.EntryChange) float64 {
+		if err := table.Apply(&policy.Change{Pods: pods}); err != nil {
+			t.Fatal(err)
+		}
+		return pour(t, client, int(raw.Fd()))
+	}
+	var ratios []float64
+	for range *pairs {
+		// None, policies, policies, none: what gets slower or faster by itself, as a processor's clock, does so in both.
+		first := turn(off)
+		with := turn(on) + pour(t, client, int(raw.Fd()))
+		last := turn(off)
+		if err := table.Apply(&policy.Change{Pods: on}); err != nil {
+			t.Fatal(err)
+		}
+		ratios = append(ratios, with/(first+last))
+	}
+	r.Bulk = median(ratios)
+	var distances []float64
+	for _, v := range ratios {
+		distances = append(distances, max(v-r.Bulk, r.Bulk-v))
+	}
+	// The median's standard error, by the median absolute deviation of a normal distribution.
+	r.BulkError = 1.2533 * 1.4826 * median(distances) / math.Sqrt(float64(len(ratios)))
 }
 
 func median(v []float64) float64 {
@@ -322,6 +365,9 @@ func connect(to netip.AddrPort, d time.Duration) (n int, work time.Duration, err
 	return n, 0, nil
 }
 
+// bulkTurn is how long bulk traffic goes on until policies come or go.
+const bulkTurn = 40 * time.Millisecond
+
 // pour sends as much as it can over a connection for a while and returns the bytes for a second of work.
 func pour(t *testing.T, client *policytest.Pod, fd int) float64 {
 	var total int
@@ -329,7 +375,7 @@ func pour(t *testing.T, client *policytest.Pod, fd int) float64 {
 	client.Do(t, func() error {
 		buf := make([]byte, 1<<17)
 		start := worked()
-		for end := time.Now().Add(*slice); time.Now().Before(end); {
+		for end := time.Now().Add(bulkTurn); time.Now().Before(end); {
 			n, err := unix.Write(fd, buf)
 			if err != nil {
 				return err
@@ -357,14 +403,14 @@ func write(t *testing.T, all []result) {
 	var md strings.Builder
 	fmt.Fprintf(&md, "# Policies: what they cost\n\nOne run of `make bench-policy` on %s, %d processors, Linux %s, %d pods, %d of them on the node. New connections and\n"+
 		"bulk traffic are what the same processor time carries, as ratios to no policy, measured in alternation on the same\n"+
-		"links; other times go from the Delta to the kernel's word that it holds the change.\n",
-		doc["when"], runtime.NumCPU(), kernel, *pods, local)
+		"links (bulk: median of %d alternations on one connection, with its standard error); other times go from the Delta to the kernel's word that it holds the change.\n",
+		doc["when"], runtime.NumCPU(), kernel, *pods, local, *pairs)
 	for _, shape := range []string{spread, stack} {
 		title := map[string]string{spread: "Policies spread over 100 namespaces", stack: "All policies select the pod that is talked to"}[shape]
 		fmt.Fprintf(&md, "\n## %s\n\n| policies | new connections | bulk | pod change p50 / p99 | local pod change p50 / p99 | policy edit p50 / p99 | full sync | compiler's heap | whole process |\n|---|---|---|---|---|---|---|---|---|\n", title)
 		for _, r := range all {
 			if r.Shape == shape {
-				fmt.Fprintf(&md, "| %d | %.2f | %.2f | %s | %s | %s | %s | %d MiB | %s |\n", r.Policies, r.Connections, r.Bulk,
+				fmt.Fprintf(&md, "| %d | %.2f | %.3f ± %.3f | %s | %s | %s | %s | %d MiB | %s |\n", r.Policies, r.Connections, r.Bulk, r.BulkError,
 					r.PodChange, r.LocalChange, r.Edit, r.FullSync.Round(time.Millisecond), r.Heap>>20, mebibytes(r.Resident))
 			}
 		}
