@@ -35,7 +35,7 @@ var (
 	pods    = flag.Int("pods", 10000, "number of pods in the cluster")
 	rounds  = flag.Int("rounds", 7, "alternations between policies and none")
 	slice   = flag.Duration("slice", 700*time.Millisecond, "length of each")
-	pairs   = flag.Int("pairs", 60, "alternations for the bulk traffic")
+	pairs   = flag.Int("pairs", 200, "alternations for the bulk traffic")
 )
 
 // local is how many of the pods are on the node.
@@ -366,7 +366,7 @@ func connect(to netip.AddrPort, d time.Duration) (n int, work time.Duration, err
 }
 
 // bulkTurn is how long bulk traffic goes on until policies come or go.
-const bulkTurn = 40 * time.Millisecond
+const bulkTurn = 20 * time.Millisecond
 
 // pour sends as much as it can over a connection for a while and returns the bytes for a second of work.
 func pour(t *testing.T, client *policytest.Pod, fd int) float64 {
