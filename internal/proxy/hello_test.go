@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/ocsp"
 
 	"github.com/weft-net/weft/internal/route"
 )
@@ -188,5 +189,42 @@ func TestOCSPStaple(t *testing.T) {
 	}
 	if got := staple("a.example.com"); got != "said later" {
 		t.Errorf("%q", got)
+	}
+}
+
+// A staple that clients would refuse is not sent, be it too old when it comes or later.
+func TestOCSPStapleExpires(t *testing.T) {
+	ca := newAuthority(t)
+	u := secure(t, ca, newEcho(t, "one").addr(), "a.example.com", "b.example.com")
+	respond := func(i int, until time.Time) {
+		pair, err := keyPair(&u.Certificates[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.Certificates[i].OCSP, err = ocsp.CreateResponse(ca.cert, ca.cert, ocsp.Response{Status: ocsp.Good, SerialNumber: pair.Leaf.SerialNumber,
+			ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: until}, ca.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	respond(0, time.Now().Add(time.Hour))
+	respond(1, time.Now().Add(-time.Minute))
+	r := start(t, u)
+	stapled := func(name string) bool {
+		t.Helper()
+		c, err := tls.Dial("tcp", r.tcp(), &tls.Config{RootCAs: ca.pool(), ServerName: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		return len(c.ConnectionState().OCSPResponse) > 0
+	}
+	if !stapled("a.example.com") || stapled("b.example.com") {
+		t.Error("stapled is what is too old, or not what is good")
+	}
+	r.srv.tables.mu.Lock()
+	defer r.srv.tables.mu.Unlock()
+	if now := time.Now(); r.srv.tables.expireStaples(now) || !r.srv.tables.expireStaples(now.Add(2*time.Hour)) {
+		t.Error("a staple is renewed before its time, or not at it")
 	}
 }

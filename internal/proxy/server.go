@@ -439,6 +439,9 @@ func (s *Server) sweep() {
 		case now := <-t.C:
 			s.rotateTickets(now)
 			s.tables.mu.Lock()
+			if s.tables.expireStaples(now) && !s.draining.Load() {
+				s.unbound = s.bind()
+			}
 			for _, c := range s.tables.backends {
 				if b := c.Load(); b != nil {
 					for _, e := range b.endpoints.Load().all {

@@ -24,12 +24,15 @@ type listenerTLS struct {
 	conf   *tls.Config
 	epoch  int          // of its session ticket keys; guarded by ticketSecrets
 	client *clientCheck // nil: no client certificate is asked for
+	// stapled is until when the staples are good; zero: there are none that end.
+	stapled time.Time
 }
 
 func newListenerTLS(l *route.Listener, certs map[string]route.Certificate) (*listenerTLS, error) {
 	c := l.TLS
 	fault := func(err error) error { return fmt.Errorf("tls: %w", err) }
 	var errs []error
+	var stapled time.Time
 	conf := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: slices.Clone(c.ALPN)}
 	if len(conf.NextProtos) == 0 && l.Protocol == route.HTTPS {
 		conf.NextProtos = []string{"h2", "http/1.1"}
@@ -46,6 +49,9 @@ func newListenerTLS(l *route.Listener, certs map[string]route.Certificate) (*lis
 			continue
 		}
 		conf.Certificates = append(conf.Certificates, pair)
+		if end := stapleEnd(pair.OCSPStaple); !end.IsZero() && (stapled.IsZero() || end.Before(stapled)) {
+			stapled = end
+		}
 	}
 	var err error
 	if conf.MinVersion, err = tlsVersion(c.MinVersion, tls.VersionTLS12); err != nil {
@@ -62,7 +68,7 @@ func newListenerTLS(l *route.Listener, certs map[string]route.Certificate) (*lis
 		}
 		conf.CipherSuites = append(conf.CipherSuites, tls.CipherSuites()[i].ID)
 	}
-	out := &listenerTLS{conf: conf}
+	out := &listenerTLS{conf: conf, stapled: stapled}
 	if c.Client != nil {
 		if out.client, err = newClientCheck(c.Client); err != nil {
 			errs = append(errs, fault(err))
@@ -89,8 +95,36 @@ func keyPair(c *route.Certificate) (tls.Certificate, error) {
 	if err != nil {
 		return pair, fmt.Errorf("certificate %s: %w", c.Key, err)
 	}
-	pair.OCSPStaple = c.OCSP
+	if end := stapleEnd(c.OCSP); end.IsZero() || time.Now().Before(end) { // clients refuse an old one, and do without one
+		pair.OCSPStaple = c.OCSP
+	}
 	return pair, nil
+}
+
+// stapleEnd is until when clients believe an OCSP response; zero is for ever.
+func stapleEnd(response []byte) time.Time {
+	if len(response) == 0 {
+		return time.Time{}
+	}
+	s, err := route.ReadStaple(response)
+	if err != nil { // what it says is for clients to judge
+		return time.Time{}
+	}
+	return s.NextUpdate
+}
+
+// expireStaples takes staples that are too old away from the listeners that have them. It tells whether there were any.
+func (t *tables) expireStaples(now time.Time) bool {
+	ch := touched{hosts: map[*listener]map[string]bool{}, certs: map[string]bool{}}
+	for _, l := range t.listeners {
+		if l.tls != nil && !l.tls.stapled.IsZero() && !now.Before(l.tls.stapled) {
+			for _, key := range l.conf.TLS.Certificates {
+				ch.certs[key] = true
+			}
+		}
+	}
+	t.renewCertificates(&ch, now)
+	return ch.ports
 }
 
 // backendTLS makes the client side's configuration from a BackendTLSPolicy.
