@@ -93,14 +93,17 @@ func (c *counterpart) change(to *counterpart) *changed {
 	return d
 }
 
-// Diff tells which connections are opened or closed by a change, among the workloads of some namespaces (all, if none
-// are given) that are there before and after it, and the world outside.
+// Diff tells which connections from or to the workloads of some namespaces (all, if none are given) are opened or closed
+// by a change, among all workloads that are there before and after it, and the world outside.
 func Diff(before, after *World, namespaces ...string) *Changes {
-	cuts := slices.Concat(before.blocks(namespaces), after.blocks(namespaces))
+	cuts := slices.Concat(before.blocks(nil), after.blocks(nil))
 	slices.SortFunc(cuts, comparePrefixes)
 	cuts = slices.Compact(cuts)
 	out := &Changes{Differences: []Difference{}}
-	pods := counterparts(out, before.ends(namespaces, cuts), after.ends(namespaces, cuts))
+	meant := func(e *end) bool {
+		return len(namespaces) == 0 || e.pod != nil && slices.Contains(namespaces, e.pod.Namespace)
+	}
+	pods := counterparts(out, before.ends(nil, cuts), after.ends(nil, cuts), meant)
 	parts := outside(regions(cuts, before, after), before, after)
 	parts = merge(before.inUse(parts), func(e *end, f int) string {
 		one := &end{}
@@ -119,6 +122,9 @@ func Diff(before, after *World, namespaces ...string) *Changes {
 	}
 	for _, to := range all {
 		for _, from := range all {
+			if !meant(from.after[0]) && !meant(to.after[0]) {
+				continue
+			}
 			if c := from.change(to); c != nil {
 				out.Differences = append(out.Differences, Difference{
 					From: []string{from.name}, To: []string{to.name}, Opened: changedTexts(c.opened), Closed: changedTexts(c.closed),
@@ -175,8 +181,8 @@ func changedTexts(r reach) []string {
 	}
 }
 
-// counterparts finds the workloads that are on both sides, and notes those that are not.
-func counterparts(out *Changes, before, after []*end) []*counterpart {
+// counterparts finds the workloads that are on both sides, and notes those that are not, if they are meant.
+func counterparts(out *Changes, before, after []*end, meant func(*end) bool) []*counterpart {
 	byName := func(in []*end) map[string][]*end {
 		m := map[string][]*end{}
 		for _, e := range in {
@@ -190,13 +196,15 @@ func counterparts(out *Changes, before, after []*end) []*counterpart {
 	var list []*counterpart
 	for _, n := range slices.Sorted(maps.Keys(now)) {
 		if old[n] == nil {
-			out.Added = append(out.Added, n)
+			if meant(now[n][0]) {
+				out.Added = append(out.Added, n)
+			}
 			continue
 		}
 		list = append(list, paired(n, old[n], now[n])...)
 	}
 	for _, n := range slices.Sorted(maps.Keys(old)) {
-		if now[n] == nil {
+		if now[n] == nil && meant(old[n][0]) {
 			out.Removed = append(out.Removed, n)
 		}
 	}

@@ -102,6 +102,33 @@ func TestDiffFollowsWorkloads(t *testing.T) {
 	}
 }
 
+// A namespace's connections are those with others too.
+func TestDiffOfNamespaces(t *testing.T) {
+	ops := "apiVersion: v1\nkind: Pod\nmetadata: {name: probe, namespace: ops, labels: {app: probe}}\nspec: {containers: [{name: c, image: x}]}"
+	c := Diff(read(t, webAndDB, ops, ingressOf("")), read(t, webAndDB, ops, ingressOf("{from: [{namespaceSelector: {}, podSelector: {matchLabels: {app: probe}}}]}")), "shop")
+	if got := fmt.Sprint(c.Differences); got != "[+ ops/probe → shop/db: all]" {
+		t.Error(got)
+	}
+	if c := Diff(read(t, webAndDB, ingressOf("")), read(t, webAndDB, ops, ingressOf("{}")), "ops"); len(c.Differences) != 0 || fmt.Sprint(c.Added) != "[ops/probe]" {
+		t.Errorf("%+v", c)
+	}
+}
+
+// What policies let out by name is told by name.
+func TestMatrixByName(t *testing.T) {
+	w := load(t, "testdata/names.yaml")
+	var b bytes.Buffer
+	w.Matrix("shop").WriteTable(&b)
+	if !strings.Contains(b.String(), "*.partner.example") {
+		t.Error(b.String())
+	}
+	for _, c := range w.Matrix("shop").Connections() {
+		if want := map[string]string{"*.partner.example": "TCP 443", "outside": "-"}[c.To]; want != "" && c.From == "shop/web" && c.String() != want {
+			t.Errorf("%s: %s, want %s", c.To, c, want)
+		}
+	}
+}
+
 func TestMatrixIsExact(t *testing.T) {
 	for _, tc := range []struct{ name, policy, want string }{
 		{"from a block", ingressOf("{from: [{ipBlock: {cidr: 198.51.100.0/24}}], ports: [{port: 5432}]}"), "198.51.100.0/24 to db: TCP 5432; outside to db: -; web to db: -"},

@@ -217,6 +217,16 @@ func outside(regions []region, worlds ...*World) []*end {
 		o.addrs[family(r.addr)] = e
 		rest = append(rest, o)
 	}
+	for _, domain := range domains(worlds) {
+		o := &end{name: domain, names: []string{domain}}
+		for f, e := range first.addrs {
+			if e.Addr.IsValid() {
+				e.Names = []string{policy.NormalName(strings.Replace(domain, "*", "any", 1))}
+				o.addrs[f] = e
+			}
+		}
+		rest = append(rest, o)
+	}
 	for _, n := range worlds[0].Policy.Nodes() {
 		o := &end{name: "node " + n.Name.Name, names: []string{"node " + n.Name.Name}}
 		for _, a := range n.InternalIPs {
@@ -233,6 +243,22 @@ func outside(regions []region, worlds ...*World) []*end {
 		out = append([]*end{first}, rest...)
 	}
 	return out
+}
+
+// domains are the names of the outside that policies go by.
+func domains(worlds []*World) []string {
+	var out []string
+	for _, w := range worlds {
+		for _, cnp := range w.Policy.ClusterNetworkPolicies() {
+			for _, r := range cnp.EgressTo {
+				for _, p := range r.Peers {
+					out = append(out, p.DomainNames...)
+				}
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // merge puts ends of the outside together of which the same is to be said: key says it for one family. What can't be
