@@ -567,7 +567,6 @@ func TestIdleConnectionsAreSmall(t *testing.T) {
 // comes after: no other request is sent over that connection. The client's goes on when the rest of the body is not long
 // in coming.
 func TestEarlyAnswersOfEndpointsThatLinger(t *testing.T) {
-	const size, requests = 24 << 20, 5 // more than buffers of the kernel hold
 	addr := talk(t, func(c net.Conn) {
 		defer c.Close()
 		r := bufio.NewReader(c)
@@ -579,16 +578,13 @@ func TestEarlyAnswersOfEndpointsThatLinger(t *testing.T) {
 	})
 	r := start(t, simple(addr))
 	c := r.dial()
-	body := strings.Repeat("x", size)
-	for i := range requests {
-		var sent sync.WaitGroup
-		sent.Go(func() {
-			_, _ = fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s", size, body)
-		})
+	const size = 2 * collectSmall // more than is collected before an endpoint is asked
+	for i := range 5 {
+		c.send(fmt.Sprintf("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size/2)))
 		if resp, b := c.answer("POST"); resp.StatusCode != 200 || b != "ok" {
 			t.Errorf("%d: %d %q", i, resp.StatusCode, b)
 		}
-		sent.Wait()
+		c.send(strings.Repeat("x", size/2))
 	}
 }
 

@@ -49,7 +49,7 @@ func (x *exchange) mirror(list []mirror) {
 			x.srv.mirror(c, b, time.Now().Add(mirrorTimeout))
 			continue
 		}
-		part := newCopiedBody(&x.srv.held)
+		part := newCopiedBody(&x.srv.held, x.length)
 		c.body, c.from, c.plan = part, part, &plan{read: mirrorTimeout}
 		if x.srv.mirror(c, b, time.Time{}) {
 			x.tee(part)
@@ -152,6 +152,7 @@ var (
 // copiedBody is a copy's body. It may lag behind the original by so many bytes, which count as held.
 type copiedBody struct {
 	held *holding
+	left int64 // bytes until its end; -1: unknown
 
 	mu     sync.Mutex
 	change sync.Cond
@@ -161,8 +162,8 @@ type copiedBody struct {
 	fields []field
 }
 
-func newCopiedBody(held *holding) *copiedBody {
-	c := &copiedBody{held: held}
+func newCopiedBody(held *holding, length int64) *copiedBody {
+	c := &copiedBody{held: held, left: length}
 	c.change.L = &c.mu
 	return c
 }
@@ -178,6 +179,11 @@ func (c *copiedBody) add(p []byte) {
 		c.list = append(c.list, bytes.Clone(p))
 		c.size += len(p)
 		c.held.add(len(p))
+		if c.left >= 0 {
+			if c.left -= int64(len(p)); c.left == 0 { // nobody need read on for the end to be known
+				c.err = io.EOF
+			}
+		}
 		c.change.Broadcast()
 	}
 }
