@@ -67,7 +67,20 @@ func newBurst(anyAddr bool) *burst {
 			h.Control = &b.ctl[i][0]
 		}
 	}
+	b.ready(batch)
 	return b
+}
+
+// ready makes the first n places as the kernel wants them for the next packets.
+func (b *burst) ready(n int) {
+	for i := range b.in[:n] {
+		h := &b.in[i].hdr
+		h.Namelen = b.nameLen
+		h.Flags = 0
+		if b.needsInfo {
+			h.SetControllen(ctlSize)
+		}
+	}
 }
 
 // While packets come thick and fast, a short pause has more of them come together, and their answers go together: what
@@ -85,21 +98,18 @@ func (b *burst) gathers() bool { return b.last >= gatherFrom && b.last < batch }
 
 // receive waits for packets and takes as many as there are.
 func (b *burst) receive(fd int) (int, error) {
-	for i := range b.in {
-		h := &b.in[i].hdr
-		h.Namelen = b.nameLen
-		h.Flags = 0
-		if b.needsInfo {
-			h.SetControllen(ctlSize)
-		}
-	}
+	b.ready(b.last) // the kernel wrote into no more
 	if b.gathers() {
 		pause := unix.NsecToTimespec(int64(gatherFor))
 		_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&pause)), 0, 0)
 	}
-	// What is there already is taken without a word to the scheduler, for that takes no time that matters to it; only
-	// a wait is announced.
-	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.in[0])), batch, unix.MSG_DONTWAIT, 0, 0)
+	// While packets come thick and fast, what is there already is taken without a word to the scheduler, for that takes no
+	// time that matters to it; only a wait is announced. After few there is nothing there, as often as not: then asking
+	// first is a system call for nothing.
+	n, errno := uintptr(0), syscall.EAGAIN
+	if b.last >= gatherFrom {
+		n, _, errno = unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.in[0])), batch, unix.MSG_DONTWAIT, 0, 0)
+	}
 	for {
 		switch errno {
 		case 0:
