@@ -79,7 +79,7 @@ func (q *question) service(s *model.Service) error {
 			}
 			for _, w := range ways {
 				w.about = object
-				q.take(w)
+				q.follow(w)
 			}
 		}
 	}

@@ -31,28 +31,31 @@ type way struct {
 
 // walk goes to one endpoint. as is what the endpoint is called; "" is its own name.
 func (q *question) walk(dst policy.Endpoint, port uint16, as string) {
-	w := way{dst: dst, port: port, as: as}
-	if n := q.from.Node; n != nil && dst.Pod != nil && dst.Pod.Node != n.Name.Name && dst.Addr.IsValid() {
-		// What it sends to pods of a node with which it shares no link goes through a tunnel, from another address.
-		f := &policy.Flow{Dst: dst, Protocol: q.proto, Port: port}
-		var marks []Mark
-		for _, from := range q.w.nodeSources(n.Name.Name, family(dst.Addr)) {
-			f.Src = from.end
-			v := q.judge(policy.Ingress, f, nil)
-			if slices.Contains(marks, v.mark) {
-				q.fixes(v.fixes)
-				continue
-			}
-			if marks = append(marks, v.mark); from.tunnel {
-				w.seen, w.tunnel = from.end, true
-			}
-			q.take(w)
-		}
-		if len(marks) > 0 {
-			return
-		}
+	q.follow(way{dst: dst, port: port, as: as})
+}
+
+// follow takes a way, and the same through a tunnel where that may make a difference: what a node itself sends to pods of a
+// node with which it shares no link comes from another of its addresses.
+func (q *question) follow(w way) {
+	n := q.from.Node
+	if n == nil || w.seen.Addr.IsValid() || w.dst.Pod == nil || w.dst.Pod.Node == n.Name.Name || !w.dst.Addr.IsValid() {
+		q.take(w)
+		return
 	}
-	q.take(w)
+	f := &policy.Flow{Dst: w.dst, Protocol: q.proto, Port: w.port}
+	var marks []Mark
+	for _, from := range q.w.nodeSources(n.Name.Name, family(w.dst.Addr)) {
+		f.Src = from.end
+		v := q.judge(policy.Ingress, f, nil)
+		if slices.Contains(marks, v.mark) {
+			q.fixes(v.fixes)
+			continue
+		}
+		if marks = append(marks, v.mark); from.tunnel {
+			w.seen, w.tunnel = from.end, true
+		}
+		q.take(w)
+	}
 }
 
 // take goes one way, and says what decides on it.
@@ -113,7 +116,7 @@ func (q *question) take(w way) {
 	if w.at.IsValid() {
 		q.expect(w.at, w.about, expected, w.dst.Pod == nil, ready)
 	}
-	if w.as == "" && w.port != 0 && !w.seen.Addr.IsValid() && w.out == nil {
+	if w.as == "" && w.port != 0 && (w.tunnel || !w.seen.Addr.IsValid()) && w.out == nil {
 		q.expect(netip.AddrPortFrom(w.dst.Addr, w.port), name, expected, w.dst.Pod == nil, ready)
 	}
 }

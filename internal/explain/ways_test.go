@@ -276,6 +276,22 @@ func TestNear(t *testing.T) {
 	}
 }
 
+// What a node's packets through a tunnel meet with is not known before they are sent: no probe disagrees.
+func TestProbesThroughTunnels(t *testing.T) {
+	w := read(t, twoNodes, guarded("Ingress", "{from: [{ipBlock: {cidr: 192.168.0.0/24}}]}"))
+	for _, to := range []string{"pod/web:8080", "svc/db:5432"} {
+		a, text := asked(t, w, "node/n2", to)
+		if a.Allowed || len(a.Probes) == 0 {
+			t.Errorf("%s: %+v\n%s", to, a.Probes, text)
+		}
+		for _, p := range a.Probes {
+			if p.Expected != Either {
+				t.Errorf("%s: %+v", to, p)
+			}
+		}
+	}
+}
+
 // A cluster's domain need not be cluster.local.
 func TestClusterDomain(t *testing.T) {
 	w := read(t, twoNodes)
