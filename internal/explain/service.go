@@ -186,8 +186,19 @@ func (q *question) entries(s *model.Service, f service.Frontend) (in []entered, 
 		}
 	}
 	var dropping []entered
+	var alone *model.Delta // what others claim is the same on every node: the first one tells
 	for i, n := range nodes {
-		r := q.w.ruleAt(n, s, f, i == 0)
+		var r *service.Rule
+		if i == 0 || q.w.tables[n] != nil {
+			r = q.w.table(n).Rule(f)
+		} else {
+			if alone == nil {
+				alone = q.w.alone(s)
+			}
+			t := service.NewTable(n)
+			t.Update(alone)
+			r = t.Rule(f)
+		}
 		if r == nil || r.Service != s.Name {
 			if i == 0 { // another Service has it
 				return nil, nil
@@ -213,21 +224,15 @@ func (q *question) entries(s *model.Service, f service.Frontend) (in []entered, 
 	return in, dry
 }
 
-// ruleAt is what a node does with a frontend. All Services are looked at only if others' claims matter: they are the
-// same on every node.
-func (w *World) ruleAt(node string, s *model.Service, f service.Frontend, claims bool) *service.Rule {
-	if claims || w.tables[node] != nil {
-		return w.table(node).Rule(f)
-	}
-	t := service.NewTable(node)
-	alone := &model.Delta{Complete: true, Nodes: w.all.Nodes, Services: map[model.Name]*model.Service{s.Name: s}, EndpointSlices: map[model.Name]*model.EndpointSlice{}}
+// alone is all that there is of one Service.
+func (w *World) alone(s *model.Service) *model.Delta {
+	out := &model.Delta{Complete: true, Nodes: w.all.Nodes, Services: map[model.Name]*model.Service{s.Name: s}, EndpointSlices: map[model.Name]*model.EndpointSlice{}}
 	for n, sl := range w.all.EndpointSlices {
 		if sl.Namespace == s.Namespace && sl.Service == s.Name.Name {
-			alone.EndpointSlices[n] = sl
+			out.EndpointSlices[n] = sl
 		}
 	}
-	t.Update(alone)
-	return t.Rule(f)
+	return out
 }
 
 // endpointsOf are those that any of the nodes sends to.
