@@ -55,6 +55,7 @@ type Allocator struct {
 	reserved   map[netip.Addr][]string        // not to be given away: who has it, "Node n1", "Service a/b"
 	reservedBy map[string][]netip.Addr        // the same, by who
 	reported   map[string]PoolStatus
+	inUse      map[string][]model.AddressRange // the cluster's own ranges, by what has them: "pods of Node n1"
 }
 
 // entry is one Service of ours.
@@ -88,6 +89,7 @@ func New(opts Options) *Allocator {
 		reserved:   make(map[netip.Addr][]string),
 		reservedBy: make(map[string][]netip.Addr),
 		reported:   make(map[string]PoolStatus),
+		inUse:      make(map[string][]model.AddressRange),
 	}
 }
 
@@ -183,12 +185,25 @@ func (a *Allocator) Apply(d *model.Delta) *Result {
 // looked at again because of them, and tells whether those that wait for something may find it now.
 func (a *Allocator) takeIn(d *model.Delta) (again map[model.Name]bool, eased bool) {
 	again = make(map[model.Name]bool)
+	rejudge := len(d.AddressPools) > 0
 	for name, n := range d.Nodes {
 		var addrs []netip.Addr
 		if n != nil {
 			addrs = slices.Concat(n.InternalIPs, n.ExternalIPs)
 		}
 		eased = a.reserve("Node "+name, addrs) || eased
+		var pods []netip.Prefix
+		if n != nil {
+			pods = n.PodCIDRs
+		}
+		rejudge = a.uses("the pods of Node "+name, pods) || rejudge
+	}
+	for name, c := range d.ServiceCIDRs {
+		var ranges []netip.Prefix
+		if c != nil {
+			ranges = c.CIDRs
+		}
+		rejudge = a.uses("cluster IPs, by ServiceCIDR "+name, ranges) || rejudge
 	}
 	for name, s := range d.Services {
 		eased = a.reserve("Service "+name.String(), a.foreign(s)) || eased
@@ -214,7 +229,7 @@ func (a *Allocator) takeIn(d *model.Delta) (again map[model.Name]bool, eased boo
 			}
 		}
 	}
-	if len(d.AddressPools) > 0 {
+	if rejudge {
 		a.repool(d.AddressPools)
 		for s := range a.services {
 			again[s] = true
@@ -237,7 +252,32 @@ func (a *Allocator) repool(changed map[string]*model.AddressPool) {
 		}
 		pools[name] = newPool(p)
 	}
-	a.pools, a.order = pools, judge(pools)
+	a.pools, a.order = pools, judge(pools, a.inUse)
+}
+
+// uses notes which ranges are the cluster's own, for what, and tells whether some pool is to be judged anew for that.
+func (a *Allocator) uses(what string, prefixes []netip.Prefix) (rejudge bool) {
+	var ranges []model.AddressRange
+	for _, p := range prefixes {
+		ranges = append(ranges, model.RangeOf(p))
+	}
+	old := a.inUse[what]
+	if slices.Equal(old, ranges) {
+		return false
+	}
+	if len(ranges) == 0 {
+		delete(a.inUse, what)
+	} else {
+		a.inUse[what] = ranges
+	}
+	for _, p := range a.pools {
+		for _, r := range slices.Concat(old, ranges) {
+			if _, ok := p.overlaps(r); ok {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // foreign is the addresses that a Service has from elsewhere, which must not be given to another.

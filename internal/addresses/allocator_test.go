@@ -375,3 +375,46 @@ func TestPoolStatus(t *testing.T) {
 		t.Errorf("nothing changed, yet statuses: %+v", r.Pools)
 	}
 }
+
+// TestClusterRanges: a pool with addresses that pods or cluster IPs have is refused, whichever comes first, and accepted
+// when they are gone; what Services have of it they keep.
+func TestClusterRanges(t *testing.T) {
+	a := New(Options{Class: DefaultClass, Unclassed: true})
+	pods := func(cidrs ...string) *model.Delta {
+		n := &model.Node{Meta: model.Meta{Name: model.Name{Name: "n1"}}}
+		for _, c := range cidrs {
+			n.PodCIDRs = append(n.PodCIDRs, netip.MustParsePrefix(c))
+		}
+		return delta(n)
+	}
+	cidr := func(name string, cidrs ...string) *model.Delta {
+		c := &model.ServiceCIDR{Meta: model.Meta{Name: model.Name{Name: name}}}
+		for _, s := range cidrs {
+			c.CIDRs = append(c.CIDRs, netip.MustParsePrefix(s))
+		}
+		d := delta()
+		d.ServiceCIDRs = map[string]*model.ServiceCIDR{name: c}
+		if len(cidrs) == 0 {
+			d.ServiceCIDRs[name] = nil
+		}
+		return d
+	}
+	step := func(when string, d *model.Delta, accepted bool, says string) {
+		t.Helper()
+		a.Apply(d)
+		s := a.Pools()["p"]
+		if s.Accepted != accepted || !strings.Contains(s.Message, says) {
+			t.Errorf("%s: accepted %v, %s %q; want %v, %q", when, s.Accepted, s.Reason, s.Message, accepted, says)
+		}
+	}
+	step("at first", delta(apool("p", "10.96.0.10-10.96.0.20 fd00:5::/120"), svc("a")), true, "")
+	step("pods elsewhere", pods("10.244.0.0/24", "fd00:244::/64"), true, "")
+	step("cluster IPs there", cidr("kubernetes", "10.96.0.0/12"), false, "10.96.0.10-10.96.0.20 overlaps 10.96.0.0-10.111.255.255, which is for cluster IPs, by ServiceCIDR kubernetes")
+	if held := a.services[svc("a").Name].held.v4; held != netip.MustParseAddr("10.96.0.10") {
+		t.Errorf("the Service has %s, want what it had", held)
+	}
+	step("they are gone", cidr("kubernetes"), true, "")
+	step("pods there, in the other family", pods("fd00:5::/64"), false, "which is for the pods of Node n1")
+	step("another pool changes nothing", delta(apool("q", "192.0.2.0/24")), false, "which is for the pods of Node n1")
+	step("elsewhere again", pods("10.244.0.0/24"), true, "")
+}

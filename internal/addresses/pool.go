@@ -5,6 +5,7 @@ package addresses
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -80,9 +81,10 @@ func (p *pool) refuse(reason, message string) {
 	p.accepted, p.reason, p.message = false, reason, message
 }
 
-// judge refuses each pool that has an address in common with an older accepted one, and puts the pools in the order
+// judge refuses each pool that has an address in common with the cluster's own ranges or with an older accepted one, and
+// puts the pools in the order
 // in which they are tried: accepted ones first, of those the ones made for some Services only, then by name.
-func judge(pools map[string]*pool) []*pool {
+func judge(pools map[string]*pool, inUse map[string][]model.AddressRange) []*pool {
 	byAge := make([]*pool, 0, len(pools))
 	for _, p := range pools {
 		byAge = append(byAge, p)
@@ -91,6 +93,14 @@ func judge(pools map[string]*pool) []*pool {
 		return cmp.Or(cmp.Compare(a.Created, b.Created), strings.Compare(a.Name.Name, b.Name.Name))
 	})
 	for i, p := range byAge {
+		for _, what := range slices.Sorted(maps.Keys(inUse)) {
+			for _, r := range inUse[what] {
+				if mine, ok := p.overlaps(r); ok && p.accepted {
+					p.refuse(PoolConflict, fmt.Sprintf(
+						"%s overlaps %s, which is for %s: no addresses are assigned from this pool until spec.addresses is changed", mine, r, what))
+				}
+			}
+		}
 		for _, older := range byAge[:i] {
 			if mine, theirs, ok := common(p, older); ok && p.accepted && older.accepted {
 				p.refuse(PoolConflict, fmt.Sprintf(
@@ -112,6 +122,16 @@ func judge(pools map[string]*pool) []*pool {
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), strings.Compare(a.Name.Name, b.Name.Name))
 	})
 	return byAge
+}
+
+// overlaps finds what of the pool has an address in common with a range.
+func (p *pool) overlaps(r model.AddressRange) (model.AddressRange, bool) {
+	for i := range p.spans {
+		if p.spans[i].Overlaps(r) {
+			return p.spans[i].AddressRange, true
+		}
+	}
+	return model.AddressRange{}, false
 }
 
 func common(a, b *pool) (model.AddressRange, model.AddressRange, bool) {

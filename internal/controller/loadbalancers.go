@@ -83,7 +83,7 @@ func (*LoadBalancers) Name() string { return "load-balancers" }
 
 // Kinds implements Part.
 func (*LoadBalancers) Kinds() kube.Kinds {
-	return kube.Services | kube.Nodes | kube.Namespaces | kube.AddressPools
+	return kube.Services | kube.Nodes | kube.Namespaces | kube.AddressPools | kube.ServiceCIDRs
 }
 
 // Update implements Part.

@@ -111,6 +111,12 @@ func lastOf(p netip.Prefix) netip.Addr {
 	return a
 }
 
+// RangeOf are all addresses of a prefix.
+func RangeOf(p netip.Prefix) AddressRange {
+	p = p.Masked()
+	return AddressRange{First: p.Addr(), Last: lastOf(p)}
+}
+
 // Family is the family of the range's addresses.
 func (r AddressRange) Family() Family { return FamilyOf(r.First) }
 
