@@ -347,40 +347,44 @@ func TestConnectionsOfRetries(t *testing.T) {
 
 // What a rule says a failure must be for another attempt is what it is (nginx's proxy_next_upstream).
 func TestFailuresThatCount(t *testing.T) {
-	var n atomic.Int64
 	stop := make(chan struct{})
-	defer close(stop)
-	e := serve(t, func(_ http.ResponseWriter, r *http.Request) {
-		if n.Add(1); r.URL.Path == "/break" {
-			panic(http.ErrAbortHandler)
-		}
-		select {
-		case <-stop:
-		case <-r.Context().Done():
-		}
-	})
+	t.Cleanup(func() { close(stop) })
 	for _, c := range []struct {
+		name         string
 		retry        route.Retry
 		broken, late int64
 	}{
-		{route.Retry{Attempts: 1}, 2, 2},
-		{route.Retry{Attempts: 1, NotOnTimeout: true}, 2, 1},
-		{route.Retry{Attempts: 1, NotOnError: true}, 1, 2},
-		{route.Retry{Attempts: 1, NotOnError: true, NotOnTimeout: true}, 1, 1},
+		{"any", route.Retry{Attempts: 1}, 2, 2},
+		{"no timeout", route.Retry{Attempts: 1, NotOnTimeout: true}, 2, 1},
+		{"no error", route.Retry{Attempts: 1, NotOnError: true}, 1, 2},
+		{"none", route.Retry{Attempts: 1, NotOnError: true, NotOnTimeout: true}, 1, 1},
 	} {
-		r := start(t, guarded(route.Policy{Retry: &c.retry, ReadTimeout: route.Duration(100 * time.Millisecond)}, e))
-		for target, want := range map[string]int64{"/break": c.broken, "/late": c.late} {
-			n.Store(0)
-			if resp, _ := r.once("GET", target, nil, ""); resp.StatusCode < 502 || n.Load() != want {
-				t.Errorf("%+v %s: %d after %d attempts, want %d", c.retry, target, resp.StatusCode, n.Load(), want)
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var n atomic.Int64
+			e := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+				if n.Add(1); r.URL.Path == "/break" {
+					panic(http.ErrAbortHandler)
+				}
+				select {
+				case <-stop:
+				case <-r.Context().Done():
+				}
+			})
+			r := start(t, guarded(route.Policy{Retry: &c.retry, ReadTimeout: route.Duration(time.Second)}, e))
+			for target, want := range map[string]int64{"/break": c.broken, "/late": c.late} {
+				n.Store(0)
+				if resp, _ := r.once("GET", target, nil, ""); resp.StatusCode < 502 || n.Load() != want {
+					t.Errorf("%s: %d after %d attempts, want %d", target, resp.StatusCode, n.Load(), want)
+				}
 			}
-		}
-		var log attemptsLog
-		u := guarded(route.Policy{Retry: &c.retry}, "127.0.0.1:1", "127.0.0.1:2")
-		start(t, u, Config{AccessLog: &log}).once("GET", "/", nil, "")
-		if log.attempts.Load() != c.broken {
-			t.Errorf("%+v: %d connections were tried, want %d", c.retry, log.attempts.Load(), c.broken)
-		}
+			var log attemptsLog
+			u := guarded(route.Policy{Retry: &c.retry}, "127.0.0.1:1", "127.0.0.1:2")
+			start(t, u, Config{AccessLog: &log}).once("GET", "/", nil, "")
+			if log.attempts.Load() != c.broken {
+				t.Errorf("%d connections were tried, want %d", log.attempts.Load(), c.broken)
+			}
+		})
 	}
 }
 

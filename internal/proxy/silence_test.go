@@ -57,24 +57,28 @@ func (r *rig) duplexed(tr *http.Transport, contentType string) (*http.Response, 
 
 // A client that watches says nothing for as long as it likes, of gRPC as well as once an answer has begun.
 func TestClientsThatListen(t *testing.T) {
-	conf := Config{BodyTimeout: 200 * time.Millisecond}
+	conf := Config{BodyTimeout: time.Second}
 	two := over2(serve2(t, echoes(false)).Listener.Addr().String())
 	t.Run("gRPC", func(t *testing.T) {
+		t.Parallel()
 		tr := h2cClient()
 		defer tr.CloseIdleConnections()
 		talksOn(t, start(t, two, conf), tr, "application/grpc")
 	})
 	t.Run("HTTP/2", func(t *testing.T) {
+		t.Parallel()
 		tr := h2cClient()
 		defer tr.CloseIdleConnections()
 		talksOn(t, start(t, two, conf), tr, "text/plain")
 	})
 	t.Run("HTTP/2 to HTTP/1.1", func(t *testing.T) {
+		t.Parallel()
 		tr := h2cClient()
 		defer tr.CloseIdleConnections()
 		talksOn(t, start(t, simple(serve(t, echoes(false))), conf), tr, "text/plain")
 	})
 	t.Run("HTTP/1.1", func(t *testing.T) {
+		t.Parallel()
 		for _, u := range []route.Update{simple(serve(t, echoes(false))), two} {
 			c := start(t, u, conf).dial()
 			c.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
@@ -86,7 +90,7 @@ func TestClientsThatListen(t *testing.T) {
 			if _, err := io.ReadFull(resp.Body, said[:1]); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(3 * conf.BodyTimeout) // silence is what is tested
+			time.Sleep(2 * conf.BodyTimeout) // silence is what is tested
 			c.send("4\r\nmore\r\n0\r\n\r\n")
 			if _, err := io.ReadFull(resp.Body, said[1:]); err != nil || string(said) != "amore" {
 				t.Errorf("%q, %v", said, err)
@@ -99,7 +103,7 @@ func talksOn(t *testing.T, r *rig, tr *http.Transport, contentType string) {
 	t.Helper()
 	resp, pw := r.duplexed(tr, contentType)
 	for i := range 2 {
-		time.Sleep(3 * r.srv.conf.BodyTimeout) // silence is what is tested
+		time.Sleep(2 * r.srv.conf.BodyTimeout) // silence is what is tested
 		msg := fmt.Sprint("message ", i)
 		go func() { _, _ = io.WriteString(pw, msg) }()
 		got := make([]byte, len(msg))
@@ -121,7 +125,7 @@ func TestStreamsThatCouldBeRepeated(t *testing.T) {
 			u.Backends[0].Protocol = route.HTTP2
 		}
 		u.Routes[0].Rules[0].Retry = &route.Retry{Codes: []int{503}, Attempts: 2}
-		r := start(t, u, Config{BodyTimeout: time.Second})
+		r := start(t, u, Config{BodyTimeout: 5 * time.Second})
 		tr := h2cClient()
 		defer tr.CloseIdleConnections()
 		resp, pw := r.duplexed(tr, "application/connect+proto")
@@ -162,14 +166,17 @@ func TestCallsThatWaitOnBothSides(t *testing.T) {
 func TestSilenceOnBothSides(t *testing.T) {
 	two := over2(serve2(t, echoes(false)).Listener.Addr().String())
 	for name, u := range map[string]route.Update{"HTTP/2": two, "HTTP/1.1": simple(serve(t, echoes(false)))} {
-		r := start(t, u, Config{BodyTimeout: 50 * time.Millisecond, TunnelIdle: 400 * time.Millisecond})
-		tr := h2cClient()
-		defer tr.CloseIdleConnections()
-		resp, _ := r.duplexed(tr, "application/grpc")
-		if b, err := io.ReadAll(resp.Body); err == nil {
-			t.Errorf("%s: the answer came to an end: %q", name, b)
-		}
-		until(t, "the exchange is over", func() bool { return r.srv.active.Load() == 0 })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := start(t, u, Config{BodyTimeout: time.Second, TunnelIdle: 2 * time.Second})
+			tr := h2cClient()
+			defer tr.CloseIdleConnections()
+			resp, _ := r.duplexed(tr, "application/grpc")
+			if b, err := io.ReadAll(resp.Body); err == nil {
+				t.Errorf("the answer came to an end: %q", b)
+			}
+			until(t, "the exchange is over", func() bool { return r.srv.active.Load() == 0 })
+		})
 	}
 }
 
@@ -192,20 +199,23 @@ func TestSlowCallsToHTTP1(t *testing.T) {
 // An endpoint's time runs from the request's end: a body that takes long, and moves, is none of its silence.
 func TestLongUploads(t *testing.T) {
 	for name, endpoint := range map[string]string{"HTTP/1.1": serve(t, echoes(true)), "HTTP/2": serve2(t, echoes(true)).Listener.Addr().String()} {
-		u := guarded(route.Policy{ReadTimeout: route.Duration(400 * time.Millisecond)}, endpoint)
-		if name == "HTTP/2" {
-			u.Backends[0].Protocol = route.HTTP2
-		}
-		c := start(t, u).dial()
-		c.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
-		for range 10 {
-			time.Sleep(100 * time.Millisecond) // slow is what is tested
-			c.send("a\r\n0123456789\r\n")
-		}
-		c.send("0\r\n\r\n")
-		if resp, b := c.answer("POST"); resp.StatusCode != 200 || len(b) != 100 {
-			t.Errorf("%s: %d %q", name, resp.StatusCode, b)
-		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			u := guarded(route.Policy{ReadTimeout: route.Duration(2 * time.Second)}, endpoint)
+			if name == "HTTP/2" {
+				u.Backends[0].Protocol = route.HTTP2
+			}
+			c := start(t, u).dial()
+			c.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+			for range 10 {
+				time.Sleep(300 * time.Millisecond) // slow is what is tested
+				c.send("a\r\n0123456789\r\n")
+			}
+			c.send("0\r\n\r\n")
+			if resp, b := c.answer("POST"); resp.StatusCode != 200 || len(b) != 100 {
+				t.Errorf("%d %q", resp.StatusCode, b)
+			}
+		})
 	}
 }
 
