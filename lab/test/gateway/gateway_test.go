@@ -21,7 +21,7 @@ import (
 var lab *labtest.Lab
 
 func TestMain(m *testing.M) {
-	if os.Getenv(probeEnv) != "" {
+	if os.Getenv(probeEnv) != "" || os.Getenv(conversationsEnv) != "" {
 		os.Exit(m.Run())
 	}
 	labtest.Main(m, &lab, labtest.Name("gateway"), "--nodes", "2")
