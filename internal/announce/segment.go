@@ -16,7 +16,7 @@ import (
 // clock and sends nothing.
 type segment struct {
 	self   string
-	able   bool // this node forwards what comes to an address
+	able   bool                                 // this node forwards what comes to an address
 	wanted map[netip.Addr][]addresses.Candidate // addresses of this link and who may announce them
 	peers  map[string]*peer
 	mine   map[netip.Addr]*claim
