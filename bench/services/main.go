@@ -12,9 +12,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -69,18 +71,21 @@ type results struct {
 	Listeners   int           `json:"listeners"` // to changes of nftables, anywhere on the machine, at most
 	Programming []programming `json:"programming"`
 	Agent       []agentMemory `json:"agent"`
+	ADD         *addResult    `json:"podAdd,omitempty"`
 	Path        []pathResult  `json:"path"`
+}
+
+// addResult is how long a pod's CNI ADD takes, the plugin's process included, beside a hundred pods.
+type addResult struct {
+	P50 seconds `json:"p50"`
+	P99 seconds `json:"p99"`
 }
 
 func run() error {
 	dir := flag.String("out", "../results", "`folder` for services.json and services.md")
-	most := map[string]*int{
-		"weft":                new(1 << 20),
-		"kube-proxy-nftables": flag.Int("nftables-max", 50000, "most `endpoints` that kube-proxy is given in nftables mode: it takes minutes beyond"),
-		"kube-proxy-iptables": flag.Int("iptables-max", 5000, "most `endpoints` that kube-proxy is given in iptables mode: one sync takes minutes beyond"),
-	}
+	deadline := flag.Duration("deadline", time.Minute, "how long kube-proxy may take for each size, full sync and changes together, before it is given up")
 	quick := flag.Bool("quick", false, "small sizes only")
-	only := flag.String("only", "", "`part` to measure: programming, agent or path (default: all)")
+	only := flag.String("only", "", "`part` to measure: programming, agent, add or path (default: all)")
 	flag.Parse()
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("needs root: every measurement has a network namespace of its own")
@@ -99,15 +104,18 @@ func run() error {
 	}
 	for _, s := range sizes {
 		for _, c := range contenders {
-			if *only != "" && *only != "programming" || s.services*s.endpoints > *most[c] {
+			if *only != "" && *only != "programming" {
 				continue
 			}
-			changes := s.changes
+			changes, limit := s.changes, time.Duration(0)
 			if c != "weft" {
-				changes = min(changes, 20) // each takes a second or more
+				changes, limit = min(changes, 20), *deadline // each takes a second or more
+				if s.services*s.endpoints > 10000 {
+					changes = 5
+				}
 			}
 			var p programming
-			if err := isolated(&p, "programming", c, s.services, s.endpoints, changes, s.rate); err != nil {
+			if err := isolated(&p, limit, "programming", c, s.services, s.endpoints, changes, s.rate); err != nil {
 				p = programming{Contender: c, Services: s.services, Endpoints: s.endpoints, Error: err.Error()}
 			}
 			if c == "weft" && p.Error == "" {
@@ -125,13 +133,22 @@ func run() error {
 			return err
 		}
 	}
+	if *only == "" || *only == "add" {
+		if err := res.podADD(*dir); err != nil {
+			return err
+		}
+	}
 	for _, n := range paths {
 		for _, c := range contenders {
-			if *only != "" && *only != "path" || 4*n > *most[c] {
+			if *only != "" && *only != "path" {
 				continue
 			}
+			limit := time.Duration(0)
+			if c != "weft" {
+				limit = *deadline
+			}
 			var p pathResult
-			if err := isolated(&p, "path", c, n); err != nil {
+			if err := isolated(&p, limit, "path", c, n); err != nil {
 				p = pathResult{Contender: c, Services: n, Error: err.Error()}
 			}
 			fmt.Printf("%-20s %6d Services: %6.0f connections/s, %.2f of direct  %s\n", c, n, p.Service.PerSecond, p.Connections, p.Error)
@@ -152,7 +169,7 @@ func (p *programming) medianSync(services, endpoints int) {
 	clock, cpu := []seconds{p.FullSync}, []seconds{p.FullCPU}
 	for range weftSyncs - 1 {
 		var again programming
-		if err := isolated(&again, "programming", "weft", services, endpoints, 0, 0); err != nil || again.Error != "" {
+		if err := isolated(&again, 0, "programming", "weft", services, endpoints, 0, 0); err != nil || again.Error != "" {
 			p.Error = fmt.Sprint("again: ", err, again.Error)
 			return
 		}
@@ -174,7 +191,7 @@ func (r *results) agents(dir string, sizes []int) error {
 	}
 	for _, n := range sizes {
 		var m agentMemory
-		if err := isolated(&m, "agent", weft, n, 4); err != nil {
+		if err := isolated(&m, 0, "agent", weft, n, 4); err != nil {
 			m = agentMemory{Services: n, Endpoints: 4, Error: err.Error()}
 		}
 		fmt.Printf("%-20s %6d x %-5d ready after %s, %.0f MiB of its own, %.0f with its text, %.0f at the peak  %s\n", "weft node", n, 4, m.Ready, m.Own, m.Resident, m.Peak, m.Error)
@@ -186,8 +203,33 @@ func (r *results) agents(dir string, sizes []int) error {
 	return nil
 }
 
-// isolated runs one measurement in a process with a network namespace of its own.
-func isolated(into any, what, contender string, numbers ...int) error {
+// podADD measures what a container runtime waits for when a pod starts, with the benchmark of package podnet.
+func (r *results) podADD(dir string) error {
+	cmd := exec.Command("go", "test", "-run", "^$", "-bench", "^BenchmarkADD$/^pod$", "-benchtime", "500x", "./internal/podnet")
+	cmd.Dir, cmd.Stderr = "../..", os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("measure ADD: %w: %s", err, out)
+	}
+	r.ADD = &addResult{}
+	for quantile, into := range map[string]*seconds{"p50": &r.ADD.P50, "p99": &r.ADD.P99} {
+		m := regexp.MustCompile(`([0-9.]+) ADD-` + quantile + `-ms`).FindSubmatch(out)
+		if m == nil {
+			return fmt.Errorf("measure ADD: no %s in %s", quantile, out)
+		}
+		ms, err := strconv.ParseFloat(string(m[1]), 64)
+		if err != nil {
+			return fmt.Errorf("measure ADD: %w", err)
+		}
+		*into = seconds(ms / 1000)
+	}
+	fmt.Printf("%-20s ADD of a pod: p50 %s, p99 %s\n", "weft node", r.ADD.P50, r.ADD.P99)
+	return r.write(dir)
+}
+
+// isolated runs one measurement in a process with a network namespace of its own. With a limit it is given up after
+// that time, with all processes that it has started.
+func isolated(into any, limit time.Duration, what, contender string, numbers ...int) error {
 	args := []string{"worker", what, contender}
 	for _, n := range numbers {
 		args = append(args, strconv.Itoa(n))
@@ -195,10 +237,21 @@ func isolated(into any, what, contender string, numbers ...int) error {
 	cmd := exec.Command("/proc/self/exe", args...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Setpgid: true}
 	err := raised(what == "programming", cmd.Start)
+	var late atomic.Bool
 	if err == nil {
+		if limit > 0 {
+			giveUp := time.AfterFunc(limit, func() {
+				late.Store(true)
+				_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // if it has ended, there is nobody to give up
+			})
+			defer giveUp.Stop()
+		}
 		err = cmd.Wait()
+	}
+	if late.Load() {
+		return fmt.Errorf("gave up after %s", limit)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", strings.Join(args, " "), err)

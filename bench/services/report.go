@@ -129,6 +129,11 @@ func (r *results) markdown() string {
 		fmt.Fprintf(&b, "| %d × %d | %.0f | %.0f | %.0f | %s |\n", m.Services, m.Endpoints, m.Own, m.Resident, m.Peak, m.Ready)
 	}
 
+	if r.ADD != nil {
+		fmt.Fprintf(&b, "\n## A pod's CNI ADD\n\nWhat the container runtime waits for: the plugin's process and the agent's work, beside a hundred pods.\n\n"+
+			"| p50 | p99 |\n| --- | --- |\n| %s | %s |\n", r.ADD.P50, r.ADD.P99)
+	}
+
 	fmt.Fprintf(&b, "\n## Memory of the process, MiB\n\nAfter a garbage collection. No client's cache is in it: the agent's holds translated objects, which are counted here,\nkube-proxy's informers hold the API's, which are not.\n\n| Services × endpoints | weft | kube-proxy nftables | kube-proxy iptables |\n| --- | --- | --- | --- |\n")
 	for _, w := range r.Programming {
 		if w.Contender != "weft" || w.Error != "" {
