@@ -117,7 +117,9 @@ func (f *worldFlags) lint(ctx context.Context) ([]lint.Finding, error) {
 		}
 	} else {
 		in.Whole = true
-		in.Cluster, _, err = f.readCluster(ctx)
+		if in.Cluster, _, err = f.readCluster(ctx); err == nil {
+			_, in.Unusable = kube.FromManifests(in.Cluster.Manifests, "")
+		}
 	}
 	if err != nil {
 		return nil, err

@@ -215,7 +215,11 @@ func (m *Matrix) WriteDOT(out io.Writer) {
 
 // WriteSVG draws the matrix as a grid: green for all, yellow for some ports, red for nothing.
 func (m *Matrix) WriteSVG(out io.Writer) {
-	const cell, head = 28, 220
+	const cell, letter = 28, 7 // pixels
+	head := 220
+	for _, g := range m.Groups {
+		head = max(head, letter*len([]rune(g.Name))+16)
+	}
 	size := head + cell*len(m.Groups) + 10
 	fmt.Fprintf(out, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`+"\n", size, size)
 	for i, g := range m.Groups {
