@@ -43,7 +43,8 @@ type builder struct {
 
 // build compiles the policies that guard a pod's direction. The pod counts only for its namespace and for what its port
 // names mean.
-func (c *Cluster) build(d Direction, pod *model.Pod, admin []*model.ClusterNetworkPolicy, nps []*model.NetworkPolicy, baseline []*model.ClusterNetworkPolicy) *built {
+func (c *Cluster) build(d Direction, pod *model.Pod, admin []*model.ClusterNetworkPolicy, nps []*model.NetworkPolicy, baseline []*model.ClusterNetworkPolicy,
+	rulesOf func(*model.NetworkPolicy, Direction) []rule) *built {
 	b := &builder{c: c, d: d, pod: pod, out: &built{source: Source{Direction: d, Namespace: pod.Namespace}}, chains: map[string]string{}}
 	var rules []Rule
 	var refs []string
@@ -55,13 +56,18 @@ func (c *Cluster) build(d Direction, pod *model.Pod, admin []*model.ClusterNetwo
 		rules = append(rules, Rule{Op: Jump, Target: b.tier("admin", admin)})
 	}
 	if len(nps) > 0 {
-		var union []rule
+		var union []*rule
+		var isolating []string
 		for _, np := range nps {
 			b.out.source.Isolating = append(b.out.source.Isolating, refOf(np))
-			refs = append(refs, np.Name.String())
-			union = append(union, rulesOfPolicy(np, d)...)
+			isolating = append(isolating, np.Name.String())
+			list := rulesOf(np, d)
+			for i := range list {
+				union = append(union, &list[i])
+			}
 		}
-		rules = append(rules, b.union(union)...)
+		refs = append(refs, isolating...)
+		rules = append(rules, b.union(union, strings.Join(isolating, "\n"))...)
 		rules = append(rules, Rule{Op: Drop})
 	} else {
 		for _, p := range baseline {
@@ -99,20 +105,18 @@ func (b *builder) entryChain(rules []Rule, label string, refs []string) string {
 	return n
 }
 
-// union compiles rules that each admit, in no order, to a number of kernel rules that does not grow with theirs.
-func (b *builder) union(rules []rule) []Rule {
+// union compiles rules that each admit, in no order, to a number of kernel rules that does not grow with theirs. They
+// are those of the policies with these names.
+func (b *builder) union(rules []*rule, policies string) []Rule {
 	var everyPort []term // peers of rules without ports
 	type span struct {
 		PortRange
-		anyone bool
-		peers  []term
+		r *rule
 	}
 	var spans []span
 	var named []namedPort
 	for _, r := range rules {
-		for i := range r.peers {
-			r.peers[i].key() // once, not in every place that the rule is copied to
-		}
+		r.peersKey() // once, not in every place that peers are copied to
 		if len(r.ports) == 0 {
 			if len(r.peers) == 0 {
 				return []Rule{{Op: Admit}}
@@ -126,7 +130,7 @@ func (b *builder) union(rules []rule) []Rule {
 				continue
 			}
 			for _, pr := range b.numeric(p) {
-				spans = append(spans, span{pr, len(r.peers) == 0, r.peers})
+				spans = append(spans, span{pr, r})
 			}
 		}
 	}
@@ -143,7 +147,7 @@ func (b *builder) union(rules []rule) []Rule {
 	}
 	for _, proto := range slices.Sorted(mapKeys(byProtocol)) {
 		list := byProtocol[proto]
-		slices.SortStableFunc(list, func(a, b span) int { return cmp.Compare(a.From, b.From) })
+		slices.SortFunc(list, func(a, b span) int { return cmp.Compare(a.From, b.From) })
 		var cuts []uint32
 		for _, s := range list {
 			cuts = append(cuts, uint32(s.From), uint32(s.To)+1)
@@ -161,12 +165,17 @@ func (b *builder) union(rules []rule) []Rule {
 				continue
 			}
 			piece := PortRange{Protocol: proto, From: uint16(at), To: uint16(cuts[i+1] - 1)}
-			if !slices.ContainsFunc(open, func(s span) bool { return s.anyone }) {
+			switch {
+			case slices.ContainsFunc(open, func(s span) bool { return len(s.r.peers) == 0 }): // anyone
+			case len(open) == 1:
+				piece.Target = b.peerChain(open[0].r.peers, open[0].r.peersKey())
+			default:
 				var peers []term
 				for _, s := range open {
-					peers = append(peers, s.peers...)
+					peers = append(peers, s.r.peers...)
 				}
-				piece.Target = b.peerChain(peers)
+				peers, keys := distinct(peers)
+				piece.Target = b.peerChain(peers, strings.Join(keys, "\n"))
 			}
 			if n := len(pieces); n > 0 && pieces[n-1].Protocol == proto && pieces[n-1].Target == piece.Target && pieces[n-1].To+1 == piece.From {
 				pieces[n-1].To = piece.To
@@ -177,7 +186,7 @@ func (b *builder) union(rules []rule) []Rule {
 	}
 	one, ranges := singles(pieces)
 	if len(one) > 0 {
-		out = append(out, Rule{Op: Lookup, Target: b.portSet(PortMap, one)})
+		out = append(out, Rule{Op: Lookup, Target: b.portMap(one, policies)})
 	}
 	if len(ranges) > 0 {
 		out = append(out, Rule{Op: Lookup, Target: b.portSet(RangeMap, ranges)})
@@ -269,10 +278,8 @@ func (b *builder) applied(r *rule, do Rule) []Rule {
 	return out
 }
 
-// peerChain is a chain that admits these peers and returns for others.
-func (b *builder) peerChain(peers []term) string {
-	peers, keys := distinct(peers)
-	same := strings.Join(keys, "\n")
+// peerChain is a chain that admits these peers, which are distinct and in order and have this key, and returns for others.
+func (b *builder) peerChain(peers []term, same string) string {
 	if n, ok := b.chains[same]; ok {
 		return n
 	}
@@ -408,8 +415,17 @@ func (b *builder) netSet(ranges []Range) string {
 	return s.Name
 }
 
+// portMap is the map of the single ports of the policies with these names.
+func (b *builder) portMap(ports []PortRange, policies string) string {
+	var names strings.Builder
+	writePorts(&names, b.d, b.pod)
+	s := &Set{Name: name("portmap", layout, b.d.String(), policies, names.String()), Kind: PortMap, Direction: b.d, Ports: ports}
+	b.out.sets = append(b.out.sets, s)
+	return s.Name
+}
+
 func (b *builder) portSet(kind SetKind, ports []PortRange) string {
-	prefix := map[SetKind]string{Ports: "ports", PortMap: "portmap", RangeMap: "rangemap"}[kind]
+	prefix := map[SetKind]string{Ports: "ports", RangeMap: "rangemap"}[kind]
 	s := &Set{Name: name(prefix, layout, b.d.String(), fmt.Sprint(ports)), Kind: kind, Direction: b.d, Ports: ports}
 	b.out.sets = append(b.out.sets, s)
 	return s.Name

@@ -27,11 +27,12 @@ type Compiler struct {
 	local   map[model.Name]*guard
 	shared  map[string]*sharedBuilt
 
-	pins      map[string]pin      // by pod UID
-	released  map[string]bool     // UIDs of pods that the API still lists with addresses that are no longer theirs
-	strangers map[model.Name]pin  // wired pods that the API has not told of, by their ghost's name
-	trusted   map[Member]struct{} // see Trust
-	orphans   map[string]bool     // UIDs of pods that are wired though the API has no longer got them
+	pins      map[string]pin                      // by pod UID
+	released  map[string]bool                     // UIDs of pods that the API still lists with addresses that are no longer theirs
+	strangers map[model.Name]pin                  // wired pods that the API has not told of, by their ghost's name
+	trusted   map[Member]struct{}                 // see Trust
+	orphans   map[string]bool                     // UIDs of pods that are wired though the API has no longer got them
+	parsed    map[*model.NetworkPolicy]*[2][]rule // what rulesOfPolicy says, by Direction, of those that select pods of this node
 
 	change  *Change
 	rewired map[string]bool         // links whose Egress chain may have changed in this Change
@@ -90,6 +91,7 @@ func NewCompiler(node string) *Compiler {
 		pins:      map[string]pin{},
 		released:  map[string]bool{},
 		orphans:   map[string]bool{},
+		parsed:    map[*model.NetworkPolicy]*[2][]rule{},
 		trusted:   map[Member]struct{}{},
 		strangers: map[model.Name]pin{},
 		change:    newChange(),
@@ -100,7 +102,7 @@ func NewCompiler(node string) *Compiler {
 func newChange() *Change {
 	return &Change{
 		Chains: map[string]*Chain{}, Sets: map[string]*Set{}, Gone: map[string]SetKind{},
-		Members: map[string]*Members{}, Pods: map[netip.Addr]EntryChange{}, Links: map[string]LinkChange{}, Tightened: map[netip.Addr]bool{},
+		Members: map[string]*Members{}, Ports: map[string]*Ported{}, Pods: map[netip.Addr]EntryChange{}, Links: map[string]LinkChange{}, Tightened: map[netip.Addr]bool{},
 	}
 }
 
@@ -128,6 +130,7 @@ func (k *Compiler) Update(d *model.Delta) *Change {
 	}
 	concerned := map[string][]*model.NetworkPolicy{} // as they were and as they are, by namespace
 	for n, np := range d.NetworkPolicies {
+		delete(k.parsed, k.policies[n.Namespace][n.Name])
 		for _, v := range []*model.NetworkPolicy{k.policies[n.Namespace][n.Name], np} {
 			if v != nil {
 				concerned[n.Namespace] = append(concerned[n.Namespace], v)
@@ -539,11 +542,24 @@ func (k *Compiler) share(d Direction, p *model.Pod) *sharedBuilt {
 	key := shareKey(d, p, admin, nps, baseline)
 	s := k.shared[key]
 	if s == nil {
-		s = &sharedBuilt{built: k.build(d, p, admin, nps, baseline), key: key}
+		s = &sharedBuilt{built: k.build(d, p, admin, nps, baseline, k.rules), key: key}
 		k.shared[key] = s
 		k.hold(s.built)
 	}
 	return s
+}
+
+// rules are a policy's rules of a direction, put together once.
+func (k *Compiler) rules(np *model.NetworkPolicy, d Direction) []rule {
+	of := k.parsed[np]
+	if of == nil {
+		of = &[2][]rule{}
+		k.parsed[np] = of
+	}
+	if of[d] == nil {
+		of[d] = rulesOfPolicy(np, d)
+	}
+	return of[d]
 }
 
 // closed is what guards a wired pod that nothing is known of.
@@ -599,6 +615,9 @@ func (k *Compiler) hold(b *built) {
 	for _, s := range b.sets {
 		if t := k.sets[s.Name]; t != nil {
 			t.refs++
+			if s.Kind == PortMap {
+				k.editPorts(t.v, s.Ports)
+			}
 			continue
 		}
 		k.sets[s.Name] = &tracked[*Set]{s, 1}
@@ -617,6 +636,21 @@ func (k *Compiler) hold(b *built) {
 	for c, s := range b.denies {
 		k.sources[c] = &s
 	}
+}
+
+// editPorts gives a PortMap of the same policies what they say now.
+func (k *Compiler) editPorts(s *Set, now []PortRange) {
+	if k.change.Sets[s.Name] == nil {
+		c := k.change.Ports[s.Name]
+		if c == nil {
+			c = &Ported{Direction: s.Direction, old: s.Ports}
+		}
+		c.Add, c.Del = comparePorts(c.old, now)
+		if k.change.Ports[s.Name] = c; len(c.Add)+len(c.Del) == 0 {
+			delete(k.change.Ports, s.Name)
+		}
+	}
+	s.Ports = now
 }
 
 func (k *Compiler) addSet(s *Set) {
@@ -695,6 +729,7 @@ func (k *Compiler) release(s *sharedBuilt) {
 		delete(k.sets, set.Name)
 		delete(k.program.Sets, set.Name)
 		delete(k.change.Members, set.Name)
+		delete(k.change.Ports, set.Name)
 		put2[Set](k.scoped, set.scope, set.Name, nil)
 		k.change.Gone[set.Name] = set.Kind
 	}
@@ -715,6 +750,11 @@ func (k *Compiler) noteTightened() {
 	lost := map[string]bool{}
 	for n, m := range k.change.Members {
 		if len(m.Del) > 0 || k.inTier(n) {
+			lost[n] = true
+		}
+	}
+	for n, p := range k.change.Ports {
+		if len(p.Del) > 0 {
 			lost[n] = true
 		}
 	}

@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -34,7 +35,7 @@ func (k *kernel) apply(t *testing.T, c *Change) {
 			t.Fatalf("set %s comes, but is there", n)
 		}
 		own := *s
-		own.Members = maps.Clone(s.Members)
+		own.Members, own.Ports = maps.Clone(s.Members), slices.Clone(s.Ports)
 		k.Sets[n] = &own
 	}
 	for n, m := range c.Members {
@@ -53,6 +54,25 @@ func (k *kernel) apply(t *testing.T, c *Change) {
 				t.Fatalf("%v enters %s, but is in it", x, n)
 			}
 			s.Members[x] = struct{}{}
+		}
+	}
+	for n, p := range c.Ports {
+		s := k.Sets[n]
+		if s == nil || s.Kind != PortMap || len(p.Add)+len(p.Del) == 0 {
+			t.Fatalf("ports of %s change, by %+v", n, p)
+		}
+		for _, gone := range p.Del {
+			i := slices.Index(s.Ports, gone)
+			if i < 0 {
+				t.Fatalf("%v leaves %s, but is not in it", gone, n)
+			}
+			s.Ports = slices.Delete(s.Ports, i, i+1)
+		}
+		for _, come := range p.Add {
+			if s.port(come.Protocol, come.From) != nil {
+				t.Fatalf("%v enters %s, but is in it", come, n)
+			}
+			s.Ports = append(s.Ports, come)
 		}
 	}
 	for n, ch := range c.Chains {
@@ -156,6 +176,12 @@ func sameProgram(t *testing.T, got, want *Program) {
 	for n, s := range want.Sets {
 		if !maps.Equal(got.Sets[n].Members, s.Members) {
 			t.Errorf("set %s: got %v, want %v", n, got.Sets[n].Members, s.Members)
+		}
+		order := func(a, b PortRange) int {
+			return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.From, b.From))
+		}
+		if g, w := slices.SortedFunc(slices.Values(got.Sets[n].Ports), order), slices.SortedFunc(slices.Values(s.Ports), order); !slices.Equal(g, w) {
+			t.Errorf("set %s: got %v, want %v", n, g, w)
 		}
 	}
 }

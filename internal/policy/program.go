@@ -15,7 +15,8 @@ import (
 // that decide about them.
 //
 // Names are derived from contents: a chain's rules, and the members of a set that isn't Mutable, never change under
-// a name. A packet is looked at in this order, which every adapter has to keep:
+// a name; but a PortMap's is derived from the names of the policies that it stands for, so that an edit of one of many
+// changes a few of its elements. A packet is looked at in this order, which every adapter has to keep:
 //
 //  1. replies, and what relates to an admitted connection, pass
 //  2. the source address leads to its Egress chain, the destination address to its Ingress chain
@@ -111,6 +112,7 @@ type Change struct {
 	Sets    map[string]*Set     // new ones with all they hold
 	Gone    map[string]SetKind  // sets that go, with their kind
 	Members map[string]*Members // of sets that were there before and stay
+	Ports   map[string]*Ported  // of PortMaps that were there before and stay
 	Pods    map[netip.Addr]EntryChange
 	Links   map[string]LinkChange
 
@@ -134,9 +136,17 @@ type Members struct {
 	Add, Del map[Member]struct{}
 }
 
+// Ported are elements that a PortMap gained and lost; one with another Target is among both.
+type Ported struct {
+	Direction Direction
+	Add, Del  []PortRange
+
+	old []PortRange // as it was before the Change
+}
+
 // Empty tells whether nothing changed.
 func (c *Change) Empty() bool {
-	return len(c.Chains)+len(c.Sets)+len(c.Gone)+len(c.Members)+len(c.Pods)+len(c.Links) == 0
+	return len(c.Chains)+len(c.Sets)+len(c.Gone)+len(c.Members)+len(c.Ports)+len(c.Pods)+len(c.Links) == 0
 }
 
 // name derives an object's name from what it is.

@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -115,4 +116,25 @@ func singles(in []PortRange) (one, ranges []PortRange) {
 		}
 	}
 	return one, ranges
+}
+
+// comparePorts tells what single ports, sorted by protocol and port, have come and gone.
+func comparePorts(old, now []PortRange) (add, del []PortRange) {
+	order := func(a, b PortRange) int {
+		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.From, b.From))
+	}
+	for len(old) > 0 || len(now) > 0 {
+		switch {
+		case len(now) == 0 || len(old) > 0 && order(old[0], now[0]) < 0:
+			del, old = append(del, old[0]), old[1:]
+		case len(old) == 0 || order(now[0], old[0]) < 0:
+			add, now = append(add, now[0]), now[1:]
+		default:
+			if old[0] != now[0] {
+				del, add = append(del, old[0]), append(add, now[0])
+			}
+			old, now = old[1:], now[1:]
+		}
+	}
+	return add, del
 }

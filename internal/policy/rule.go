@@ -29,6 +29,17 @@ type rule struct {
 	action model.PolicyAction
 	peers  []term             // any of them; none: everyone
 	ports  []model.PolicyPort // any of them; none: every protocol and port
+	same   string             // peersKey's answer, once it was asked
+}
+
+// peersKey is equal for rules with the same peers. It puts them in order.
+func (r *rule) peersKey() string {
+	if r.same == "" && len(r.peers) > 0 {
+		var keys []string
+		r.peers, keys = distinct(r.peers)
+		r.same = strings.Join(keys, "\n")
+	}
+	return r.same
 }
 
 // term is one peer in normal form. Its key is equal for equal terms.

@@ -300,22 +300,27 @@ func halves(s *policy.Set) map[*set]elements {
 		out[&set{name: s.Name + family6, fields: []field{fieldAddr6}, interval: true}] = six
 	case policy.Ports, policy.PortMap, policy.RangeMap:
 		k := &set{name: s.Name, fields: []field{fieldProto, fieldPort}, interval: s.Kind != policy.PortMap, verdicts: s.Kind != policy.Ports}
-		es := elements{}
-		for _, p := range s.Ports {
-			var v elementValue
-			if k.interval {
-				v.keyEnd = protoPort(p.Protocol, p.To)
-			}
-			if k.verdicts {
-				if v.code, v.chain = codeJump, p.Target; p.Target == "" {
-					v.code, v.chain = codeGoto, admits(s.Direction)
-				}
-			}
-			es[elementKey{protoPort(p.Protocol, p.From), false}] = v
-		}
-		out[k] = es
+		out[k] = portElements(s.Kind, s.Direction, s.Ports)
 	}
 	return out
+}
+
+// portElements are the elements of a set of ports.
+func portElements(kind policy.SetKind, d policy.Direction, ports []policy.PortRange) elements {
+	es := elements{}
+	for _, p := range ports {
+		var v elementValue
+		if kind != policy.PortMap {
+			v.keyEnd = protoPort(p.Protocol, p.To)
+		}
+		if kind != policy.Ports {
+			if v.code, v.chain = codeJump, p.Target; p.Target == "" {
+				v.code, v.chain = codeGoto, admits(d)
+			}
+		}
+		es[elementKey{protoPort(p.Protocol, p.From), false}] = v
+	}
+	return es
 }
 
 // memberElements are the elements of a Mutable set's members, by family.

@@ -103,6 +103,7 @@ type plan struct {
 	contents []nft.Message   // elements of new sets that lead nowhere
 	rules    [][]nft.Message // of one chain each, to be sent together
 	portmaps []nft.Message   // elements of new sets that lead to chains
+	mapped   [][]nft.Message // the same of one set in use each, to be sent together
 	members  []nft.Message   // of sets in use
 	pods     [][]nft.Message // of one root set each, to be sent together
 	hooks    [][]nft.Message // the base chains' rules
@@ -125,6 +126,7 @@ func (p *plan) groups() [][]nft.Message {
 	single(p.contents)
 	out = append(out, p.rules...)
 	single(p.portmaps)
+	out = append(out, p.mapped...)
 	single(p.members)
 	out = append(out, p.pods...)
 	out = append(out, p.hooks...)
@@ -184,6 +186,10 @@ func (t *Table) Apply(c *policy.Change) error {
 		p.members = slices.Concat(p.members,
 			t.change(unix.NFT_MSG_DELSETELEM, name+family4, del4), t.change(unix.NFT_MSG_DELSETELEM, name+family6, del6),
 			t.change(unix.NFT_MSG_NEWSETELEM, name+family4, add4), t.change(unix.NFT_MSG_NEWSETELEM, name+family6, add6))
+	}
+	for name, ports := range c.Ports {
+		del, add := portElements(policy.PortMap, ports.Direction, ports.Del), portElements(policy.PortMap, ports.Direction, ports.Add)
+		p.mapped = append(p.mapped, append(t.change(unix.NFT_MSG_DELSETELEM, name, del), t.change(unix.NFT_MSG_NEWSETELEM, name, add)...))
 	}
 	for name, ch := range c.Chains {
 		if ch == nil {
@@ -364,6 +370,8 @@ func (t *Table) sync(prog *policy.Program) error {
 		case len(msgs) == 0:
 		case root[name]:
 			p.pods = append(p.pods, msgs)
+		case s.verdicts && len(del) > 0:
+			p.mapped = append(p.mapped, msgs)
 		case s.verdicts:
 			p.portmaps = append(p.portmaps, msgs...)
 		case len(del) > 0:
