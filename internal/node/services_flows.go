@@ -7,8 +7,11 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
+	"runtime"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/conntrack"
 	"github.com/weft-net/weft/internal/model"
@@ -81,13 +84,20 @@ func union[K comparable](a, b map[K]bool) map[K]bool {
 	return a
 }
 
-// sweepShare bounds what looking for lost connections costs: so many times as long as it took, it rests. A change
-// after a rest is acted on at once, and a repair even within one: then any connection may be lost.
-const sweepShare = 9
+// sweepShare and sweepRest bound what looking for lost connections costs: so many times the processor time that it took,
+// it rests, but no longer than that, for until then clients of what is gone may wait. A change after a rest is acted on at
+// once, and a repair even within one: then any connection may be lost. On a busy machine the clock would not do as a
+// measure: it counts what others take.
+const (
+	sweepShare = 9
+	sweepRest  = 2 * time.Second
+)
 
 // sweepFlows ends connections that have lost where they go, whenever something changed that can do that, until ctx is
 // done. It works beside Update, for reading the connections of a busy node takes longer than programming a change.
 func (s *Services) sweepFlows(ctx context.Context) {
+	runtime.LockOSThread() // by which its processor time is known
+	defer runtime.UnlockOSThread()
 	for {
 		select {
 		case <-ctx.Done():
@@ -95,12 +105,12 @@ func (s *Services) sweepFlows(ctx context.Context) {
 		case <-s.sweep:
 		case <-s.urgent:
 		}
-		start := time.Now()
+		before := threadTime()
 		if err := s.endFlows(); err != nil {
 			s.log.Error("can't end all connections that lost where they go; trying again", "err", err)
 			poke(s.sweep)
 		}
-		rest := time.NewTimer(sweepShare * time.Since(start))
+		rest := time.NewTimer(min(sweepShare*(threadTime()-before), sweepRest))
 		select {
 		case <-ctx.Done():
 		case <-rest.C:
@@ -109,6 +119,15 @@ func (s *Services) sweepFlows(ctx context.Context) {
 		}
 		rest.Stop()
 	}
+}
+
+// threadTime is the processor time that the calling thread has used, in the kernel too.
+func threadTime() time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_THREAD, &u); err != nil {
+		return 0 // it never fails with these arguments
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // poke wakes who waits for the channel, of capacity 1, now or later.
