@@ -4,6 +4,7 @@ package network
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -170,21 +171,26 @@ func TestSessionAffinity(t *testing.T) {
 // drain has a pod go on serving for longer than an agent may be away: what an agent can't hear of, it can't follow.
 const drain = "        lifecycle: {preStop: {sleep: {seconds: 8}}}\n"
 
-// Clients that never stop, through a rolling update, scaling, agents killed at odd moments and an API server that is
-// away: no request fails.
+// Clients that never stop, of TCP and UDP, through a rolling update, scaling, agents killed at odd moments and a rollout
+// of theirs: no request fails. (With an API server that is away: TestAPIServerOutage.)
 func TestZeroLoss(t *testing.T) {
 	ns := lab.Namespace(t)
-	lab.Apply(t, ns, deployment("web", 3, drain)+client("c", "node1", "app: c")+client("d", "node3", "app: c")+service("web", "web", httpPort))
+	lab.Apply(t, ns, deployment("web", 3, drain)+client("c", "node1", "app: c")+client("d", "node3", "app: c")+client("e", "node2", "app: c")+service("web", "web", `
+  ports:
+  - {name: http, port: 80, targetPort: http}
+  - {name: raw, port: 9000, targetPort: 9000, protocol: UDP}`))
 	lab.Rollout(t, ns, "deployment/web")
 	lab.WaitFor(t, ns, "condition=Ready", "pod", "-l", "app=c")
 	stop4 := hammer(t, ns, "c", "http://web."+ns+"/")
 	stop6 := hammer(t, ns, "d", "http://"+hostport(clusterIPs(t, ns, "web")[1], 80)+"/")
+	stopUDP := hammer(t, ns, "e", "udp://"+hostport(clusterIPs(t, ns, "web")[0], 9000))
 
 	lab.Kubectl(t, "rollout", "restart", "deployment/web", "-n", ns)
 	lab.Rollout(t, ns, "deployment/web")
 	lab.Kubectl(t, "scale", "deployment/web", "-n", ns, "--replicas=6")
 	lab.Rollout(t, ns, "deployment/web")
 	for _, n := range nodes {
+		oddMoment()
 		killAgent(t, n)
 	}
 	lab.Kubectl(t, "scale", "deployment/web", "-n", ns, "--replicas=2")
@@ -192,26 +198,57 @@ func TestZeroLoss(t *testing.T) {
 	lab.Rollout(t, "kube-system", "daemonset/weft-node")
 	stop4()
 	stop6()
+	stopUDP()
 }
 
-// The API server is away, an agent dies meanwhile: what was forwarded still is, and what changed arrives afterwards.
+// oddMoment lets up to half a second pass: what happens then is to meet the agents at whatever they are at.
+func oddMoment() { time.Sleep(rand.N(500 * time.Millisecond)) }
+
+// The API server is away, every agent dies meanwhile: what was forwarded still is, with no request that fails, and what
+// changed arrives afterwards.
 func TestAPIServerOutage(t *testing.T) {
 	ns := lab.Namespace(t)
-	lab.Apply(t, ns, deployment("web", 2, "")+service("web", "web", "  type: NodePort\n"+httpPort))
+	lab.Apply(t, ns, deployment("web", 2, "")+service("web", "web", `
+  type: NodePort
+  ports:
+  - {name: http, port: 80, targetPort: http}
+  - {name: raw, port: 9000, targetPort: 9000, protocol: UDP}`))
 	lab.Rollout(t, ns, "deployment/web")
-	port := lab.Get(t, ns, "service/web", "{.spec.ports[0].nodePort}")
-	url := "http://" + nodeIPs(t, "node2")[0] + ":" + port + "/"
+	var number int
+	if _, err := fmt.Sscan(lab.Get(t, ns, "service/web", "{.spec.ports[0].nodePort}"), &number); err != nil {
+		t.Fatal(err)
+	}
+	url := "http://" + hostport(nodeIPs(t, "node2")[0], number) + "/"
 	labtest.Eventually(t, 10*time.Second, func() error {
 		if a := fromHost("outside").get(t, url); a.answered != 1 {
 			return fmt.Errorf("%s", a.text)
 		}
 		return nil
 	})
+	// kubectl won't do: its clients would go with the API server.
+	var stops []func() (string, error)
+	for host, urls := range map[string][]string{
+		"outside": {url, "http://" + hostport(nodeIPs(t, "node2")[1], number) + "/"},
+		"node1":   {"http://" + hostport(clusterIPs(t, ns, "web")[0], 80) + "/", "udp://" + hostport(clusterIPs(t, ns, "web")[1], 9000)},
+	} {
+		for _, u := range urls {
+			stops = append(stops, lab.Background(t, "exec", "--in", host, "--", lab.Echo(host), "get", "-for", "90s", "-c", "2", "-interval", "5ms", "-timeout", "3s", "-q", u).Stop)
+		}
+	}
 	if _, err := lab.Run(t.Context(), "component", "stop", "apiserver"); err != nil {
 		t.Fatal(err)
 	}
-	killAgent(t, "node2")
-	fromHost("outside").must(t, "-n", "100", "-interval", "20ms", "-q", url)
+	for _, n := range nodes {
+		oddMoment()
+		killAgent(t, n)
+	}
+	fromHost("outside").must(t, "-n", "200", "-interval", "20ms", "-q", url)
+	for _, stop := range stops {
+		out, err := stop()
+		if a := parse(out); a.sent < 100 || a.failed > 0 || err != nil {
+			t.Errorf("while the API server was away: %v\n%s", err, out)
+		}
+	}
 	if _, err := lab.Run(t.Context(), "component", "start", "apiserver"); err != nil {
 		t.Fatal(err)
 	}
