@@ -540,15 +540,17 @@ func (w *writer) glueHost(label []byte, svcOwner uint16, v4, v6 string) bool {
 
 // ptr appends the names of an address: the Service whose ClusterIP it is, else its endpoints' in each Service.
 func (w *writer) ptr(f *finding, own uint16) {
+	for o := f.owners; o != nil; o = o.next {
+		if s := o.svc.Load(); s != nil && o.vip {
+			w.ptrRecord(own, nil, s)
+			return
+		}
+	}
 	var buf [maxLabel + 1]byte
 	for o := f.owners; o != nil; o = o.next {
 		s := o.svc.Load()
 		if s == nil {
 			continue
-		}
-		if o.vip {
-			w.ptrRecord(own, nil, s)
-			return
 		}
 		i, ok := s.search(f.addr)
 		if !ok {

@@ -224,6 +224,7 @@ func TestOptions(t *testing.T) {
 		&model.Pod{Meta: model.Meta{Name: nm("a/p")}, IPs: addrs("10.1.0.9", "fd00::9")}}
 	pub := headlessSvc("a/early")
 	pub.PublishNotReadyAddresses = true
+	objs = append(objs, svc("a/longer", addrs("10.0.0.9")), headlessSvc("a/same"), slice("a/same-1", "same", nil, "10.0.0.9"))
 	objs = append(objs, pub, slice("a/early-1", "early", nil, "!10.1.0.3"))
 	for _, c := range []struct {
 		name string
@@ -234,6 +235,7 @@ func TestOptions(t *testing.T) {
 		{"publishNotReadyAddresses", Options{}, "early.a.svc.cluster.local A", []string{"NOERROR", "early.a.svc.cluster.local. 5 IN A 10.1.0.3"}},
 		{"not ready", Options{}, "late.a.svc.cluster.local A", []string{"NXDOMAIN", soa}},
 		{"TTL", Options{TTL: 30 * time.Second}, "web.a.svc.cluster.local A", []string{"NOERROR", "web.a.svc.cluster.local. 30 IN A 10.0.0.1"}},
+		{"a ClusterIP that is an endpoint's address, too", Options{}, "9.0.0.10.in-addr.arpa PTR", []string{"NOERROR", "9.0.0.10.in-addr.arpa. 5 IN PTR longer.a.svc.cluster.local."}},
 		{"TTL of nothing", Options{TTL: NoTTL}, "web.a.svc.cluster.local A", []string{"NOERROR", "web.a.svc.cluster.local. 0 IN A 10.0.0.1"}},
 		{"negative TTL", Options{TTL: 30 * time.Second, NegativeTTL: 10 * time.Second}, "x.a.svc.cluster.local A",
 			[]string{"NXDOMAIN", "ns: cluster.local. 10 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. 1700000000 7200 1800 86400 10"}},
