@@ -4,10 +4,13 @@ package proxy
 
 import (
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/weft-net/weft/internal/route"
 )
 
 func TestCallTimeouts(t *testing.T) {
@@ -59,5 +62,52 @@ func TestCallDeadline(t *testing.T) {
 			}
 		}
 		until(t, "it is over", func() bool { return r.srv.active.Load() == 0 })
+	}
+}
+
+// A call without a message ends with an empty DATA frame (gRPC over HTTP/2: EOS): servers wait for that.
+func TestEmptyCalls(t *testing.T) {
+	for _, retry := range []*route.Retry{nil, {Codes: []int{503}, Attempts: 2}} {
+		var merged, ended atomic.Int64
+		u := over2(talk2(t, func(f *framer) {
+			for {
+				fr, err := f.ReadFrame()
+				if err != nil {
+					return
+				}
+				switch fr := fr.(type) {
+				case *http2.SettingsFrame:
+					if !fr.IsAck() {
+						_ = f.WriteSettingsAck()
+					}
+				case *http2.MetaHeadersFrame:
+					if fr.StreamEnded() {
+						merged.Add(1)
+						f.answer(fr.StreamID, true)
+					}
+				case *http2.DataFrame:
+					if fr.StreamEnded() {
+						ended.Add(1)
+						f.answer(fr.StreamID, true)
+					}
+				}
+			}
+		}))
+		u.Routes[0].Rules[0].Retry = retry
+		f := newFramer(t, start(t, u).tcp())
+		const calls = 50
+		for i := range uint32(calls) {
+			block := head(":method", "POST", "content-type", "application/grpc", "te", "trailers")
+			both := append(appendFrame(nil, len(block), http2.FrameHeaders, endHeaders, 2*i+1), block...)
+			if _, err := f.conn.Write(appendFrame(both, 0, http2.FrameData, endStream, 2*i+1)); err != nil {
+				t.Fatal(err)
+			}
+			if got := f.status(2*i + 1); got != "200" {
+				t.Fatalf("call %d: %s", i, got)
+			}
+		}
+		if merged.Load() != 0 || ended.Load() != calls {
+			t.Errorf("retries %v: %d calls ended with their head, %d with DATA", retry != nil, merged.Load(), ended.Load())
+		}
 	}
 }

@@ -188,7 +188,8 @@ func (u *h2up) begin(x *exchange, call *h2call) (sent bool, err error) {
 	if u.nextID += 2; u.nextID > maxWindow-2 {
 		u.closing = true
 	}
-	empty := !call.socket && (x.body == nil || x.isWhole && len(x.whole) == 0)
+	// A call without a message ends with a frame of DATA, for which servers of gRPC wait.
+	empty := !call.socket && (x.body == nil || x.isWhole && len(x.whole) == 0 && !x.call)
 	scheme := "http"
 	if u.endpoint.backend.tls != nil {
 		scheme = "https"

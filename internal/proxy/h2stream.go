@@ -511,8 +511,9 @@ func (s *h2stream) sendEnd(trailers []field) {
 	switch {
 	case live:
 		s.sendHead(true, func(b []byte) []byte { return appendHeadFields(b, trailers) })
-	case s.frameAt >= 0 && s.frameGen == m.gen:
-		// The stream's last frame has not left: it is made the last one. Its flag is the same for HEADERS and DATA.
+	case s.frameAt >= 0 && s.frameGen == m.gen && (s.call == nil || http2.FrameType(m.out[s.frameAt+3]) == http2.FrameData):
+		// The stream's last frame has not left: it is made the last one. Its flag is the same for HEADERS and DATA. But a
+		// request's head is not, once a body was announced: see begin.
 		m.out[s.frameAt+4] |= byte(http2.FlagDataEndStream)
 	default:
 		m.out = appendFrame(m.room(), 0, http2.FrameData, http2.FlagDataEndStream, s.id)
