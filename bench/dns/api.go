@@ -25,6 +25,7 @@ type cluster struct {
 	namespaces []*corev1.Namespace
 	services   []*corev1.Service
 	slices     []*discoveryv1.EndpointSlice
+	pods       []*corev1.Pod
 
 	mu       sync.Mutex
 	version  int
@@ -124,6 +125,12 @@ func (c *cluster) list(w http.ResponseWriter, r *http.Request, resource string) 
 			l.Items = append(l.Items, *o)
 		}
 		list = l
+	case "pods":
+		l := &corev1.PodList{ListMeta: lm}
+		for _, o := range c.pods {
+			l.Items = append(l.Items, *o)
+		}
+		list = l
 	case "services":
 		l := &corev1.ServiceList{ListMeta: lm}
 		for _, o := range c.services {
@@ -201,15 +208,20 @@ func (c *cluster) watching(resource string) (n int) {
 func (c *cluster) change(i int, ip string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.version++
 	s := c.services[i].DeepCopy()
-	s.ResourceVersion = fmt.Sprint(c.version)
 	s.Spec.ClusterIP, s.Spec.ClusterIPs = ip, []string{ip}
 	c.services[i] = s
-	event := fmt.Appendf(nil, `{"type":"MODIFIED","object":%s}`+"\n", encode(s, corev1.SchemeGroupVersion))
-	for ch, resource := range c.watchers {
-		if resource == "services" {
-			ch <- event
+	c.tell("services", "MODIFIED", s, corev1.SchemeGroupVersion)
+}
+
+// tell gives an object the next version and sends the event to the watchers. c.mu is held.
+func (c *cluster) tell(resource, event string, o runtime.Object, gv schema.GroupVersion) {
+	c.version++
+	o.(metav1.Object).SetResourceVersion(fmt.Sprint(c.version))
+	text := fmt.Appendf(nil, `{"type":%q,"object":%s}`+"\n", event, encode(o, gv))
+	for ch, r := range c.watchers {
+		if r == resource {
+			ch <- text
 		}
 	}
 }

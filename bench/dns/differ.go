@@ -26,7 +26,8 @@ func randomCluster(seed uint64) *cluster {
 	// The first answers when a server is ready.
 	first := &corev1.Service{ObjectMeta: meta("ns0", "first", 0), Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: "172.16.0.1", ClusterIPs: []string{"172.16.0.1"}}}
 	first.Spec.Ports = []corev1.ServicePort{{Name: "http", Protocol: corev1.ProtocolTCP, Port: 80}}
-	c.services = append(c.services, first)
+	last := &corev1.Service{ObjectMeta: meta("ns0", "last", 999), Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: corev1.ClusterIPNone, ClusterIPs: []string{corev1.ClusterIPNone}}}
+	c.services = append(c.services, first, last)
 	ports := []corev1.ServicePort{{Name: "http", Protocol: corev1.ProtocolTCP, Port: 80}, {Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53}, {Name: "dns-tcp", Protocol: corev1.ProtocolTCP, Port: 53}}
 	for i := range 60 {
 		ns := fmt.Sprintf("ns%d", r.IntN(3)) // ns3 stays empty
@@ -57,6 +58,7 @@ func randomCluster(seed uint64) *cluster {
 		if len(s.Spec.ClusterIPs) > 0 {
 			s.Spec.ClusterIP = s.Spec.ClusterIPs[0]
 		}
+		s.Spec.PublishNotReadyAddresses = r.IntN(5) == 0
 		c.services = append(c.services, s)
 		if s.Spec.Type == corev1.ServiceTypeExternalName {
 			continue
@@ -65,8 +67,81 @@ func randomCluster(seed uint64) *cluster {
 			c.slices = append(c.slices, randomSlice(r, s, k))
 		}
 	}
+	for i := range 20 {
+		p := &corev1.Pod{ObjectMeta: meta(fmt.Sprintf("ns%d", r.IntN(3)), fmt.Sprintf("p%d", i), i), Status: corev1.PodStatus{Phase: corev1.PodRunning}}
+		p.Status.PodIP = fmt.Sprintf("10.9.0.%d", i+1)
+		if i%4 == 0 {
+			p.Status.PodIP = fmt.Sprintf("2001:db8:9::%x", i+1)
+		}
+		p.Status.PodIPs = []corev1.PodIP{{IP: p.Status.PodIP}}
+		c.pods = append(c.pods, p)
+	}
 	return c
 }
+
+// settings are those that generated clusters are looked at with, one after the other.
+var settings = []setting{{name: "pods insecure", pods: "insecure"}, {name: "pods verified", pods: "verified"},
+	{name: "two namespaces", pods: "insecure", namespaces: []string{"ns0", "ns1"}}, {name: "pods disabled", pods: "disabled"}}
+
+// stir changes the cluster: addresses of Services, their slices, Services that go and come. Last comes the Service by
+// which one sees that a server knows all of it.
+func (c *cluster) stir(seed uint64) {
+	r := rand.New(rand.NewPCG(seed, 7))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, s := range c.services[1:] {
+		if s.Name == "last" || r.IntN(5) > 0 {
+			continue
+		}
+		s := s.DeepCopy()
+		switch {
+		case s.Spec.Type == corev1.ServiceTypeExternalName:
+			s.Spec.ExternalName = "host-2.example"
+		case s.Spec.ClusterIP == corev1.ClusterIPNone:
+			s.Spec.ClusterIP, s.Spec.ClusterIPs = fmt.Sprintf("172.16.2.%d", i+1), []string{fmt.Sprintf("172.16.2.%d", i+1)}
+			if r.IntN(2) == 0 {
+				// A Service whose ClusterIP changes is another one: it goes first.
+				c.tell("services", "DELETED", c.services[1+i], corev1.SchemeGroupVersion)
+			}
+		default:
+			s.Spec.ClusterIP, s.Spec.ClusterIPs = corev1.ClusterIPNone, []string{corev1.ClusterIPNone}
+		}
+		c.services[1+i] = s
+		c.tell("services", "MODIFIED", s, corev1.SchemeGroupVersion)
+	}
+	kept := c.slices[:0:0]
+	for i, es := range c.slices {
+		switch r.IntN(6) {
+		case 0:
+			c.tell("endpointslices", "DELETED", es, discoveryv1.SchemeGroupVersion)
+			continue
+		case 1:
+			es = es.DeepCopy()
+			for j := range es.Endpoints {
+				if es.AddressType == discoveryv1.AddressTypeIPv4 {
+					es.Endpoints[j].Addresses = []string{fmt.Sprintf("10.4.%d.%d", i%250, j+1)}
+				}
+			}
+			c.tell("endpointslices", "MODIFIED", es, discoveryv1.SchemeGroupVersion)
+		}
+		kept = append(kept, es)
+	}
+	c.slices = kept
+	first := c.services[0].DeepCopy()
+	first.Spec.ClusterIP, first.Spec.ClusterIPs = stirred, []string{stirred}
+	c.services[0] = first
+	c.tell("services", "MODIFIED", first, corev1.SchemeGroupVersion)
+	// Slices come by a watch of their own: theirs has a last one, too.
+	ready := true
+	last := &discoveryv1.EndpointSlice{ObjectMeta: meta("ns0", "last-1", 999), AddressType: discoveryv1.AddressTypeIPv4,
+		Endpoints: []discoveryv1.Endpoint{{Addresses: []string{stirred}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}}}
+	last.Labels = map[string]string{discoveryv1.LabelServiceName: "last"}
+	c.slices = append(c.slices, last)
+	c.tell("endpointslices", "ADDED", last, discoveryv1.SchemeGroupVersion)
+}
+
+// stirred is the address of the first Service, and of the endpoint of the last, after stir.
+const stirred = "172.16.0.2"
 
 func randomSlice(r *rand.Rand, s *corev1.Service, k int) *discoveryv1.EndpointSlice {
 	es := &discoveryv1.EndpointSlice{ObjectMeta: meta(s.Namespace, fmt.Sprintf("%s-%d", s.Name, k), k), AddressType: discoveryv1.AddressTypeIPv4}
@@ -84,8 +159,9 @@ func randomSlice(r *rand.Rand, s *corev1.Service, k int) *discoveryv1.EndpointSl
 		if k == 1 {
 			a = netip.MustParseAddr(fmt.Sprintf("2001:db8::%x:%x", r.IntN(3), 1+r.IntN(60))).String()
 		}
-		ready := r.IntN(4) > 0
-		ep := discoveryv1.Endpoint{Addresses: []string{a}, Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: &ready}}
+		serving := r.IntN(4) > 0
+		ready := serving || s.Spec.PublishNotReadyAddresses // as the API's controller has it
+		ep := discoveryv1.Endpoint{Addresses: []string{a}, Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: &serving}}
 		if r.IntN(3) == 0 {
 			host := fmt.Sprintf("%s-%d", s.Name, r.IntN(4))
 			ep.Hostname = &host
@@ -248,6 +324,8 @@ func known(c *cluster, q dns.Question, w, o seen) string {
 		return "a reverse name that has a PTR record exists for other types, too; CoreDNS forwards the question"
 	case w.rcode == "NOERROR" && len(w.answer) == 0 && o.rcode == "NXDOMAIN" && (q.Qtype == dns.TypeTXT || labels[0] == "dns-version"):
 		return "a name that exists for one type exists for all (RFC 2308); CoreDNS says NXDOMAIN to TXT, and to all but TXT at dns-version"
+	case strings.HasSuffix(name, ".pod.cluster.local.") && len(labels) == 4 && w.rcode == "NOERROR" && len(w.answer) == 0 && o.rcode == "NXDOMAIN":
+		return "pod.<domain> has a name for each namespace, also where pods have none (pods: disabled); CoreDNS says NXDOMAIN"
 	case strings.HasSuffix(name, ".pod.cluster.local.") && len(labels) > 5 && w.rcode == "NXDOMAIN":
 		return "nothing is below a pod's name; CoreDNS answers as for the pod"
 	case strings.HasSuffix(name, ".pod.cluster.local.") && q.Qtype == dns.TypeSRV && len(w.answer) == 0:
@@ -297,12 +375,13 @@ func differOne(o options, seed uint64, dir string, count map[string]int) (int, e
 	if err != nil {
 		return 0, err
 	}
-	w, err := weftServer(o.weft, api, dir)
+	set := settings[seed%uint64(len(settings))]
+	w, err := weftServer(o.weft, api, dir, set)
 	if err != nil {
 		return 0, err
 	}
 	defer w.stop()
-	k, err := coreDNSServer(o.coredns, api, dir)
+	k, err := coreDNSServer(o.coredns, api, dir, set)
 	if err != nil {
 		return 0, err
 	}
@@ -312,32 +391,61 @@ func differOne(o options, seed uint64, dir string, count map[string]int) (int, e
 			return 0, err
 		}
 	}
-	qs := questions(c)
-	unexplained := 0
-	for _, q := range qs {
-		a, err := exchange(portWeft, q)
-		if err != nil {
-			return 0, err
-		}
-		b, err := exchange(portCoreDNS, q)
-		if err != nil {
-			return 0, err
-		}
-		if a.equal(b) {
-			continue
-		}
-		why := known(c, q, a, b)
-		if why == "" {
-			unexplained++
-			if unexplained <= 30 {
-				fmt.Fprintf(os.Stderr, "cluster %d: %s %s\n  weft    %s\n  CoreDNS %s\n", seed, q.Name, dns.TypeToString[q.Qtype], a.without(b), b.without(a))
+	asked, unexplained := 0, 0
+	for _, when := range []string{"at first", "after changes"} {
+		if when != "at first" {
+			c.stir(seed)
+			for _, port := range []int{portWeft, portCoreDNS} {
+				if err := knows(port); err != nil {
+					return 0, err
+				}
 			}
-			continue
 		}
-		count[why]++
+		for _, q := range questions(c) {
+			a, err := exchange(portWeft, q)
+			if err != nil {
+				return 0, err
+			}
+			b, err := exchange(portCoreDNS, q)
+			if err != nil {
+				return 0, err
+			}
+			asked++
+			if a.equal(b) {
+				continue
+			}
+			why := known(c, q, a, b)
+			if why == "" {
+				unexplained++
+				if unexplained <= 30 {
+					fmt.Fprintf(os.Stderr, "cluster %d (%s, %s): %s %s\n  weft    %s\n  CoreDNS %s\n", seed, set.name, when, q.Name, dns.TypeToString[q.Qtype], a.without(b), b.without(a))
+				}
+				continue
+			}
+			count[why]++
+		}
 	}
 	if unexplained > 0 {
 		return 0, fmt.Errorf("%d differences that nothing explains", unexplained)
 	}
-	return len(qs), nil
+	return asked, nil
+}
+
+// knows waits until a server has seen the end of stir.
+func knows(port int) error {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		seen := 0
+		for _, name := range []string{"first", "last"} {
+			s, err := exchange(port, dns.Question{Name: name + ".ns0.svc.cluster.local.", Qtype: dns.TypeA, Qclass: dns.ClassINET})
+			if err == nil && len(s.answer) == 1 && strings.HasSuffix(s.answer[0], stirred) {
+				seen++
+			}
+		}
+		if seen == 2 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("port %d: the changes were not seen within 30 s", port)
+		}
+	}
 }

@@ -103,9 +103,9 @@ func run(o options) error {
 func newServer(o options, name string, c *cluster, api, dir string) (*server, error) {
 	switch name {
 	case "weft":
-		return weftServer(o.weft, api, dir)
+		return weftServer(o.weft, api, dir, usual)
 	case "coredns":
-		return coreDNSServer(o.coredns, api, dir)
+		return coreDNSServer(o.coredns, api, dir, usual)
 	}
 	return knotServer(c, dir)
 }

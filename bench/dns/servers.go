@@ -107,19 +107,41 @@ const (
 	portKnotOutside = 15305
 )
 
-func weftServer(bin, api, dir string) (*server, error) {
+// setting is what both servers are told of the cluster's names, in their own words.
+type setting struct {
+	name       string
+	pods       string   // insecure, verified or disabled
+	namespaces []string // that are shown; none is all
+	cached     bool     // CoreDNS's cache, which is for the cluster's own names, too
+}
+
+var usual = setting{name: "usual", pods: "insecure", cached: true}
+
+func weftServer(bin, api, dir string, s setting) (*server, error) {
+	config := filepath.Join(dir, "dns.yaml")
+	text := fmt.Sprintf("pods: %s\nnamespaces: [%s]\n", s.pods, strings.Join(s.namespaces, ", "))
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
 	kubeconfig := filepath.Join(dir, "kubeconfig")
 	if err := os.WriteFile(kubeconfig, fmt.Appendf(nil, `{"apiVersion":"v1","kind":"Config","current-context":"bench",
 "contexts":[{"name":"bench","context":{"cluster":"bench","user":"bench"}}],"users":[{"name":"bench","user":{}}],
 "clusters":[{"name":"bench","cluster":{"server":%q}}]}`, api), 0o600); err != nil {
 		return nil, err
 	}
-	return &server{name: "weft", port: portWeft, args: []string{bin, "dns", "--kubeconfig", kubeconfig,
+	return &server{name: "weft", port: portWeft, args: []string{bin, "dns", "--kubeconfig", kubeconfig, "--config", config,
 		"--listen", fmt.Sprintf("127.0.0.1:%d", portWeft), "--metrics-bind-address", "127.0.0.1:0",
 		"--upstream", fmt.Sprintf("127.0.0.1:%d", portForward)}}, nil
 }
 
-func coreDNSServer(bin, api, dir string) (*server, error) {
+func coreDNSServer(bin, api, dir string, s setting) (*server, error) {
+	namespaces, cache := "", ""
+	if len(s.namespaces) > 0 {
+		namespaces = "namespaces " + strings.Join(s.namespaces, " ")
+	}
+	if s.cached {
+		cache = "cache 30"
+	}
 	corefile := filepath.Join(dir, "Corefile")
 	// What kubeadm installs, but for ports, and the forwarder.
 	if err := os.WriteFile(corefile, fmt.Appendf(nil, `.:%d {
@@ -131,7 +153,8 @@ func coreDNSServer(bin, api, dir string) (*server, error) {
     ready 127.0.0.1:15311
     kubernetes cluster.local in-addr.arpa ip6.arpa {
        endpoint %s
-       pods insecure
+       pods %s
+       %s
        fallthrough in-addr.arpa ip6.arpa
        ttl 30
     }
@@ -139,12 +162,12 @@ func coreDNSServer(bin, api, dir string) (*server, error) {
     forward . 127.0.0.1:%d {
        max_concurrent 1000
     }
-    cache 30
+    %s
     loop
     reload
     loadbalance
 }
-`, portCoreDNS, api, portForward), 0o600); err != nil {
+`, portCoreDNS, api, s.pods, namespaces, portForward, cache), 0o600); err != nil {
 		return nil, err
 	}
 	return &server{name: "coredns", port: portCoreDNS, args: []string{bin, "-conf", corefile}}, nil
