@@ -61,8 +61,7 @@ spec:
 	})
 }
 
-// A policy's pods are guarded from their first packet on, both ways: someone who never stops trying never gets in, and
-// what they send themselves, from their first moment, never gets out.
+// A policy's pods are guarded from their first packet on: someone who never stops trying never gets in.
 func TestNoWindow(t *testing.T) {
 	ns := lab.Namespace(t)
 	lab.Apply(t, ns, `
