@@ -293,7 +293,8 @@ func (q *question) waysTo(e netip.AddrPort, f service.Frontend, in []entered) []
 			w.seen, w.tunnel = from.end, from.tunnel
 			v := q.judge(policy.Ingress, &policy.Flow{Src: w.seen, Dst: dst, Protocol: q.proto, Port: w.port}, nil)
 			if shown[string(v.mark)] {
-				q.fixes(v.fixes) // which it needs too
+				last := &out[len(out)-1]
+				last.also = append(last.also, v.fixes...)
 				continue
 			}
 			w.via = fmt.Sprintf(" by way of node %s", x.node)

@@ -23,6 +23,7 @@ type way struct {
 	seen    policy.Endpoint  // whom the endpoint's policies see in the source's place, after masquerading; none: the source
 	tunnel  bool             // seen is a node's address in a tunnel, which packets only go through where the nodes share no link
 	via     string           // by which node, to be put behind the source's name
+	also    []*policy.Remedy // what ways that are not shown need, for the same is to be said of them
 	sources []netip.Prefix   // of clients whose addresses are not known, only these get as far; nil: all
 
 	at    netip.AddrPort // where the source sends; none: to the endpoint itself
@@ -98,6 +99,7 @@ func (q *question) take(w way) {
 	q.side(&f, &egress)
 	f.Steps = append(f.Steps, q.route(src, w.dst, w.seen))
 	q.side(&f, &ingress)
+	q.fixes(w.also)
 	f.Steps = append(f.Steps, q.server(w.dst, w.port)...)
 	for _, s := range f.Steps {
 		f.Allowed = f.Allowed && s.Mark != Blocked
