@@ -79,10 +79,10 @@ var lbOpts = addresses.Options{Class: addresses.DefaultClass, Unclassed: true}
 // eventually polls until the condition holds.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("in 20 s, not: %s", what)
+			t.Fatalf("in a minute, not: %s", what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
