@@ -10,13 +10,16 @@
 // more goroutine, which reads its frames where they lie; exchanges write theirs into a common output, which the last of
 // them puts on the wire. What peers may ask for nothing is counted (h2limits.go).
 //
+// A body that does not come at once is sent by a goroutine of its own while the answer is awaited; either side may be
+// silent while the other is not (silence.go), and mirrors get what is read of it (mirror.go).
+//
 // What policies come to for a rule at a listener is merged once and remembered (policy.go): a plan, of which guards are
 // passed before a backend is asked (policy_admit.go, limit.go, auth_basic.go, auth_external.go, firewall.go), and a shape
 // is given to answers (policy_response.go, errorpages.go). A rule without policies pays for none of it.
 //
 // Plain TCP is carried by relays (relay.go, relaypair.go, rawsocket.go), thousands of connections in one goroutine over
-// raw sockets; tunnels through TLS, upgrades and passthrough by two goroutines each (tunnel.go), which hold no buffer
-// while they wait; datagrams by one loop a port and one goroutine a client (udp.go).
+// raw sockets; tunnels through TLS, upgrades and passthrough by two goroutines each (tunnel.go; h2tunnel.go
+// where a side is a stream), which hold no buffer while they wait; datagrams by one loop a port and one goroutine a client (udp.go).
 //
 // Tables are swapped atomically, for each host (tables.go): a change touches no connection. Parsers are strict (RFC
 // 9112, RFC 9113): what two servers could read in two ways is refused.
