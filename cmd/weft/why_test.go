@@ -100,6 +100,7 @@ kind: Ingress
 metadata: {name: web}
 spec: {ingressClassName: weft, rules: [{host: a.example.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}
 `)
+	unreadable := file("unreadable.yaml", twoTiers+"---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: web, namespace: shop}\nspec: {hostnames: 5}\n")
 	named := file("named.yaml", twoTiers+"---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web, namespace: shop}\nspec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 198.51.100.0/24}}]}]}\n")
 	broken := file("broken.yaml", strings.Replace(twoTiers, "{podSelector: {matchLabels: {app: web}}}]", "{ipBlock: {cidr: 10.0.0.0/33}}]", 1))
 	wide := file("wide.yaml", twoTiers+"---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: six, namespace: shop}\nspec: {podSelector: {matchLabels: {app: db}}, ingress: [{from: [{ipBlock: {cidr: \"2001:db8::/32\"}}]}]}\n")
@@ -125,6 +126,8 @@ spec: {ingressClassName: weft, rules: [{host: a.example.com, http: {paths: [{pat
 		{"lint -o sarif -f " + broken, 1, "manifest-unusable"},
 		{"why -n shop -f " + broken + " web pod/db:5432", 2, "spec.ingress[0].from[0].ipBlock.cidr: \"10.0.0.0/33\""},
 		{"matrix -f " + broken, 2, "10.0.0.0/33"},
+		{"lint -f " + unreadable, 1, "HTTPRoute shop/web: error: "},
+		{"why -n shop -f " + unreadable + " outside http://shop.example.com/", 2, "HTTPRoute shop/web: "},
 		{"diff -f " + before + " -f " + broken, 2, "10.0.0.0/33"},
 		{"diff -f " + before + " -f " + wide, 1, "+ 2001:db8::/32 → shop/db: all"},
 		{"diff -f " + wide + " -f " + before, 1, "- 2001:db8::/32 → shop/db: all"},

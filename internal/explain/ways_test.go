@@ -143,6 +143,8 @@ func TestWays(t *testing.T) {
 		{"a name whose address is known", guarded("Egress", "{to: [{ipBlock: {cidr: 198.51.100.0/24}}]}"), "client", "known.example.com:443", "ALLOWED", []string{"198.51.100.20, as was told"}},
 		{"and is not let out to", guarded("Egress", "{to: [{ipBlock: {cidr: 192.0.2.0/24}}]}"), "client", "known.example.com:443", "BLOCKED", []string{"ipBlock: {cidr: 198.51.100.20/32}"}},
 
+		{"a pod by its address", guarded("Ingress", "{from: [{podSelector: {matchLabels: {app: client}}}]}"), "10.1.2.2", "svc/db:5432", "ALLOWED", []string{"pod shop/client → pod shop/web", "from node n2 to node n1"}},
+		{"a node by its address", guarded("Ingress", ""), "192.168.0.1", "pod/web:8080", "ALLOWED", []string{"stays on node n1"}},
 		{"every port", guarded("Ingress", "{}"), "client", "pod/web", "ALLOWED", nil},
 		{"no port", guarded("Ingress", ""), "client", "pod/web", "BLOCKED", []string{"no rule for every TCP port from pod shop/client", "{protocol: TCP}"}},
 		{"some ports", guarded("Ingress", "{ports: [{port: 80}, {port: 8000, endPort: 8100}]}"), "client", "pod/web", "DEPENDS", []string{"TCP 80, TCP 8000-8100 are let through, and nothing else"}},

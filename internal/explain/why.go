@@ -80,6 +80,11 @@ func (w *World) Why(from, to *Target, proto model.Protocol) (*Answer, error) {
 	if from.DNSName != "" {
 		return nil, fmt.Errorf("%q: a source is a pod, a workload, a node, an address or \"outside\"", from.Text)
 	}
+	if p := w.Policy.EndpointOf(from.Addr).Pod; from.Addr.IsValid() && p != nil {
+		asPod := *from
+		asPod.Pods = []*model.Pod{p}
+		from, q.from = &asPod, &asPod
+	}
 	if len(from.Pods) > 1 {
 		q.note("source", fmt.Sprintf("%s has %d pods; this is about %s", from.Text, len(from.Pods), from.Pods[0].Name))
 	}
@@ -134,6 +139,9 @@ func (q *question) node() string {
 	}
 	if q.from.Node != nil {
 		return q.from.Node.Name.Name
+	}
+	if q.from.Addr.IsValid() {
+		return q.w.Policy.EndpointOf(q.from.Addr).Node
 	}
 	return ""
 }

@@ -120,7 +120,14 @@ func (r *routing) take(m kube.Manifest) error {
 	}
 	o.Value.(metav1.Object).SetNamespace(n.Namespace)
 	r.change.SetObject(gvk.Kind, n, o)
-	return nil
+	if r.whole {
+		return nil // the API server has taken it: what the controller makes of it is told as its status
+	}
+	var bad []error
+	for _, field := range slices.Sorted(maps.Keys(o.Unknown)) {
+		bad = append(bad, fmt.Errorf("%s: %v is not what the Gateway API has there", field, o.Unknown[field]))
+	}
+	return errors.Join(bad...)
 }
 
 func nameOf(m kube.Manifest) model.Name {

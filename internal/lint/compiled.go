@@ -71,7 +71,7 @@ func (c *checker) object(s string) *object {
 func (c *checker) found(o *object) bool {
 	return slices.ContainsFunc(c.findings, func(f Finding) bool {
 		return f.Object == o.String() && f.Severity > Info &&
-			(strings.HasPrefix(f.Rule, "route-") || strings.HasPrefix(f.Rule, "gateway-") || strings.HasPrefix(f.Rule, "tls-"))
+			(strings.HasPrefix(f.Rule, "route-") || strings.HasPrefix(f.Rule, "gateway-") || strings.HasPrefix(f.Rule, "tls-") || f.Rule == "manifest-unusable")
 	})
 }
 

@@ -174,6 +174,9 @@ func (c *checker) unusable(err error) {
 		return
 	}
 	o := &object{bad.Manifest, bad.Kind, bad.Name}
+	if slices.ContainsFunc(c.findings, func(f Finding) bool { return f.Rule == "outdated-shape" && f.Object == o.String() }) {
+		return // that says the same, and the cure
+	}
 	if list, ok := bad.Err.(interface{ Unwrap() []error }); ok {
 		for _, e := range list.Unwrap() {
 			c.report("manifest-unusable", o, "correct the field that the message names", "%v", e)
