@@ -91,6 +91,7 @@ func fuzzServer(f *testing.F, yaml string) *Server {
 		f.Fatal(err)
 	}
 	s.stopLoops()
+	s.background.Wait() // who looks for loops reads the routes
 	for _, r := range s.view.Load().routes {
 		r.resolvers = nil // nobody need wait for a port where nobody is to say so
 	}
