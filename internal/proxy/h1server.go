@@ -80,6 +80,7 @@ func (h *h1conn) serve() (http2 bool) {
 // next reads a request's head into the exchange. It answers malformed ones itself; false ends the connection.
 func (h *h1conn) next(first bool) bool {
 	w := h.w
+	w.resume()
 	h.x.reset()
 	var late time.Time // when the head must be complete
 	for {

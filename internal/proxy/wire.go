@@ -211,11 +211,19 @@ func (w *wire) bears(err error) bool {
 // bear implements origin.
 func (w *wire) bear(more func() time.Duration) { w.more = more }
 
-// giveUp makes a reader of the body return soon; the connection can't be read from any more. It may have to be called
+// giveUp makes a reader of the body return soon; the connection can't be read from until resume. It may have to be called
 // again: the reader may be about to set a deadline.
 func (w *wire) giveUp() {
 	w.given.Store(true)
 	_ = w.conn.SetReadDeadline(time.Unix(1, 0))
+}
+
+// resume has the connection be read from again where the reader that was to give up had come to the body's end by itself.
+// It has returned.
+func (w *wire) resume() {
+	if w.given.Swap(false) {
+		w.setRead(time.Time{})
+	}
 }
 
 // flush writes what has been collected.
