@@ -219,7 +219,15 @@ func (r *relay) sweep() {
 	}
 	idle := int64(r.srv.conf.TunnelIdle)
 	for _, p := range r.pairs {
-		if p != nil && p.connectBy == 0 && r.now-p.last >= idle {
+		if p == nil || p.connectBy != 0 {
+			continue
+		}
+		quiet := r.now - p.last
+		if quiet >= min(idle/8, int64(30*time.Second)) && !p.alive { // a client's socket has it from the listener; here most connections end before
+			p.alive = true
+			_ = p.half[endpointSide].fd.keepAlive() // a dead endpoint is then found out by the idle time alone
+		}
+		if quiet >= idle {
 			r.close(p)
 		}
 	}

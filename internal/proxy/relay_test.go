@@ -298,6 +298,29 @@ func TestRelayIdleTimeout(t *testing.T) {
 	until(t, "the idle one is over", func() bool { return r.srv.conns.Load() == 1 })
 }
 
+// A connection on which nothing moves does not outlive an endpoint whose host is gone by hours.
+func TestRelayAsksSilentEndpoints(t *testing.T) {
+	r := start(t, tcpRoute(calls(t, "one")), Config{TunnelIdle: time.Minute})
+	r.dial().line()
+	asked := func() (asked bool) {
+		for _, relay := range r.srv.relays {
+			relay.order(func() {
+				for _, p := range relay.pairs {
+					if p != nil {
+						on, err := syscall.GetsockoptInt(int(p.half[endpointSide].fd), syscall.SOL_SOCKET, syscall.SO_KEEPALIVE)
+						asked = err == nil && on == 1
+					}
+				}
+			})
+		}
+		return asked
+	}
+	if asked() {
+		t.Error("a new connection pays for it")
+	}
+	until(t, "the kernel asks", asked)
+}
+
 func TestRelayLimit(t *testing.T) {
 	r := start(t, tcpRoute(calls(t, "one")), Config{MaxConnections: 2})
 	a, b := r.dial(), r.dial()
@@ -315,7 +338,7 @@ func TestRelayLimit(t *testing.T) {
 func TestRelayIPv6(t *testing.T) {
 	l, err := net.Listen("tcp", "[::1]:0")
 	if err != nil {
-		t.Skip("no IPv6: ", err)
+		t.Fatal(err)
 	}
 	defer l.Close()
 	heads := make(chan string, 2)

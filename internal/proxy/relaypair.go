@@ -26,6 +26,7 @@ type pair struct {
 	tried     []*endpoint
 	connectBy int64 // Unix nanoseconds; 0: it is connected
 	last      int64 // when something was moved, Unix nanoseconds
+	alive     bool  // the kernel has been told to look whether the endpoint is still there
 	queued    bool  // in again
 	closed    bool
 }

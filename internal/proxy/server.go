@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"slices"
 	"strconv"
@@ -248,18 +247,11 @@ func (s *Server) relayPort(p *port) error {
 	return nil
 }
 
-// keepAlive has the kernel ask for a sign of life when nothing has come for a while: every 15 seconds, 9 times.
+// keepAlive has the kernel ask for a sign of life when nothing has come for a while.
 func keepAlive(c syscall.RawConn) error {
 	var err error
-	set := func(fd, level, option, value int) {
-		err = errors.Join(err, os.NewSyscallError("setsockopt", syscall.SetsockoptInt(fd, level, option, value)))
-	}
 	failed := c.Control(func(fd uintptr) {
-		set(int(fd), syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1)
-		set(int(fd), syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, 15)
-		set(int(fd), syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, 15)
-		set(int(fd), syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT, 9)
-		set(int(fd), syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1)
+		err = errors.Join(rawFD(fd).keepAlive(), rawFD(fd).set(syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1))
 	})
 	return errors.Join(failed, err)
 }
