@@ -174,7 +174,6 @@ func TestNetworkPolicyInTheKernel(t *testing.T) {
 	r.reach("b/web", "a/db", model.UDP, 81, true)
 }
 
-// Sync takes over what is there, puts right what somebody changed, and leaves nothing else.
 // Nobody else changes the table; when its owner is gone the next one takes it over as it is.
 func TestOwnership(t *testing.T) {
 	r := newRig(t)
@@ -229,6 +228,7 @@ func TestOwnership(t *testing.T) {
 	}
 }
 
+// Sync takes over what is there, puts right what somebody changed, and leaves nothing else.
 func TestSyncAdoptsAndRepairs(t *testing.T) {
 	r := newRigWith(t, true)
 	r.update(namespace("a", ""))
