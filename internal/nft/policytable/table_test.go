@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"os/exec"
 	"reflect"
 	"testing"
@@ -178,6 +179,9 @@ func TestNetworkPolicyInTheKernel(t *testing.T) {
 func TestOwnership(t *testing.T) {
 	r := newRig(t)
 	if r.table.shared {
+		if os.Getenv("CI") != "" {
+			t.Fatal("this kernel can't keep others from a table (Linux 6.9)")
+		}
 		t.Skip("this kernel can't keep others from a table (Linux 6.9)")
 	}
 	r.update(namespace("a", ""))
