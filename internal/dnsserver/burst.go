@@ -84,12 +84,12 @@ func (b *burst) ready(n int) {
 }
 
 // While packets come thick and fast, a short pause has more of them come together, and their answers go together: what
-// the kernel does for each system call and each client that it wakes is most of what a query costs, and that is a tenth
+// the kernel does for each system call and each client that it wakes is most of what a query costs, and that is a fifth
 // less then. The pause is as long as an answer may wait without notice. A burst that was full means that more is
-// waiting already, and one of few that there is nothing to gather.
+// waiting already, and one of few, as below some 100,000 queries a second, that there is nothing to gather.
 const (
 	gatherFrom = 16
-	gatherFor  = 50 * time.Microsecond
+	gatherFor  = 100 * time.Microsecond
 	timerSlack = time.Microsecond // the kernel's, instead of 50 us
 )
 

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	batch   = 64   // packets of one system call
+	batch   = 128  // packets of one system call
 	maxAsk  = 2048 // octets of a query that is looked at; a longer one is malformed
 	maxUDP  = 4096 // octets of an answer over UDP at most
 	ctlSize = 64   // room for the control message with a packet's destination
