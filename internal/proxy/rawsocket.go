@@ -18,6 +18,10 @@ import (
 // rawFD is a descriptor of which package os knows nothing.
 type rawFD int
 
+// rawCall makes a call again that a signal has interrupted. Arguments may be pointers: without the directive what they
+// point to would stay on a stack, which moves when it grows, as it may on the way here.
+//
+//go:uintptrescapes
 func rawCall(trap, a, b, c uintptr) (int, error) {
 	for {
 		n, _, errno := syscall.RawSyscall(trap, a, b, c)
