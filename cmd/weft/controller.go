@@ -61,7 +61,7 @@ func newControllerCommand() *cobra.Command {
 			}
 			reg := prometheus.NewRegistry()
 			reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-			parts := []newPart{controller.NewLoadBalancers(cfg, opts, told, log), controller.NewServiceEvents(record)}
+			parts := []*controller.Role{controller.NewLoadBalancers(cfg, opts, told, log), controller.NewServiceEvents(record)}
 			more, err := gateways.parts(cfg, leaseNamespace, told, log)
 			if err != nil {
 				return err
@@ -94,6 +94,3 @@ func newControllerCommand() *cobra.Command {
 	gateways.add(fs)
 	return cmd
 }
-
-// newPart makes a Part of the controller for one term of leadership.
-type newPart = func(prometheus.Registerer) (controller.Part, error)

@@ -36,7 +36,7 @@ func (f *gatewayFlags) add(fs *pflag.FlagSet) {
 }
 
 // parts are those that gateways need, each of them or for an Ingress gateway alone.
-func (f *gatewayFlags) parts(api *rest.Config, namespace string, record func(model.Event), log *slog.Logger) ([]newPart, error) {
+func (f *gatewayFlags) parts(api *rest.Config, namespace string, record func(model.Event), log *slog.Logger) ([]*controller.Role, error) {
 	if !f.enabled && !f.ingress.enabled && len(f.clients) == 0 {
 		return nil, nil
 	}
@@ -45,7 +45,7 @@ func (f *gatewayFlags) parts(api *rest.Config, namespace string, record func(mod
 	for gateway, secret := range f.clients {
 		clients[gateway] = model.Name{Namespace: namespace, Name: secret}
 	}
-	parts := []newPart{controller.NewConfigSync(api, controller.SyncOptions{
+	parts := []*controller.Role{controller.NewConfigSync(api, controller.SyncOptions{
 		Server: server, Identities: identities, Namespace: namespace, Listen: f.listen, Clients: clients,
 	}, log)}
 	if f.enabled {

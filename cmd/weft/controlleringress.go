@@ -43,7 +43,7 @@ func (f *ingressFlags) add(fs *pflag.FlagSet) {
 }
 
 // part is that of Ingresses; nil when they are not served.
-func (f *ingressFlags) part(api *rest.Config, server *configsync.Server, record func(model.Event), log *slog.Logger) (newPart, error) {
+func (f *ingressFlags) part(api *rest.Config, server *configsync.Server, record func(model.Event), log *slog.Logger) (*controller.Role, error) {
 	if !f.enabled {
 		return nil, nil
 	}

@@ -87,10 +87,10 @@ type ConfigSync struct {
 	conf *tls.Config
 }
 
-// NewConfigSync returns the constructor of the Part, for Config.Parts. It comes before the Parts that publish: what
+// NewConfigSync returns the Part's Role. It comes before the Parts that publish: what
 // was published in an earlier term is forgotten with its construction.
-func NewConfigSync(api *rest.Config, opts SyncOptions, log *slog.Logger) func(prometheus.Registerer) (Part, error) {
-	return func(reg prometheus.Registerer) (Part, error) {
+func NewConfigSync(api *rest.Config, opts SyncOptions, log *slog.Logger) *Role {
+	return &Role{0, func(reg prometheus.Registerer) (Part, error) {
 		client, err := kubernetes.NewForConfig(api)
 		if err != nil {
 			return nil, fmt.Errorf("API client: %w", err)
@@ -100,14 +100,11 @@ func NewConfigSync(api *rest.Config, opts SyncOptions, log *slog.Logger) func(pr
 		opts.Identities.authority, opts.Identities.changed = nil, nil
 		opts.Identities.mu.Unlock()
 		return &ConfigSync{opts: opts, client: client, log: log}, nil
-	}
+	}}
 }
 
 // Name implements Part.
 func (*ConfigSync) Name() string { return "config-sync" }
-
-// Kinds implements Part.
-func (*ConfigSync) Kinds() kube.Kinds { return 0 }
 
 // Update implements Part.
 func (*ConfigSync) Update(*model.Delta) {}

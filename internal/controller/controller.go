@@ -33,9 +33,6 @@ type Part interface {
 	// Name is a short word for logs.
 	Name() string
 
-	// Kinds is what Update needs to see.
-	Kinds() kube.Kinds
-
 	// Update takes in what changed. It does not wait for the API: writing is Run's.
 	Update(d *model.Delta)
 
@@ -43,12 +40,21 @@ type Part interface {
 	Run(ctx context.Context)
 }
 
+// Role is what makes a Part for each term of leadership.
+type Role struct {
+	// Kinds is what the Part's Update needs to see. A replica follows them while it does not lead, too.
+	Kinds kube.Kinds
+
+	// Begin makes the Part as a term begins. The Registerer is the term's.
+	Begin func(prometheus.Registerer) (Part, error)
+}
+
 // Config is what the controller runs with.
 type Config struct {
 	API *rest.Config
 
-	// Parts makes the Parts of a term. The Registerer is the term's.
-	Parts []func(prometheus.Registerer) (Part, error)
+	// Parts are what a leader does.
+	Parts []*Role
 
 	// Record writes Events; see kube.NewRecorder.
 	Record func(model.Event)
@@ -71,6 +77,7 @@ type Controller struct {
 	cfg     Config
 	elector atomic.Pointer[leaderelection.LeaderElector]
 	leading prometheus.Gauge
+	watcher atomic.Pointer[kube.Watcher]
 	synced  atomic.Bool // the term's Parts have the first full picture
 }
 
@@ -86,8 +93,8 @@ func New(cfg Config) (*Controller, error) {
 }
 
 // Run vies for leadership and works while it has it, until ctx is done. Leadership lost, to another replica or
-// because the API server is away, is vied for anew; whoever leads next starts from what the API then says. The
-// error is nil after ctx is done.
+// because the API server is away, is vied for anew; whoever leads next starts from what the API then says, which it has
+// followed while it did not lead: nothing needs to be read first. The error is nil after ctx is done.
 func (c *Controller) Run(ctx context.Context) error {
 	api := rest.CopyConfig(c.cfg.API)
 	api.Timeout = c.cfg.RenewDeadline / 2
@@ -105,6 +112,17 @@ func (c *Controller) Run(ctx context.Context) error {
 
 // vie waits for leadership and returns when it has ended, with no write of the term under way any more.
 func (c *Controller) vie(ctx context.Context, client kubernetes.Interface) error {
+	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
+	var followed sync.WaitGroup
+	defer followed.Wait()
+	defer unwatch()
+	watched := &withdrawable{Registerer: c.cfg.Metrics}
+	defer watched.withdraw()
+	w, err := c.follow(watched)
+	if err != nil {
+		return err
+	}
+	followed.Go(func() { w.Run(watching) })
 	// The elector gives the Lease back when its context ends, so that the next leader need not wait. Its context
 	// outlives ctx until the term has stopped writing: two leaders never write at once.
 	electing, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -140,7 +158,7 @@ func (c *Controller) vie(ctx context.Context, client kubernetes.Interface) error
 		led, cancel := context.WithCancel(led)
 		term.Go(func() {
 			defer cancel()
-			if failed = c.lead(led); failed != nil {
+			if failed = c.lead(led, w); failed != nil {
 				stop()
 			}
 		})
@@ -158,10 +176,24 @@ func (c *Controller) vie(ctx context.Context, client kubernetes.Interface) error
 	return failed
 }
 
-// lead runs one term.
-func (c *Controller) lead(ctx context.Context) error {
+// follow makes the watcher of what a term needs to see.
+func (c *Controller) follow(reg prometheus.Registerer) (*kube.Watcher, error) {
+	var kinds kube.Kinds
+	for _, r := range c.cfg.Parts {
+		kinds |= r.Kinds
+	}
+	w, err := kube.NewWatcher(c.cfg.API, kube.Options{Kinds: kinds, Registerer: reg, Record: c.cfg.Record, Log: c.cfg.Log})
+	if err == nil {
+		c.watcher.Store(w)
+	}
+	return w, err
+}
+
+// lead runs one term, which begins with all that w has followed.
+func (c *Controller) lead(ctx context.Context, w *kube.Watcher) error {
+	began := time.Now()
 	c.cfg.Log.Info("leading", "lease", c.cfg.Namespace+"/"+c.cfg.Lease, "identity", c.cfg.Identity)
-	registry := &termRegistry{Registerer: c.cfg.Metrics}
+	registry := &withdrawable{Registerer: c.cfg.Metrics}
 	c.leading.Set(1)
 	defer func() {
 		c.synced.Store(false)
@@ -170,22 +202,15 @@ func (c *Controller) lead(ctx context.Context) error {
 		c.cfg.Log.Info("no longer leading")
 	}()
 	var parts []Part
-	var kinds kube.Kinds
-	for _, newPart := range c.cfg.Parts {
-		p, err := newPart(registry)
+	for _, r := range c.cfg.Parts {
+		p, err := r.Begin(registry)
 		if err != nil {
 			return err
 		}
 		parts = append(parts, p)
-		kinds |= p.Kinds()
-	}
-	w, err := kube.NewWatcher(c.cfg.API, kube.Options{Kinds: kinds, Registerer: registry, Record: c.cfg.Record, Log: c.cfg.Log})
-	if err != nil {
-		return err
 	}
 	var running sync.WaitGroup
 	defer running.Wait()
-	running.Go(func() { w.Run(ctx) })
 	for _, p := range parts {
 		running.Go(func() { p.Run(ctx) })
 	}
@@ -193,6 +218,9 @@ func (c *Controller) lead(ctx context.Context) error {
 		d, err := w.Next(ctx)
 		if err != nil {
 			return nil // ctx is done
+		}
+		if d.Whole {
+			d.Since = began // what came before is an earlier leader's
 		}
 		for _, p := range parts {
 			p.Update(d)
@@ -209,26 +237,26 @@ func (c *Controller) Live() error {
 	return nil
 }
 
-// Ready is nil once the replica knows who leads and, if it is itself, has the whole picture.
+// Ready is nil once the replica knows who leads and has the whole picture, to lead at once if it must.
 func (c *Controller) Ready() error {
-	switch e := c.elector.Load(); {
+	switch e, w := c.elector.Load(), c.watcher.Load(); {
 	case e == nil || e.GetLeader() == "":
 		return errors.New("no leader seen yet: is the API server reachable, and may this ServiceAccount use Leases?")
-	case e.IsLeader() && !c.synced.Load():
-		return errors.New("leading, but the first full picture of the API is not complete")
+	case w == nil || w.Age() < 0 || e.IsLeader() && !c.synced.Load():
+		return errors.New("the first full picture of the API is not complete")
 	}
 	return nil
 }
 
-// termRegistry takes the collectors of one term, to be withdrawn when it ends: a replica that does not lead has
-// nothing to say about the cluster.
-type termRegistry struct {
+// withdrawable takes collectors that are withdrawn together, those of a term when it ends: a replica that does not lead
+// has nothing to say about the cluster.
+type withdrawable struct {
 	prometheus.Registerer
 	taken []prometheus.Collector
 }
 
 // Register implements prometheus.Registerer.
-func (t *termRegistry) Register(c prometheus.Collector) error {
+func (t *withdrawable) Register(c prometheus.Collector) error {
 	err := t.Registerer.Register(c)
 	if err == nil {
 		t.taken = append(t.taken, c)
@@ -236,7 +264,7 @@ func (t *termRegistry) Register(c prometheus.Collector) error {
 	return err
 }
 
-func (t *termRegistry) withdraw() {
+func (t *withdrawable) withdraw() {
 	for _, c := range t.taken {
 		t.Unregister(c)
 	}

@@ -55,7 +55,7 @@ func start(t *testing.T, f *fakeAPI, identity string, opts addresses.Options) *r
 		API: f.config(), Identity: identity, Namespace: "weft", Lease: "weft-controller", Metrics: r.registry,
 		LeaseDuration: 1200 * time.Millisecond, RenewDeadline: 800 * time.Millisecond, RetryPeriod: 100 * time.Millisecond,
 		Record: record, Log: log,
-		Parts: []func(prometheus.Registerer) (Part, error){NewLoadBalancers(f.config(), opts, record, log)},
+		Parts: []*Role{NewLoadBalancers(f.config(), opts, record, log)},
 	})
 	if err != nil {
 		t.Fatal(err)

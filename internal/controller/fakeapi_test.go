@@ -42,6 +42,7 @@ type fakeAPI struct {
 	away    bool
 	slow    time.Duration // that requests for Leases take
 	leases  [2]int        // requests for Leases that came, and those that wrote one
+	noLists bool          // lists fail
 	refuse  string        // writes to paths that begin so are forbidden; "" is none
 	writes  []string      // "PATCH /api/v1/…" of Services and pools that changed something
 }
@@ -84,6 +85,13 @@ func (f *fakeAPI) setSlow(d time.Duration) (came, written int) {
 	defer f.mu.Unlock()
 	f.slow = d
 	return f.leases[0], f.leases[1]
+}
+
+// setNoLists has lists fail from now on; watches that are open go on.
+func (f *fakeAPI) setNoLists() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.noLists = true
 }
 
 // setRefuse has writes to paths that begin so forbidden; "" ends that.
@@ -240,6 +248,8 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		f.watch(w, r, resource)
+	case r.Method == http.MethodGet && kinds[resource] != "" && f.noLists:
+		fail(w, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "no lists")
 	case r.Method == http.MethodGet && kinds[resource] != "":
 		items := []object{}
 		for _, p := range slices.Sorted(maps.Keys(f.objects)) {

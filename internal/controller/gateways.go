@@ -92,9 +92,11 @@ type serial struct {
 	since            time.Time // when its cause reached this process; zero with no pod there
 }
 
-// NewGateways returns the constructor of the Part, for Config.Parts.
-func NewGateways(api *rest.Config, opts GatewayOptions, record func(model.Event), log *slog.Logger) func(prometheus.Registerer) (Part, error) {
-	return func(reg prometheus.Registerer) (Part, error) {
+// NewGateways returns the Part's Role.
+func NewGateways(api *rest.Config, opts GatewayOptions, record func(model.Event), log *slog.Logger) *Role {
+	kinds := kube.GatewayAPI | kube.GatewayConfigs | kube.GatewayParts | kube.Services | kube.EndpointSlices |
+		kube.Namespaces | kube.Secrets | kube.ConfigMaps | kube.Nodes
+	return &Role{kinds, func(reg prometheus.Registerer) (Part, error) {
 		client, err := dynamic.NewForConfig(api)
 		if err != nil {
 			return nil, fmt.Errorf("API client: %w", err)
@@ -118,17 +120,11 @@ func NewGateways(api *rest.Config, opts GatewayOptions, record func(model.Event)
 		}
 		p.metrics = newGatewayMetrics(p)
 		return p, reg.Register(p.metrics)
-	}
+	}}
 }
 
 // Name implements Part.
 func (*Gateways) Name() string { return "gateways" }
-
-// Kinds implements Part.
-func (*Gateways) Kinds() kube.Kinds {
-	return kube.GatewayAPI | kube.GatewayConfigs | kube.GatewayParts | kube.Services | kube.EndpointSlices |
-		kube.Namespaces | kube.Secrets | kube.ConfigMaps | kube.Nodes
-}
 
 // Update implements Part.
 func (p *Gateways) Update(d *model.Delta) {

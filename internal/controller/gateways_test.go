@@ -60,7 +60,7 @@ func startGateways(t *testing.T, f *fakeAPI, identity string) (*replica, string)
 		API: f.config(), Identity: identity, Namespace: "weft", Lease: "weft-controller", Metrics: r.registry,
 		LeaseDuration: 1200 * time.Millisecond, RenewDeadline: 800 * time.Millisecond, RetryPeriod: 100 * time.Millisecond,
 		Record: record, Log: log,
-		Parts: []func(prometheus.Registerer) (Part, error){
+		Parts: []*Role{
 			NewConfigSync(f.config(), SyncOptions{Server: server, Identities: ids, Namespace: "weft", Listen: addr,
 				Clients: map[string]model.Name{"ingress": {Namespace: "weft", Name: "ingress-identity"}}}, log),
 			NewGateways(f.config(), GatewayOptions{Server: server, Identities: ids, Class: "weft",

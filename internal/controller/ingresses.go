@@ -61,9 +61,10 @@ type Ingresses struct {
 	want map[model.Name]ingress.Status
 }
 
-// NewIngresses returns the constructor of the Part, for Config.Parts.
-func NewIngresses(api *rest.Config, opts IngressOptions, record func(model.Event), log *slog.Logger) func(prometheus.Registerer) (Part, error) {
-	return func(reg prometheus.Registerer) (Part, error) {
+// NewIngresses returns the Part's Role.
+func NewIngresses(api *rest.Config, opts IngressOptions, record func(model.Event), log *slog.Logger) *Role {
+	kinds := kube.Ingresses | kube.IngressClasses | kube.Services | kube.EndpointSlices | kube.Secrets | kube.ConfigMaps | kube.Nodes
+	return &Role{kinds, func(reg prometheus.Registerer) (Part, error) {
 		client, err := kubernetes.NewForConfig(api)
 		if err != nil {
 			return nil, fmt.Errorf("API client: %w", err)
@@ -82,16 +83,11 @@ func NewIngresses(api *rest.Config, opts IngressOptions, record func(model.Event
 			want:   make(map[model.Name]ingress.Status),
 		}
 		return p, reg.Register(p.metrics)
-	}
+	}}
 }
 
 // Name implements Part.
 func (*Ingresses) Name() string { return "ingresses" }
-
-// Kinds implements Part.
-func (*Ingresses) Kinds() kube.Kinds {
-	return kube.Ingresses | kube.IngressClasses | kube.Services | kube.EndpointSlices | kube.Secrets | kube.ConfigMaps | kube.Nodes
-}
 
 // Update implements Part.
 func (p *Ingresses) Update(d *model.Delta) {

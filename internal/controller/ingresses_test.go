@@ -36,7 +36,7 @@ func startIngresses(t *testing.T, f *fakeAPI, opts IngressOptions) *replica {
 	}
 	c, err := New(Config{
 		API: f.config(), Identity: "one", Namespace: "weft", Lease: "weft-controller", Metrics: r.registry, Record: record, Log: log,
-		Parts: []func(prometheus.Registerer) (Part, error){NewIngresses(f.config(), opts, record, log)},
+		Parts: []*Role{NewIngresses(f.config(), opts, record, log)},
 	})
 	if err != nil {
 		t.Fatal(err)

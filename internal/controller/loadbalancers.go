@@ -54,9 +54,10 @@ type item struct {
 	name model.Name
 }
 
-// NewLoadBalancers returns the constructor of the Part, for Config.Parts.
-func NewLoadBalancers(api *rest.Config, opts addresses.Options, record func(model.Event), log *slog.Logger) func(prometheus.Registerer) (Part, error) {
-	return func(reg prometheus.Registerer) (Part, error) {
+// NewLoadBalancers returns the Part's Role.
+func NewLoadBalancers(api *rest.Config, opts addresses.Options, record func(model.Event), log *slog.Logger) *Role {
+	kinds := kube.Services | kube.Nodes | kube.Namespaces | kube.AddressPools | kube.ServiceCIDRs
+	return &Role{kinds, func(reg prometheus.Registerer) (Part, error) {
 		client, err := kubernetes.NewForConfig(api)
 		if err != nil {
 			return nil, fmt.Errorf("API client: %w", err)
@@ -75,16 +76,11 @@ func NewLoadBalancers(api *rest.Config, opts addresses.Options, record func(mode
 		}
 		p.metrics = newLBMetrics(p)
 		return p, reg.Register(p.metrics)
-	}
+	}}
 }
 
 // Name implements Part.
 func (*LoadBalancers) Name() string { return "load-balancers" }
-
-// Kinds implements Part.
-func (*LoadBalancers) Kinds() kube.Kinds {
-	return kube.Services | kube.Nodes | kube.Namespaces | kube.AddressPools | kube.ServiceCIDRs
-}
 
 // Update implements Part.
 func (p *LoadBalancers) Update(d *model.Delta) {

@@ -20,20 +20,16 @@ type ServiceEvents struct {
 	record func(model.Event)
 }
 
-// NewServiceEvents returns the constructor of the Part, for Config.Parts.
-func NewServiceEvents(record func(model.Event)) func(prometheus.Registerer) (Part, error) {
-	return func(prometheus.Registerer) (Part, error) {
+// NewServiceEvents returns the Part's Role.
+func NewServiceEvents(record func(model.Event)) *Role {
+	kinds := kube.Services | kube.EndpointSlices | kube.NetworkPolicies | kube.ClusterNetworkPolicies | kube.ServiceCIDRs
+	return &Role{kinds, func(prometheus.Registerer) (Part, error) {
 		return &ServiceEvents{table: service.NewTable(""), record: record}, nil
-	}
+	}}
 }
 
 // Name implements Part.
 func (*ServiceEvents) Name() string { return "service-events" }
-
-// Kinds implements Part.
-func (*ServiceEvents) Kinds() kube.Kinds {
-	return kube.Services | kube.EndpointSlices | kube.NetworkPolicies | kube.ClusterNetworkPolicies | kube.ServiceCIDRs
-}
 
 // Update implements Part.
 func (p *ServiceEvents) Update(d *model.Delta) {

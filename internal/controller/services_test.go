@@ -12,7 +12,7 @@ import (
 // TestServiceEvents: what is wrong with a Service is said once, and again only when it is something else.
 func TestServiceEvents(t *testing.T) {
 	var told []model.Event
-	p, err := NewServiceEvents(func(e model.Event) { told = append(told, e) })(nil)
+	p, err := NewServiceEvents(func(e model.Event) { told = append(told, e) }).Begin(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -57,6 +57,6 @@ func addressPoolFeed(w *Watcher, c dynamic.Interface, silence time.Duration) run
 		w: w, apiVersion: v1alpha1.GroupVersion.String(), kindName: "AddressPool", example: example, silence: silence,
 		lw: listerOf(c.Resource(v1alpha1.AddressPools)), optional: true,
 		from: addressPoolFrom,
-		put:  func(d *model.Delta, n model.Name, v *model.AddressPool) { set(&d.AddressPools, n.Name, v) },
+		put:  func(d *model.Delta, n model.Name, v *model.AddressPool) { note(d, &d.AddressPools, n.Name, v) },
 	}
 }

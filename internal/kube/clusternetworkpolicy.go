@@ -181,7 +181,7 @@ func clusterNetworkPolicyFeed(w *Watcher, c dynamic.Interface, silence time.Dura
 		lw: listerOf(c.Resource(resource)), optional: true,
 		from: clusterNetworkPolicyFrom,
 		put: func(d *model.Delta, n model.Name, v *model.ClusterNetworkPolicy) {
-			set(&d.ClusterNetworkPolicies, n.Name, v)
+			note(d, &d.ClusterNetworkPolicies, n.Name, v)
 		},
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
@@ -71,10 +72,8 @@ func (f *feed[O, T]) run(ctx context.Context) {
 		translate: func(o any) *entry {
 			return f.translate(o.(O))
 		},
-		report: func(e *entry) {
-			f.w.log.Warn("object not usable in full", "kind", f.kindName, "namespace", e.Namespace, "name", e.Name, "problem", e.err)
-			f.w.record(model.Event{APIVersion: f.apiVersion, Kind: f.kindName, UID: string(e.UID), Warning: true,
-				Name: model.Name{Namespace: e.Namespace, Name: e.Name}, Reason: "InvalidField", Message: e.err.Error()})
+		observe: func(name model.Name, uid types.UID, err error) {
+			f.w.observe(model.ObjectKey{Kind: f.kindName, Namespace: name.Namespace, Name: name.Name}, f.apiVersion, uid, err)
 		},
 	}
 	lw := &cache.ListWatch{
@@ -191,7 +190,7 @@ type store[T any] struct {
 	listed    func()
 	hear      func(string)
 	put       func(*model.Delta, model.Name, *T)
-	report    func(*entry)
+	observe   func(model.Name, types.UID, error)
 }
 
 // Transformer has the reflector keep translated values, not API objects, while it collects a streamed list.
@@ -224,16 +223,17 @@ func (s *store[T]) take(e *entry) (model.Name, *T) {
 	name := model.Name{Namespace: intern(e.Namespace), Name: e.Name}
 	v, ok := e.value.(*T)
 	if !ok {
-		s.report(e)
+		s.observe(name, e.UID, e.err)
 		return name, nil
 	}
 	if old := s.known[name]; old != nil && reflect.DeepEqual(old, v) {
+		if e.err == nil {
+			s.observe(name, e.UID, nil)
+		}
 		return name, nil
 	}
 	s.known[name] = v
-	if e.err != nil {
-		s.report(e)
-	}
+	s.observe(name, e.UID, e.err)
 	return name, v
 }
 
@@ -243,6 +243,7 @@ func (s *store[T]) Delete(o any) error {
 	if m, err := meta.Accessor(o); err == nil {
 		name = model.Name{Namespace: m.GetNamespace(), Name: m.GetName()}
 	}
+	s.observe(name, "", nil)
 	if _, ok := s.known[name]; ok {
 		delete(s.known, name)
 		s.change(func(d *model.Delta) { s.put(d, name, nil) })
@@ -264,6 +265,7 @@ func (s *store[T]) Replace(objs []any, _ string) error {
 	}
 	for name := range s.known {
 		if !there[name] {
+			s.observe(name, "", nil)
 			delete(s.known, name)
 			changed[name] = nil
 		}

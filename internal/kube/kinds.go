@@ -75,57 +75,57 @@ func feedsFor(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, kinds K
 	add(Services, &feed[*corev1.Service, model.Service]{
 		w: w, apiVersion: "v1", kindName: "Service", example: &corev1.Service{}, silence: silence,
 		lw: listerOf(c.CoreV1().Services(all)), from: fromService,
-		put: func(d *model.Delta, n model.Name, v *model.Service) { set(&d.Services, n, v) },
+		put: func(d *model.Delta, n model.Name, v *model.Service) { note(d, &d.Services, n, v) },
 	})
 	add(EndpointSlices, &feed[*discoveryv1.EndpointSlice, model.EndpointSlice]{
 		w: w, apiVersion: "discovery.k8s.io/v1", kindName: "EndpointSlice", example: &discoveryv1.EndpointSlice{}, silence: silence,
 		lw: listerOf(c.DiscoveryV1().EndpointSlices(all)), from: fromSlice,
-		put: func(d *model.Delta, n model.Name, v *model.EndpointSlice) { set(&d.EndpointSlices, n, v) },
+		put: func(d *model.Delta, n model.Name, v *model.EndpointSlice) { note(d, &d.EndpointSlices, n, v) },
 	})
 	add(Pods, &feed[*corev1.Pod, model.Pod]{
 		w: w, apiVersion: "v1", kindName: "Pod", example: &corev1.Pod{}, silence: silence,
 		lw: listerOf(c.CoreV1().Pods(all)), from: fromPod,
-		put: func(d *model.Delta, n model.Name, v *model.Pod) { set(&d.Pods, n, v) },
+		put: func(d *model.Delta, n model.Name, v *model.Pod) { note(d, &d.Pods, n, v) },
 	})
 	add(Nodes, &feed[*corev1.Node, model.Node]{
 		w: w, apiVersion: "v1", kindName: "Node", example: &corev1.Node{}, silence: silence,
 		lw: listerOf(c.CoreV1().Nodes()), from: FromNode,
-		put: func(d *model.Delta, n model.Name, v *model.Node) { set(&d.Nodes, n.Name, v) },
+		put: func(d *model.Delta, n model.Name, v *model.Node) { note(d, &d.Nodes, n.Name, v) },
 	})
 	add(Namespaces, &feed[*corev1.Namespace, model.Namespace]{
 		w: w, apiVersion: "v1", kindName: "Namespace", example: &corev1.Namespace{}, silence: silence,
 		lw: listerOf(c.CoreV1().Namespaces()), from: FromNamespace,
-		put: func(d *model.Delta, n model.Name, v *model.Namespace) { set(&d.Namespaces, n.Name, v) },
+		put: func(d *model.Delta, n model.Name, v *model.Namespace) { note(d, &d.Namespaces, n.Name, v) },
 	})
 	add(NetworkPolicies, &feed[*networkingv1.NetworkPolicy, model.NetworkPolicy]{
 		w: w, apiVersion: "networking.k8s.io/v1", kindName: "NetworkPolicy", example: &networkingv1.NetworkPolicy{}, silence: silence,
 		lw: listerOf(c.NetworkingV1().NetworkPolicies(all)), from: FromNetworkPolicy,
-		put: func(d *model.Delta, n model.Name, v *model.NetworkPolicy) { set(&d.NetworkPolicies, n, v) },
+		put: func(d *model.Delta, n model.Name, v *model.NetworkPolicy) { note(d, &d.NetworkPolicies, n, v) },
 	})
 	add(ServiceCIDRs, &feed[*networkingv1.ServiceCIDR, model.ServiceCIDR]{
 		w: w, apiVersion: "networking.k8s.io/v1", kindName: "ServiceCIDR", example: &networkingv1.ServiceCIDR{}, silence: silence,
 		lw: listerOf(c.NetworkingV1().ServiceCIDRs()), from: FromServiceCIDR, optional: true, // older than Kubernetes 1.33
-		put: func(d *model.Delta, n model.Name, v *model.ServiceCIDR) { set(&d.ServiceCIDRs, n.Name, v) },
+		put: func(d *model.Delta, n model.Name, v *model.ServiceCIDR) { note(d, &d.ServiceCIDRs, n.Name, v) },
 	})
 	add(Ingresses, &feed[*networkingv1.Ingress, model.Ingress]{
 		w: w, apiVersion: "networking.k8s.io/v1", kindName: "Ingress", example: &networkingv1.Ingress{}, silence: silence,
 		lw: listerOf(c.NetworkingV1().Ingresses(all)), from: FromIngress,
-		put: func(d *model.Delta, n model.Name, v *model.Ingress) { set(&d.Ingresses, n, v) },
+		put: func(d *model.Delta, n model.Name, v *model.Ingress) { note(d, &d.Ingresses, n, v) },
 	})
 	add(IngressClasses, &feed[*networkingv1.IngressClass, model.IngressClass]{
 		w: w, apiVersion: "networking.k8s.io/v1", kindName: "IngressClass", example: &networkingv1.IngressClass{}, silence: silence,
 		lw: listerOf(c.NetworkingV1().IngressClasses()), from: FromIngressClass,
-		put: func(d *model.Delta, n model.Name, v *model.IngressClass) { set(&d.IngressClasses, n.Name, v) },
+		put: func(d *model.Delta, n model.Name, v *model.IngressClass) { note(d, &d.IngressClasses, n.Name, v) },
 	})
 	add(Secrets, &feed[*corev1.Secret, model.Secret]{
 		w: w, apiVersion: "v1", kindName: "Secret", example: &corev1.Secret{}, silence: silence,
 		lw: selecting(listerOf(c.CoreV1().Secrets(all)), usefulSecrets, ""), from: FromSecret,
-		put: func(d *model.Delta, n model.Name, v *model.Secret) { set(&d.Secrets, n, v) },
+		put: func(d *model.Delta, n model.Name, v *model.Secret) { note(d, &d.Secrets, n, v) },
 	})
 	add(ConfigMaps, &feed[*corev1.ConfigMap, model.ConfigMap]{
 		w: w, apiVersion: "v1", kindName: "ConfigMap", example: &corev1.ConfigMap{}, silence: silence,
 		lw: listerOf(c.CoreV1().ConfigMaps(all)), from: FromConfigMap,
-		put: func(d *model.Delta, n model.Name, v *model.ConfigMap) { set(&d.ConfigMaps, n, v) },
+		put: func(d *model.Delta, n model.Name, v *model.ConfigMap) { note(d, &d.ConfigMaps, n, v) },
 	})
 	for kind, feeds := range objectFeeds(w, c, dyn, silence) {
 		for _, f := range feeds {
@@ -157,12 +157,21 @@ func leanEndpointSlice(in *discoveryv1.EndpointSlice) (*model.EndpointSlice, err
 	return s, err
 }
 
-// set writes into one of a Delta's maps.
+// set writes into a map that may not be there yet.
 func set[K comparable, T any](m *map[K]*T, k K, v *T) {
 	if *m == nil {
 		*m = make(map[K]*T)
 	}
 	(*m)[k] = v
+}
+
+// note writes into one of a Delta's maps. nil is an object that is gone: a Delta that is the whole has no word of it.
+func note[K comparable, T any](d *model.Delta, m *map[K]*T, k K, v *T) {
+	if v == nil && d.Whole {
+		delete(*m, k)
+		return
+	}
+	set(m, k, v)
 }
 
 // listerOf takes the list and watch of a typed client.

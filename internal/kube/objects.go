@@ -134,7 +134,7 @@ func asIs(o metav1.Object) (*model.Object, error) {
 
 func putObject(kind string) func(*model.Delta, model.Name, *model.Object) {
 	return func(d *model.Delta, n model.Name, v *model.Object) {
-		set(&d.Objects, model.ObjectKey{Kind: kind, Namespace: n.Namespace, Name: n.Name}, v)
+		note(d, &d.Objects, model.ObjectKey{Kind: kind, Namespace: n.Namespace, Name: n.Name}, v)
 	}
 }
 

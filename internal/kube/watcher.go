@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -44,7 +45,8 @@ type Options struct {
 	Silence time.Duration
 }
 
-// Watcher follows the chosen kinds and hands out what changed, coalesced. One goroutine calls Next.
+// Watcher follows the chosen kinds and hands out what changed, coalesced. One goroutine calls Next. Until the first call
+// it only keeps up: that call then has the whole state at once, as it is by then.
 type Watcher struct {
 	log    *slog.Logger
 	record func(model.Event)
@@ -58,6 +60,15 @@ type Watcher struct {
 	waiting int // kinds without a first full list
 	heard   map[string]time.Time
 	renewed *prometheus.CounterVec
+
+	problems map[model.ObjectKey]problem // not told yet
+}
+
+// problem is what is wrong with an object.
+type problem struct {
+	apiVersion string
+	uid        types.UID
+	err        error
 }
 
 // runner is a feed of one kind, its types hidden.
@@ -85,6 +96,8 @@ func NewWatcher(cfg *rest.Config, opts Options) (*Watcher, error) {
 		record: opts.Record,
 		wake:   make(chan struct{}, 1),
 		heard:  make(map[string]time.Time),
+
+		problems: make(map[model.ObjectKey]problem),
 		renewed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weft_watch_renewed_total",
 			Help: "Watches ended by weft because they had delivered nothing, bookmarks included, for too long.",
@@ -103,6 +116,7 @@ func NewWatcher(cfg *rest.Config, opts Options) (*Watcher, error) {
 	w.forNames = opts.ForNames
 	w.feeds = feedsFor(w, typed, dyn, opts.Kinds, silence, opts.Lean)
 	w.waiting = len(w.feeds)
+	w.pending = &model.Delta{Whole: true, Since: time.Now()}
 	if opts.Registerer != nil {
 		if err := opts.Registerer.Register(collector{w}); err != nil {
 			return nil, err
@@ -125,13 +139,22 @@ func (w *Watcher) Run(ctx context.Context) {
 func (w *Watcher) Next(ctx context.Context) (*model.Delta, error) {
 	for {
 		w.mu.Lock()
-		if d := w.pending; d != nil && w.waiting == 0 {
-			w.pending = nil
-			w.mu.Unlock()
+		var d *model.Delta
+		var problems map[model.ObjectKey]problem
+		if w.waiting == 0 {
+			d, problems = w.pending, w.problems
+			w.pending, w.problems = nil, make(map[model.ObjectKey]problem)
+		}
+		w.mu.Unlock()
+		for key, p := range problems {
+			w.log.Warn("object not usable in full", "kind", key.Kind, "namespace", key.Namespace, "name", key.Name, "problem", p.err)
+			w.record(model.Event{APIVersion: p.apiVersion, Kind: key.Kind, UID: string(p.uid), Warning: true,
+				Name: model.Name{Namespace: key.Namespace, Name: key.Name}, Reason: "InvalidField", Message: p.err.Error()})
+		}
+		if d != nil {
 			d.Complete = true
 			return d, nil
 		}
-		w.mu.Unlock()
 		select {
 		case <-w.wake:
 		case <-ctx.Done():
@@ -174,6 +197,22 @@ func (w *Watcher) change(put func(*model.Delta)) {
 	if put != nil {
 		put(w.pending)
 	}
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// observe notes what is wrong with an object as it is now, for Next to tell; a nil error is nothing.
+func (w *Watcher) observe(key model.ObjectKey, apiVersion string, uid types.UID, err error) {
+	w.mu.Lock()
+	if err == nil {
+		delete(w.problems, key)
+		w.mu.Unlock()
+		return
+	}
+	w.problems[key] = problem{apiVersion, uid, err}
 	w.mu.Unlock()
 	select {
 	case w.wake <- struct{}{}:

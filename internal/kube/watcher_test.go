@@ -150,6 +150,54 @@ func TestUnusableFieldIsReported(t *testing.T) {
 	}
 }
 
+// Whoever asks late has the state as it is by then, with no word of what has gone meanwhile, and of what was wrong only
+// what is still.
+func TestWatcherKeepsUpUntilAsked(t *testing.T) {
+	s := newAPIServer(t)
+	bad := func() *corev1.Service {
+		svc := svcOnPort(80)
+		svc.Spec.ExternalIPs = []string{"not-an-address"}
+		return svc
+	}
+	for _, name := range []string{"bad", "corrected", "gone"} {
+		s.apply(name, bad())
+	}
+	var told []string
+	w, next := follow(t, s, Options{Record: func(e model.Event) { told = append(told, e.Name.Name) }})
+	eventually := func(what string, ok func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("in a minute, not: %s", what)
+			}
+		}
+	}
+	eventually("the first list", func() bool { return w.Age() >= 0 })
+	s.apply("corrected", svcOnPort(81))
+	s.apply("gone", nil)
+	s.apply("last", svcOnPort(82))
+	eventually("the last change", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.pending.Services[named("last")] != nil
+	})
+	if len(told) > 0 {
+		t.Errorf("told before anybody asked: %v", told)
+	}
+	d := next()
+	if _, there := d.Services[named("gone")]; there || !d.Whole || len(d.Services) != 3 || d.Services[named("corrected")].Ports[0].Port != 81 {
+		t.Errorf("the state: whole %v, %+v", d.Whole, d.Services)
+	}
+	if len(told) != 1 || told[0] != "bad" {
+		t.Errorf("told of %v", told)
+	}
+	s.apply("last", nil)
+	d = next()
+	if v, there := d.Services[named("last")]; !there || v != nil || d.Whole {
+		t.Errorf("after a deletion: whole %v, %+v", d.Whole, d.Services)
+	}
+}
+
 func TestSnapshot(t *testing.T) {
 	s := newAPIServer(t)
 	s.apply("cart", svcOnPort(80))

@@ -14,6 +14,9 @@ type Delta struct {
 	// then absence means nothing: nobody may delete, or answer "no such name", on the ground of it.
 	Complete bool
 
+	// Whole says that this is the first Delta that a watcher hands out: all there is, and no word of what is gone.
+	Whole bool
+
 	// Since is when the oldest change in here reached this process.
 	Since time.Time
 
