@@ -423,8 +423,13 @@ func TestAnswersUntilClose(t *testing.T) {
 
 // Endpoints close kept connections at any time; requests must not notice.
 func TestKeptConnectionsThatClose(t *testing.T) {
+	var open atomic.Int64
 	addr := talk(t, func(c net.Conn) {
-		defer c.Close()
+		open.Add(1)
+		defer func() {
+			c.Close()
+			open.Add(-1)
+		}()
 		r := bufio.NewReader(c)
 		req, err := http.ReadRequest(r)
 		if err != nil {
@@ -439,7 +444,8 @@ func TestKeptConnectionsThatClose(t *testing.T) {
 		if i%2 == 0 {
 			c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 		} else {
-			time.Sleep(5 * time.Millisecond) // POST is not sent twice: the end must have been seen before
+			// POST is not sent twice: the end of the connection before must be there to be seen.
+			until(t, "the endpoint has closed its connections", func() bool { return open.Load() == 0 })
 			c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
 		}
 		if resp, b := c.answer("GET"); resp.StatusCode != 200 || b != "ok" {
@@ -497,19 +503,22 @@ func TestConnectionLimit(t *testing.T) {
 // A body may take long as long as it moves; one that stands still ends.
 func TestSlowBodies(t *testing.T) {
 	e := newEcho(t, "one")
-	r := start(t, simple(e.addr()), Config{BodyTimeout: 400 * time.Millisecond})
+	r := start(t, simple(e.addr()), Config{BodyTimeout: 2 * time.Second})
 	c := r.dial()
 	c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
 	for range 10 {
-		time.Sleep(100 * time.Millisecond) // slow is what is tested
+		time.Sleep(300 * time.Millisecond) // slow is what is tested
 		c.send(strings.Repeat("x", 10000))
 	}
 	if resp, b := c.answer("POST"); resp.StatusCode != 200 || len(b) < 100000 {
 		t.Errorf("%d, %d bytes", resp.StatusCode, len(b))
 	}
+	still := map[string]*conn{}
 	for _, head := range []string{"Content-Length: 10", "Content-Length: 100000", "Transfer-Encoding: chunked"} {
-		c = r.dial()
-		c.send("POST / HTTP/1.1\r\nHost: a\r\n" + head + "\r\n\r\n")
+		still[head] = r.dial()
+		still[head].send("POST / HTTP/1.1\r\nHost: a\r\n" + head + "\r\n\r\n")
+	}
+	for head, c := range still {
 		if resp, _ := c.answer("POST"); resp.StatusCode != 408 {
 			t.Errorf("%s: %d", head, resp.StatusCode)
 		}

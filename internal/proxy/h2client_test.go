@@ -152,12 +152,19 @@ func TestConcurrentStreamsOfEndpoints(t *testing.T) {
 	const limit, all = 3, 30
 	var mu sync.Mutex
 	now, most := map[string]int{}, 0
+	var came atomic.Int64
+	crowd := make(chan struct{}) // closed when more requests are there than one connection takes
 	e := serve2(t, func(_ http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		now[r.RemoteAddr]++
 		most = max(most, now[r.RemoteAddr])
 		mu.Unlock()
-		time.Sleep(10 * time.Millisecond) // so that requests are there at the same time
+		switch n := came.Add(1); {
+		case n == limit+2: // the first one was alone
+			close(crowd)
+		case n > 1:
+			<-crowd
+		}
 		mu.Lock()
 		now[r.RemoteAddr]--
 		mu.Unlock()

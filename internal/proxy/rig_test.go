@@ -20,6 +20,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,6 +49,7 @@ func start(t *testing.T, u route.Update, conf ...Config) *rig {
 	c.Log = slog.New(slog.DiscardHandler)
 	r := &rig{t: t, srv: New(c), update: u}
 	t.Cleanup(r.srv.Close)
+	r.update.Listeners = slices.Clone(u.Listeners) // other tests may have the same, at the same time
 	for i := range r.update.Listeners {
 		r.update.Listeners[i].Addresses = loopback
 	}
