@@ -153,7 +153,7 @@ func TestDeepCopy(t *testing.T) {
 	}
 	five := int64(5)
 	configs := &GatewayConfigList{Items: []GatewayConfig{{Spec: GatewayConfigSpec{
-		Replicas: &five, DrainSeconds: &five, NodeSelector: map[string]string{"a": "b"}, Args: []string{"x"}, TrustedProxies: []string{"x"},
+		Replicas: &five, DrainSeconds: &five, TunnelIdleSeconds: &five, NodeSelector: map[string]string{"a": "b"}, Args: []string{"x"}, TrustedProxies: []string{"x"},
 		Resources:   &corev1.ResourceRequirements{Limits: corev1.ResourceList{"cpu": resource.MustParse("1")}},
 		Tolerations: []corev1.Toleration{{Key: "k", TolerationSeconds: &five}}, ProxyProtocol: &no,
 		Service:   &GatewayService{LoadBalancerSourceRanges: []string{"x"}},

@@ -65,6 +65,10 @@ type GatewayConfigSpec struct {
 	// DrainSeconds is how long requests under way may take when a pod ends. Absent: 30.
 	DrainSeconds *int64 `json:"drainSeconds,omitempty"`
 
+	// TunnelIdleSeconds is for how long nothing may move in a connection that is carried as it is (TCP, TLS, upgrades such
+	// as WebSocket) or in a call of gRPC, until it is ended. Absent: 3600.
+	TunnelIdleSeconds *int64 `json:"tunnelIdleSeconds,omitempty"`
+
 	// Args are further arguments of "weft gateway".
 	Args []string `json:"args,omitempty"`
 }
@@ -125,7 +129,7 @@ func (s *GatewayConfigSpec) DeepCopy() *GatewayConfigSpec {
 		return nil
 	}
 	out := *s
-	out.Replicas, out.DrainSeconds = clone(s.Replicas), clone(s.DrainSeconds)
+	out.Replicas, out.DrainSeconds, out.TunnelIdleSeconds = clone(s.Replicas), clone(s.DrainSeconds), clone(s.TunnelIdleSeconds)
 	out.Resources = s.Resources.DeepCopy()
 	out.NodeSelector = maps.Clone(s.NodeSelector)
 	if s.Tolerations != nil {

@@ -94,6 +94,8 @@ them from a file, and again whenever the file changes.`,
 	fs.DurationVar(&c.Proxy.HeadTimeout, "header-timeout", 10*time.Second, "how long a client may take to send a request's head")
 	fs.DurationVar(&c.Proxy.BodyTimeout, "body-timeout", time.Minute, "how long a client may send nothing of a body")
 	fs.DurationVar(&c.Proxy.SendTimeout, "send-timeout", time.Minute, "how long a client may take nothing of an answer")
+	fs.DurationVar(&c.Proxy.TunnelIdle, "tunnel-idle", time.Hour, "for how long nothing may move in a TCP or TLS connection, an upgraded one (WebSocket) or a call of gRPC")
+	fs.DurationVar(&c.Proxy.UDPIdle, "udp-idle", time.Minute, "for how long nothing may move between a client of UDP and its endpoint")
 	fs.Int64Var(&c.Proxy.MaxConnections, "max-connections", 65536, "client connections at a time; more are closed at once")
 	cmd.AddCommand(newGatewayRoutesCommand())
 	return cmd

@@ -156,6 +156,9 @@ func partsOf(gw *gatewayv1.Gateway, in *gatewayapi.Infrastructure, conf v1alpha1
 			args = append(args, "--access-log-share="+strconv.FormatFloat(float64(*l.Percent)/100, 'f', -1, 64))
 		}
 	}
+	if conf.TunnelIdleSeconds != nil {
+		args = append(args, fmt.Sprintf("--tunnel-idle=%ds", *conf.TunnelIdleSeconds))
+	}
 	args = append(args, conf.Args...)
 
 	resources := corev1.ResourceRequirements{Requests: corev1.ResourceList{

@@ -296,3 +296,61 @@ func TestStuckTunnelsEnd(t *testing.T) {
 		})
 	}
 }
+
+// A tunnel on which nothing moves ends after the time that is set, whatever it goes through.
+func TestIdleTunnelsEnd(t *testing.T) {
+	ca := newAuthority(t)
+	sealed := secure(t, ca, parrot(t), "a.example.com")
+	sealed.Listeners[0].Protocol, sealed.Routes[0].Kind, sealed.Backends[0].Protocol = route.TLS, route.TLSRoute, route.Raw
+	cert := ca.issue(t, "inner", "a.example.com")
+	pair, err := keyPair(&cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	through := secure(t, ca, talk(t, func(c net.Conn) {
+		tc := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{pair}})
+		defer tc.Close()
+		_, _ = io.Copy(tc, tc)
+	}), "a.example.com")
+	through.Listeners[0].Protocol, through.Listeners[0].TLS = route.TLS, &route.ListenerTLS{Passthrough: true}
+	through.Routes[0].Kind, through.Backends[0].Protocol = route.TLSRoute, route.Raw
+	const idle = 2 * time.Second // in which a machine under load gets something moved
+	for name, c := range map[string]struct {
+		update route.Update
+		tls    bool
+	}{
+		"TCPRoute":           {tcpRoute(parrot(t)), false},
+		"WebSocket":          {simple(parrot(t)), false},
+		"WebSocket over TLS": {secure(t, ca, parrot(t), "a.example.com"), true},
+		"TLS ends here":      {sealed, true},
+		"TLS passes through": {through, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := start(t, c.update, Config{TunnelIdle: idle})
+			client := net.Conn(r.dial())
+			if c.tls {
+				client = tls.Client(client, &tls.Config{RootCAs: ca.pool(), ServerName: "a.example.com"})
+			}
+			if strings.HasPrefix(name, "WebSocket") {
+				if _, err := io.WriteString(client, upgrade); err != nil {
+					t.Fatal(err)
+				}
+				if resp, err := http.ReadResponse(bufio.NewReaderSize(client, 16), nil); err != nil || resp.StatusCode != 101 {
+					t.Fatal(resp, err)
+				}
+			}
+			before := time.Now()
+			if err := pong(client, "hello"); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := client.Read(make([]byte, 1)); err == nil || timedOut(err) {
+				t.Errorf("the silent tunnel goes on: %d bytes, %v", n, err)
+			}
+			if took := time.Since(before); took < idle {
+				t.Errorf("it ended after %v", took)
+			}
+			until(t, "the tunnel is over", func() bool { return r.srv.conns.Load() == 0 })
+		})
+	}
+}
