@@ -9,7 +9,7 @@ SHELL := /bin/bash
 BIN   := $(CURDIR)/bin
 
 .DEFAULT_GOAL := build
-.PHONY: help build demo test check unit lab-test conformance bench-services bench-dns bench-policy bench-gateway clean
+.PHONY: help build demo test check unit lab-test conformance differ-dns bench-services bench-dns bench-policy bench-gateway clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -36,6 +36,10 @@ lab-test: build ## whole features on a real Kubernetes
 conformance: build ## the upstream suites of Gateway API and network-policy-api, unmodified; reports in docs/conformance
 	@build/conformance-gateway
 	@build/conformance-netpol
+
+differ-dns: ## what weft and CoreDNS answer about generated clusters; a difference without a reason is a failure
+	@command -v knotd >/dev/null || apt-get install -y knot >/dev/null
+	@bench/dns/run -differ 8
 
 bench-dns: ## weft, CoreDNS and Knot: CPU per query, memory, changes
 	apt-get install -y knot dnsperf >/dev/null
