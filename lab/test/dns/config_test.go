@@ -14,15 +14,25 @@ import (
 )
 
 // Names that the operator wrote down, as pods' resolvers find them, also under the cluster's domain and by the search
-// path; and a change of them, during which no query is lost.
+// path; a change of them, during which no query is lost, and a stub domain that comes with it.
 func TestOwnNames(t *testing.T) {
 	ns := lab.Namespace(t)
-	lab.Apply(t, ns, pod("c1", "node1", echo, "app: c")+pod("libc", "node2", tools, "app: c"))
+	lab.Apply(t, ns, pod("c1", "node1", echo, "app: c")+pod("libc", "node2", tools, "app: c")+`
+apiVersion: v1
+kind: Service
+metadata:
+  name: partner
+  annotations:
+    external-dns.alpha.kubernetes.io/hostname: partner.apps.test
+    external-dns.alpha.kubernetes.io/target: 203.0.113.7,2001:db8:113::7
+spec: {type: LoadBalancer, loadBalancerClass: example.com/nobody, selector: {app: none}, ports: [{port: 80}]}
+`)
 	lab.WaitFor(t, ns, "condition=Ready", "pod/c1", "pod/libc")
 	api := values(t, "default", "service/kubernetes", "{.spec.clusterIPs[*]}")
-	expect := func(registry ...string) {
+	expect := func(partner []string, registry ...string) {
 		t.Helper()
 		for name, want := range map[string][]string{
+			"partner.apps.test": partner, "none.apps.test": nil,
 			"registry.corp.test": registry, "registry.corp.test.": registry, "mirror.test": registry,
 			"old.default": api, "old.default.svc.cluster.local.": api, "older.default": nil,
 		} {
@@ -36,7 +46,7 @@ func TestOwnNames(t *testing.T) {
 			}
 		}
 	}
-	expect("198.51.100.10", "2001:db8:10::10")
+	expect(nil, "198.51.100.10", "2001:db8:10::10")
 
 	before := lab.Get(t, "kube-system", "configmap/weft-dns", `{.data.dns\.yaml}`)
 	configure := func(text string) {
@@ -54,8 +64,11 @@ func TestOwnNames(t *testing.T) {
 	}
 	asking := lab.Background(t, "kubectl", "exec", "-n", ns, "c1", "--",
 		"/echo", "resolve", "-attempts", "1", "-timeout", "20s", "-for", "300s", "-c", "2", "-interval", "10ms", "kubernetes.default")
-	configure(strings.ReplaceAll(before, "198.51.100.10", "198.51.100.11"))
-	expect("198.51.100.11", "2001:db8:10::10")
+	// What the names for the outside world are served by is the stub domain's server here.
+	servers := values(t, "kube-system", "service/weft-dns-external", "{.spec.clusterIPs[*]}")
+	stub := fmt.Sprintf("\nstubDomains: [{zones: [apps.test], upstreams: [%q]}]\n", servers[0])
+	configure(strings.ReplaceAll(before, "198.51.100.10", "198.51.100.11") + stub)
+	expect([]string{"2001:db8:113::7", "203.0.113.7"}, "198.51.100.11", "2001:db8:10::10")
 	if _, err := lab.PodExec(t.Context(), ns, "c1", "/echo", "stop"); err != nil {
 		t.Errorf("stop the client: %v", err)
 	}
