@@ -71,7 +71,7 @@ func TestFailover(t *testing.T) {
 			}
 			p := l.newProbe("client", addrs)
 			eventually(t, "answers", func() bool { return len(p.since(addrs[0], time.Time{})) > 5 })
-			died := time.Now()
+			died, late := time.Now(), lateness()
 			if how == "the agent dies" {
 				agents[victim].stop()
 			} else {
@@ -82,10 +82,10 @@ func TestFailover(t *testing.T) {
 				return ok && (owners[a] != victim || m != l.hosts[victim].mac)
 			}
 			eventually(t, "the client's kernel knows the new nodes", func() bool { return !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !moved(a) }) })
-			took := time.Since(died)
-			t.Logf("taken over after %s", took.Round(time.Millisecond))
-			if took > 2*time.Second {
-				t.Errorf("taken over after %s, want at most 2 s", took)
+			took, busy := time.Since(died).Round(time.Millisecond), late()
+			t.Logf("taken over after %s; the machine was late by %s", took, busy)
+			if took > 2*time.Second+3*busy {
+				t.Errorf("taken over after %s, want at most 2 s and what the machine takes, which was late by %s", took, busy)
 			}
 			for _, a := range addrs {
 				var last answer
@@ -118,6 +118,27 @@ func TestFailover(t *testing.T) {
 			}
 		})
 	}
+}
+
+// lateness measures how much later than it should a timer fires, in sum until the function is called that it returns: what
+// a machine with much else to do takes away from everybody.
+func lateness() func() time.Duration {
+	const every = 5 * time.Millisecond
+	stop, sum := make(chan struct{}), make(chan time.Duration)
+	go func() {
+		var late time.Duration
+		for {
+			from := time.Now()
+			select {
+			case <-stop:
+				sum <- late
+				return
+			case <-time.After(every):
+				late += time.Since(from) - every
+			}
+		}
+	}()
+	return func() time.Duration { close(stop); return (<-sum).Round(time.Millisecond) }
 }
 
 // TestQuickRestartOnTheWire: an agent that is back before it is missed loses no address: no other node ever answers.

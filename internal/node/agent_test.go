@@ -115,7 +115,7 @@ func TestFailureIsTriedAgain(t *testing.T) {
 	if len(got[0].Services) != 1 || len(got[1].Services) != 0 {
 		t.Errorf("want the change once, then empty Deltas; got %d and %d services", len(got[0].Services), len(got[1].Services))
 	}
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(endurance)
 	for a.Ready() != nil {
 		if time.Now().After(deadline) {
 			t.Fatalf("not ready after success: %v", a.Ready())

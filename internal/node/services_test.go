@@ -283,7 +283,7 @@ func TestSCTP(t *testing.T) {
 				t.Fatal(err)
 			}
 			buf := make([]byte, 2048)
-			_ = server.SetReadDeadline(time.Now().Add(2 * time.Second))
+			_ = server.SetReadDeadline(time.Now().Add(patience))
 			n, _, err := server.ReadFrom(buf)
 			if err != nil {
 				t.Errorf("%s %s: no packet at the endpoint: %v", target, f, err)

@@ -238,16 +238,24 @@ func addrOf(a net.Addr) netip.Addr {
 	return ap.Addr().Unmap()
 }
 
-// ask dials and returns what address the server saw.
+// patience is how long is waited for what must come, on a machine that may have much else to do.
+const patience = 20 * time.Second
+
+// ask dials and returns what address the server saw. It does not wait long: it is for what is asked again, or may not
+// answer.
 func (s *space) ask(network string, to netip.Addr, port uint16) (seen netip.Addr, err error) {
+	return s.askFor(2*time.Second, network, to, port)
+}
+
+func (s *space) askFor(wait time.Duration, network string, to netip.Addr, port uint16) (seen netip.Addr, err error) {
 	err = s.do(func() error {
-		d := net.Dialer{Timeout: 2 * time.Second}
+		d := net.Dialer{Timeout: wait}
 		c, err := d.Dial(network, netip.AddrPortFrom(to, port).String())
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(wait)); err != nil {
 			return err
 		}
 		if _, err := c.Write([]byte{'?'}); err != nil {
@@ -267,7 +275,7 @@ func (s *space) ask(network string, to netip.Addr, port uint16) (seen netip.Addr
 // sees asks and compares.
 func (s *space) sees(network string, to netip.Addr, port uint16, want netip.Addr) {
 	s.t.Helper()
-	got, err := s.ask(network, to, port)
+	got, err := s.askFor(patience, network, to, port)
 	if err != nil {
 		s.t.Errorf("%s: %s to %s port %d: %v", s.name, network, to, port, err)
 	} else if got != want {
@@ -391,7 +399,7 @@ func (nd *node) pod(name string, ports ...plugin.PortMapping) *pod {
 // eventually polls until ok, and fails with what it last said.
 func eventually(t testing.TB, what string, ok func() error) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		err := ok()
 		if err == nil {
@@ -474,7 +482,7 @@ func (s *space) sendDF(to netip.Addr, port uint16, size int) error {
 		if to.Is6() {
 			header = 48
 		}
-		if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 			return err
 		}
 		if _, err := c.Write(make([]byte, size-header)); err != nil {

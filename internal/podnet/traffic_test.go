@@ -335,7 +335,7 @@ func TestSpoof(t *testing.T) {
 			if from != liar.ip(model.IPv4).String() && from != liar.ip(model.IPv6).String() {
 				t.Errorf("a packet from %s came through", from)
 			}
-		case <-time.After(2 * time.Second):
+		case <-time.After(patience):
 			t.Fatal("the pod's own packets don't come")
 		}
 	}
@@ -379,7 +379,7 @@ func TestSpoof(t *testing.T) {
 		if host != node {
 			t.Errorf("a pod reaches the node's %s", host)
 		}
-	case <-time.After(2 * time.Second):
+	case <-time.After(patience):
 		t.Error("a pod's packet to its node does not come")
 	}
 }
@@ -441,7 +441,7 @@ func TestNoSource(t *testing.T) {
 		if from != liar.ip(model.IPv6) {
 			t.Errorf("a datagram from %s came through", from)
 		}
-	case <-time.After(2 * time.Second):
+	case <-time.After(patience):
 		t.Error("the pod's own datagram does not come")
 	}
 }

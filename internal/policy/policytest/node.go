@@ -23,7 +23,7 @@ import (
 )
 
 // Deadline bounds every wait for what must happen.
-const Deadline = 5 * time.Second
+const Deadline = 20 * time.Second
 
 // Namespace is a network namespace with threads of its own.
 type Namespace struct {
