@@ -3,12 +3,20 @@
 package install
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	ci "helm.sh/helm/v4/pkg/chart"
+	"helm.sh/helm/v4/pkg/chart/common"
+	"helm.sh/helm/v4/pkg/engine"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/dynamic/fake"
 	"sigs.k8s.io/yaml"
 )
 
@@ -21,11 +29,16 @@ func rendered(t *testing.T, text string) map[string]*unstructured.Unstructured {
 // renderedFor are those for a version of Kubernetes.
 func renderedFor(t *testing.T, version, text string) map[string]*unstructured.Unstructured {
 	t.Helper()
+	return renderedWith(t, version, text, engine.Render)
+}
+
+func renderedWith(t *testing.T, version, text string, templates func(ci.Charter, common.Values) (map[string]string, error)) map[string]*unstructured.Unstructured {
+	t.Helper()
 	values := filepath.Join(t.TempDir(), "values.yaml")
 	if err := os.WriteFile(values, []byte("apiServer: https://172.30.0.3:6443\n"+text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, objects, err := Chart{Dir: "../../deploy/chart", Release: "weft", Namespace: "kube-system", Values: []string{values}}.render(version)
+	_, objects, err := Chart{Dir: "../../deploy/chart", Release: "weft", Namespace: "kube-system", Values: []string{values}}.render(version, templates)
 	if err != nil {
 		t.Fatalf("%s: %v", text, err)
 	}
@@ -75,6 +88,47 @@ func TestRenderKubeDNSLabel(t *testing.T) {
 			if _, has := selector["k8s-app"]; has || selector["app.kubernetes.io/name"] != "weft" {
 				t.Errorf("%q: %s selects %v", values, path[0], selector)
 			}
+		}
+	}
+}
+
+// services are the cluster that templates look Services up in.
+type services struct{ dynamic.Interface }
+
+func (s services) GetClientFor(apiVersion, kind string) (dynamic.NamespaceableResourceInterface, bool, error) {
+	if apiVersion != "v1" || kind != "Service" {
+		return nil, false, fmt.Errorf("a lookup of %s %s", apiVersion, kind)
+	}
+	return s.Resource(schema.GroupVersionResource{Version: "v1", Resource: "services"}), true, nil
+}
+
+// TestRenderKubeDNSLabelBesideOthers renders the label with "auto" into clusters that have a Service kube-dns: CoreDNS's
+// must not get weft's pods behind it unasked.
+func TestRenderKubeDNSLabelBesideOthers(t *testing.T) {
+	service := func(namespace string, labels, selector map[string]any) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Service",
+			"metadata": map[string]any{"name": "kube-dns", "namespace": namespace, "labels": labels},
+			"spec":     map[string]any{"selector": selector}}}
+	}
+	coredns := map[string]any{"k8s-app": "kube-dns"}
+	for name, c := range map[string]struct {
+		there  *unstructured.Unstructured
+		values string
+		want   string
+	}{
+		"CoreDNS's":                             {service("kube-system", coredns, coredns), "", ""},
+		"CoreDNS's, and it is to be taken over": {service("kube-system", coredns, coredns), "dns: {kubeDNSLabel: true}\n", "kube-dns"},
+		"weft's own":                            {service("kube-system", map[string]any{"app.kubernetes.io/name": "weft"}, coredns), "", "kube-dns"},
+		"one that selects others":               {service("kube-system", map[string]any{}, map[string]any{"app": "dns"}), "", "kube-dns"},
+		"one in another namespace":              {service("default", coredns, coredns), "", "kube-dns"},
+	} {
+		cluster := services{fake.NewSimpleDynamicClient(runtime.NewScheme(), c.there)}
+		objects := renderedWith(t, "1.37.0", c.values, func(chart ci.Charter, values common.Values) (map[string]string, error) {
+			return engine.RenderWithClientProvider(chart, values, cluster)
+		})
+		labels, _, _ := unstructured.NestedStringMap(objects["DaemonSet weft-dns"].Object, "spec", "template", "metadata", "labels")
+		if labels["k8s-app"] != c.want {
+			t.Errorf("%s: the pods' labels: %v, want k8s-app %q", name, labels, c.want)
 		}
 	}
 }

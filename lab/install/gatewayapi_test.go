@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"helm.sh/helm/v4/pkg/engine"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -24,7 +25,7 @@ func TestRenderUpstreamCRDs(t *testing.T) {
 		if values != "" {
 			c.Sets = strings.Split(values, ",")
 		}
-		_, objects, err := c.render("1.37.0")
+		_, objects, err := c.render("1.37.0", engine.Render)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -47,7 +48,7 @@ func TestRenderUpstreamCRDs(t *testing.T) {
 		}
 	}
 	c := Chart{Dir: "../../deploy/chart", Release: "weft", Namespace: "kube-system", Sets: []string{"gatewayAPI.crds=stable"}}
-	if _, _, err := c.render("1.37.0"); err == nil || !strings.Contains(err.Error(), "stable") {
+	if _, _, err := c.render("1.37.0", engine.Render); err == nil || !strings.Contains(err.Error(), "stable") {
 		t.Errorf("an unknown channel: %v", err)
 	}
 }
@@ -59,7 +60,7 @@ func TestRenderGatewayAPI(t *testing.T) {
 		if !on {
 			c.Sets = append(c.Sets, "gatewayAPI.enabled=false")
 		}
-		_, objects, err := c.render("1.37.0")
+		_, objects, err := c.render("1.37.0", engine.Render)
 		if err != nil {
 			t.Fatal(err)
 		}

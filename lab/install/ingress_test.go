@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"helm.sh/helm/v4/pkg/engine"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -17,7 +18,7 @@ func TestRenderIngress(t *testing.T) {
 		_, objects, err := Chart{
 			Dir: "../../deploy/chart", Release: "weft", Namespace: "kube-system",
 			Sets: append([]string{"apiServer=https://172.30.0.3:6443", "ingress.enabled=true"}, sets...),
-		}.render("1.37.0")
+		}.render("1.37.0", engine.Render)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -73,11 +74,11 @@ func TestRenderIngress(t *testing.T) {
 	if found["IngressClass nginx"] == nil || !strings.Contains(text(t, found["Deployment weft-controller"]), "k8s.io/ingress-nginx") {
 		t.Error("ingress-nginx's class is not taken over")
 	}
-	_, _, err := Chart{Dir: "../../deploy/chart", Sets: []string{"apiServer=x", "ingress.enabled=true", "ingress.expose=Hostport"}}.render("1.37.0")
+	_, _, err := Chart{Dir: "../../deploy/chart", Sets: []string{"apiServer=x", "ingress.enabled=true", "ingress.expose=Hostport"}}.render("1.37.0", engine.Render)
 	if err == nil || !strings.Contains(err.Error(), "is not one of") {
 		t.Errorf("an unknown exposure: %v", err)
 	}
-	_, objects, err := Chart{Dir: "../../deploy/chart", Sets: []string{"apiServer=x"}}.render("1.37.0")
+	_, objects, err := Chart{Dir: "../../deploy/chart", Sets: []string{"apiServer=x"}}.render("1.37.0", engine.Render)
 	if err != nil || slices.ContainsFunc(objects, func(o *unstructured.Unstructured) bool { return strings.Contains(o.GetName(), "ingress") }) {
 		t.Errorf("Ingress is there without having been asked for: %v", err)
 	}

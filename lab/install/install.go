@@ -13,6 +13,7 @@ import (
 	"os"
 	"time"
 
+	ci "helm.sh/helm/v4/pkg/chart"
 	"helm.sh/helm/v4/pkg/chart/common"
 	"helm.sh/helm/v4/pkg/chart/common/util"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
@@ -47,7 +48,10 @@ func Run(ctx context.Context, config *rest.Config, c Chart, progress func(string
 	if err != nil {
 		return err
 	}
-	crds, objects, err := c.render(in.version)
+	// Templates may look up what the cluster has.
+	crds, objects, err := c.render(in.version, func(chart ci.Charter, values common.Values) (map[string]string, error) {
+		return engine.New(config).RenderWithContext(ctx, chart, values)
+	})
 	if err != nil {
 		return fmt.Errorf("chart %s: %w", c.Dir, err)
 	}
@@ -59,8 +63,9 @@ func Run(ctx context.Context, config *rest.Config, c Chart, progress func(string
 	return in.waitReady(ctx, objects, progress)
 }
 
-// render gives the chart's CRDs and its other objects, in the order in which to create them.
-func (c Chart) render(version string) (crds, objects []*unstructured.Unstructured, err error) {
+// render gives the chart's CRDs and its other objects, in the order in which to create them, as the templates make them
+// for a version of Kubernetes.
+func (c Chart) render(version string, templates func(ci.Charter, common.Values) (map[string]string, error)) (crds, objects []*unstructured.Unstructured, err error) {
 	chart, err := loader.LoadDir(c.Dir)
 	if err != nil {
 		return nil, nil, err
@@ -81,7 +86,7 @@ func (c Chart) render(version string) (crds, objects []*unstructured.Unstructure
 	if err != nil {
 		return nil, nil, err
 	}
-	files, err := engine.Render(chart, top)
+	files, err := templates(chart, top)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"helm.sh/helm/v4/pkg/engine"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -21,7 +22,7 @@ func TestRenderWeft(t *testing.T) {
 		Dir: "../../deploy/chart", Release: "weft", Namespace: "kube-system", Values: []string{values},
 		Sets: []string{"apiServer=https://172.30.0.3:6443", "dns.service.clusterIPs={10.96.0.10,fd00:10:96::a}"},
 	}
-	crds, objects, err := c.render("1.37.0")
+	crds, objects, err := c.render("1.37.0", engine.Render)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,10 +63,10 @@ func TestRenderWeft(t *testing.T) {
 }
 
 func TestRenderSaysWhatIsWrong(t *testing.T) {
-	if _, _, err := (Chart{Dir: t.TempDir()}).render("1.37.0"); err == nil {
+	if _, _, err := (Chart{Dir: t.TempDir()}).render("1.37.0", engine.Render); err == nil {
 		t.Error("an empty directory is a chart")
 	}
-	_, _, err := (Chart{Dir: "../../deploy/chart", Sets: []string{"novalue"}}).render("1.37.0")
+	_, _, err := (Chart{Dir: "../../deploy/chart", Sets: []string{"novalue"}}).render("1.37.0", engine.Render)
 	if err == nil || !strings.Contains(err.Error(), "--set novalue") {
 		t.Errorf("a broken --set: %v", err)
 	}
