@@ -61,7 +61,7 @@ func newControllerCommand() *cobra.Command {
 			}
 			reg := prometheus.NewRegistry()
 			reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-			parts := []*controller.Role{controller.NewLoadBalancers(cfg, opts, told, log), controller.NewServiceEvents(record)}
+			parts := []*controller.Role{controller.NewLoadBalancers(cfg, opts, told, log), controller.NewServiceEvents(told)}
 			more, err := gateways.parts(cfg, leaseNamespace, told, log)
 			if err != nil {
 				return err
