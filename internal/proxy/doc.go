@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package proxy is a gateway's data plane: HTTP/1.1, HTTP/2, gRPC, TLS, TCP and UDP on the wire, over the tables of
-// package route. It may import route, the standard library, golang.org/x/net/http2, the Prometheus client and go-htpasswd,
-// and no other package that acts.
+// package route. It may import route, the standard library, golang.org/x/net (http2, dnsmessage), the Prometheus client and
+// go-htpasswd, and no other package that acts.
 //
 // One goroutine carries a request from its client to its endpoint and back (exchange.go, send.go), over HTTP/1.1
 // (h1server.go, h1client.go) or a stream of HTTP/2 (h2server.go, h2client.go) on either side; trailers, informational
@@ -19,7 +19,8 @@
 //
 // Plain TCP is carried by relays (relay.go, relaypair.go, rawsocket.go), thousands of connections in one goroutine over
 // raw sockets; tunnels through TLS, upgrades and passthrough by two goroutines each (tunnel.go; h2tunnel.go where a side
-// is a stream), which hold no buffer while they wait; datagrams by one loop a port and one goroutine a client (udp.go).
+// is a stream), which hold no buffer while they wait; datagrams by one loop a port and one goroutine a client (udp.go), to
+// where an endpoint's name leads if it has one (udpnames.go).
 //
 // Tables are swapped atomically, for each host (tables.go): a change touches no connection. Parsers are strict (RFC
 // 9112, RFC 9113): what two servers could read in two ways is refused.

@@ -46,7 +46,8 @@ type Config struct {
 	// seconds. nil, or none whose time has come: the server's own, which it keeps to itself.
 	TicketSecrets func() []TicketSecret
 
-	Resolver *net.Resolver // finds the addresses of UDP endpoints that are names; nil: the system's
+	// Resolver's Dial connects to the servers of DNS that know UDP endpoints that are names; nil: to the system's.
+	Resolver *net.Resolver
 }
 
 // Server is a gateway's data plane. Apply tells it what to serve; it serves at once.
@@ -187,7 +188,7 @@ func (s *Server) open(k portKey, t *portTable) (*port, error) {
 			return nil, err
 		}
 		p.udp = c.(*net.UDPConn)
-		p.sessions.port, p.sessions.all = p, map[netip.AddrPort]*udpSession{}
+		p.sessions.port, p.sessions.all, p.sessions.names = p, map[netip.AddrPort]*udpSession{}, map[string]*udpName{}
 		s.running.Go(p.sessions.serve)
 		return p, nil
 	}

@@ -33,12 +33,14 @@ type udpSessions struct {
 
 	mu    sync.Mutex
 	all   map[netip.AddrPort]*udpSession
-	early int // bytes that wait for their endpoints' names
+	names map[string]*udpName // that sessions use, by their endpoints' addresses
+	early int                 // bytes that wait for their endpoints' names
 	back  sync.WaitGroup
 }
 
 // udpSession is one client's datagrams on their way to one endpoint and back. It keeps its endpoint until it is quiet
-// for the idle time, the endpoint refuses datagrams, or the tables no longer have the client sent there.
+// for the idle time, the endpoint refuses datagrams, its name leads elsewhere, or the tables no longer have the client
+// sent there.
 type udpSession struct {
 	client  netip.AddrPort
 	last    atomic.Int64         // Unix nanoseconds
@@ -47,7 +49,8 @@ type udpSession struct {
 
 	// Guarded by the port's lock.
 	endpoint *endpoint
-	conn     *net.UDPConn // to the endpoint; nil as long as its name is being resolved
+	name     *udpName     // of the endpoint; nil: it has none, or the session has left
+	conn     *net.UDPConn // to the endpoint; nil as long as its name is being looked up
 	early    [][]byte     // sent meanwhile
 	left     time.Time    // when the client's datagrams went elsewhere; zero: they come here
 	over     bool
@@ -130,46 +133,24 @@ func (s *udpSessions) begin(ctx context.Context, client netip.AddrPort) *udpSess
 		if u.conn, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(addr)); err != nil {
 			return nil
 		}
+	} else if u.name = s.named(ctx, e.address); u.name == nil {
+		return nil
+	} else if len(u.name.addrs) > 0 {
+		if u.conn = u.name.connect(); u.conn == nil {
+			return nil
+		}
+	}
+	if u.name != nil {
+		u.name.sessions[u] = struct{}{}
 	}
 	e.inflight.Add(1)
 	r.stats.streams.Add(1)
 	u.rule.Store(r)
 	s.all[client] = u
-	c := u.conn
-	s.back.Go(func() {
-		if c == nil {
-			if c = s.resolve(ctx, u, e.address); c == nil {
-				return
-			}
-		}
-		s.carryBack(u, c)
-	})
+	if u.conn != nil {
+		s.back.Go(func() { s.carryBack(u) })
+	}
 	return u
-}
-
-// resolve connects a session to an endpoint that has a name, and sends what has come meanwhile. It returns nil when
-// the session is over.
-func (s *udpSessions) resolve(ctx context.Context, u *udpSession, name string) *net.UDPConn {
-	d := net.Dialer{Timeout: dialTimeout, Resolver: s.port.srv.conf.Resolver}
-	c, err := d.DialContext(ctx, "udp", name)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err != nil {
-		if !u.over {
-			s.port.srv.stats.streamsFailed.Add(1)
-		}
-		s.end(u)
-		return nil
-	}
-	if u.over {
-		c.Close()
-		return nil
-	}
-	u.conn = c.(*net.UDPConn)
-	for _, b := range s.takeEarly(u) {
-		_, _ = u.conn.Write(b)
-	}
-	return u.conn
 }
 
 // takeEarly gives what waits. The caller holds the lock.
@@ -192,6 +173,7 @@ func (s *udpSessions) end(u *udpSession) {
 		delete(s.all, u.client)
 	}
 	s.takeEarly(u)
+	s.unname(u)
 	u.endpoint.inflight.Add(-1)
 	if u.conn != nil {
 		u.conn.Close()
@@ -201,6 +183,7 @@ func (s *udpSessions) end(u *udpSession) {
 // leave ends a session but for answers that are under way. The caller holds the lock.
 func (s *udpSessions) leave(u *udpSession) {
 	delete(s.all, u.client)
+	s.unname(u)
 	if u.left = time.Now(); u.conn == nil {
 		s.end(u)
 		return
@@ -246,7 +229,8 @@ func (s *udpSessions) check(u *udpSession) standing {
 }
 
 // carryBack carries the endpoint's datagrams to the client until the session is over.
-func (s *udpSessions) carryBack(u *udpSession, c *net.UDPConn) {
+func (s *udpSessions) carryBack(u *udpSession) {
+	c := u.conn // which stays the one that it is
 	for {
 		err := s.answers(u, c)
 		s.mu.Lock()
