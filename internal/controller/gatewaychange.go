@@ -25,7 +25,7 @@ const (
 func changeOf(d *model.Delta) (c *gatewayapi.Change, policies map[model.Name]*v1alpha1.TrafficPolicy) {
 	c = &gatewayapi.Change{
 		Services: d.Services, EndpointSlices: d.EndpointSlices, Namespaces: d.Namespaces,
-		Secrets: d.Secrets, ConfigMaps: d.ConfigMaps,
+		Secrets: d.Secrets, ConfigMaps: d.ConfigMaps, ClusterTrustBundles: d.ClusterTrustBundles,
 	}
 	for key, o := range d.Objects {
 		name := model.Name{Namespace: key.Namespace, Name: key.Name}

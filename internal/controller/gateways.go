@@ -95,7 +95,7 @@ type serial struct {
 // NewGateways returns the Part's Role.
 func NewGateways(api *rest.Config, opts GatewayOptions, record func(model.Event), log *slog.Logger) *Role {
 	kinds := kube.GatewayAPI | kube.GatewayConfigs | kube.GatewayParts | kube.Services | kube.EndpointSlices |
-		kube.Namespaces | kube.Secrets | kube.ConfigMaps | kube.Nodes
+		kube.Namespaces | kube.Secrets | kube.ConfigMaps | kube.ClusterTrustBundles | kube.Nodes
 	return &Role{kinds, func(reg prometheus.Registerer) (Part, error) {
 		client, err := dynamic.NewForConfig(api)
 		if err != nil {

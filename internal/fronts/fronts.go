@@ -49,7 +49,7 @@ func Of(c *offline.Cluster, whole bool) ([]explain.Front, error) {
 		GRPCRoutes: map[model.Name]*gwv1.GRPCRoute{}, TLSRoutes: map[model.Name]*gwv1.TLSRoute{},
 		TCPRoutes: map[model.Name]*gwv1.TCPRoute{}, UDPRoutes: map[model.Name]*gwv1.UDPRoute{},
 		BackendTLSPolicies: map[model.Name]*gwv1.BackendTLSPolicy{}, ReferenceGrants: map[model.Name]*gwv1.ReferenceGrant{},
-		Secrets: map[model.Name]*model.Secret{}, ConfigMaps: map[model.Name]*model.ConfigMap{},
+		Secrets: map[model.Name]*model.Secret{}, ConfigMaps: map[model.Name]*model.ConfigMap{}, ClusterTrustBundles: map[string]*model.ClusterTrustBundle{},
 		Parameters: map[model.Name]*gatewayapi.Parameters{},
 		Services:   c.Delta.Services, EndpointSlices: c.Delta.EndpointSlices, Namespaces: c.Delta.Namespaces,
 	}, ingresses: &ingress.Changes{
@@ -96,6 +96,11 @@ func (r *routing) take(m kube.Manifest) error {
 		return takeModel(r.change.Secrets, n, o, kube.FromSecret)
 	case *corev1.ConfigMap:
 		return takeModel(r.change.ConfigMaps, n, o, kube.FromConfigMap)
+	}
+	if kube.IsClusterTrustBundle(m.Object) {
+		b, err := kube.FromClusterTrustBundle(m.Object)
+		r.change.ClusterTrustBundles[n.Name] = b
+		return err
 	}
 	gvk := m.Object.GetObjectKind().GroupVersionKind()
 	if gvk.Group == v1alpha1.GroupVersion.Group {

@@ -41,6 +41,8 @@ type Change struct {
 	Secrets        map[model.Name]*model.Secret
 	ConfigMaps     map[model.Name]*model.ConfigMap
 
+	ClusterTrustBundles map[string]*model.ClusterTrustBundle
+
 	// Parameters are the GatewayConfigs that parametersRef may name.
 	Parameters map[model.Name]*Parameters
 	// Attachments are the policies of weft.dev by what they apply to.

@@ -26,7 +26,8 @@ var spans = map[features.FeatureName]span{
 	features.SupportHTTPRouteRetryConnectionError: {experimental: 6},
 
 	// Names of release 1.7, which the Go module of the API in use does not have. Not among them, as weft does not have them:
-	// GatewayListenerFilters, GatewayAddressRoutability, GatewayAddressRoutabilityCluster and ClusterTrustBundle.
+	// GatewayListenerFilters, GatewayAddressRoutability and GatewayAddressRoutabilityCluster.
+	"ClusterTrustBundle":                         {first: 7, experimental: 7},
 	"HTTPRouteRetryCodes":                        {first: 7},
 	"HTTPRouteBackendURLRewrite":                 {first: 7},
 	"GRPCRouteRequestHeaderModifier":             {first: 7},

@@ -23,8 +23,8 @@ func TestFeaturesOfEachRelease(t *testing.T) {
 		{"v1.6.3", "standard", []string{"HTTPRoute", "GRPCRoute"}, []string{old, codes, connection, rewrite, "GRPCRouteRequestHeaderModifier"}},
 		{"v1.6.3", "experimental", []string{old, "HTTPRouteRetryBackendTimeout", connection}, []string{codes, rewrite}},
 		{"v1.7.0", "standard", []string{codes, connection, rewrite, "GRPCRouteRequestHeaderModifier", "GatewayRouteHostnameIntersectionPrecedence"},
-			[]string{old, "HTTPRouteRetryBackendTimeout", "GatewayListenerFilters"}},
-		{"v1.7.0", "experimental", []string{codes, connection}, []string{old, "GatewayListenerFilters", "ClusterTrustBundle", "GatewayAddressRoutability"}},
+			[]string{old, "HTTPRouteRetryBackendTimeout", "GatewayListenerFilters", "ClusterTrustBundle"}},
+		{"v1.7.0", "experimental", []string{codes, connection, "ClusterTrustBundle"}, []string{old, "GatewayListenerFilters", "GatewayAddressRoutability"}},
 	} {
 		got := supportedFeatures(c.version, c.channel)
 		has := func(name string) bool {

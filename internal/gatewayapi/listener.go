@@ -361,22 +361,29 @@ func (s *State) resolveValidation(g *gateway, l *listener) {
 }
 
 func (s *State) clientAuthority(g *gateway, r gwv1.ObjectReference) (string, *verdict) {
-	to := ref{kind: string(r.Kind), Name: model.Name{Namespace: g.name.Namespace, Name: string(r.Name)}}
-	if r.Namespace != nil && *r.Namespace != "" {
-		to.Namespace = string(*r.Namespace)
+	namespace, elsewhere := g.name.Namespace, r.Namespace != nil && *r.Namespace != ""
+	if elsewhere {
+		namespace = string(*r.Namespace)
 	}
-	if r.Group != "" || r.Kind != "ConfigMap" && r.Kind != "Secret" {
-		v := no(gwv1.ListenerReasonInvalidCACertificateKind, fmt.Sprintf("kind %s of group %q is not supported: refer to a ConfigMap with a key ca.crt", r.Kind, r.Group))
+	to, problem := authorityRef(r.Group, r.Kind, namespace, r.Name)
+	if problem != "" {
+		v := no(gwv1.ListenerReasonInvalidCACertificateKind, problem)
+		return "", &v
+	}
+	if to.kind == trustBundleKind && elsewhere {
+		v := no(gwv1.ListenerReasonInvalidCACertificateRef, "a ClusterTrustBundle is in no namespace: remove namespace")
 		return "", &v
 	}
 	g.refs.add(to)
-	f := from{"Gateway", g.name}
-	if to.Namespace != g.name.Namespace {
-		g.foreign.add(to.Namespace)
-	}
-	if !s.permitted(f, to.kind, to.Name) {
-		v := no(gwv1.ListenerReasonRefNotPermitted, grantMissing(f, to.kind, to.Name))
-		return "", &v
+	if to.kind != trustBundleKind {
+		f := from{"Gateway", g.name}
+		if to.Namespace != g.name.Namespace {
+			g.foreign.add(to.Namespace)
+		}
+		if !s.permitted(f, to.kind, to.Name) {
+			v := no(gwv1.ListenerReasonRefNotPermitted, grantMissing(f, to.kind, to.Name))
+			return "", &v
+		}
 	}
 	ca, problem := s.authorities(to)
 	if problem != "" {

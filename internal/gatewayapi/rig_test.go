@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -55,7 +56,8 @@ func emptyChange() *Change {
 		BackendTLSPolicies: map[model.Name]*gwv1.BackendTLSPolicy{}, ReferenceGrants: map[model.Name]*gwv1.ReferenceGrant{},
 		Services: map[model.Name]*model.Service{}, EndpointSlices: map[model.Name]*model.EndpointSlice{},
 		Namespaces: map[string]*model.Namespace{}, Secrets: map[model.Name]*model.Secret{}, ConfigMaps: map[model.Name]*model.ConfigMap{},
-		Parameters: map[model.Name]*Parameters{}, Attachments: map[Target]*Attachment{}, Policies: map[string]*Policy{},
+		ClusterTrustBundles: map[string]*model.ClusterTrustBundle{},
+		Parameters:          map[model.Name]*Parameters{}, Attachments: map[Target]*Attachment{}, Policies: map[string]*Policy{},
 		Feedback: map[model.Name]*Feedback{}, Unknown: map[model.ObjectKey]map[string]any{},
 	}
 }
@@ -126,6 +128,12 @@ func (c *Change) addJSON(t testing.TB, raw []byte) error {
 				m.Data[k] = fileOr(t, v)
 			}
 			c.ConfigMaps[n] = m
+		}
+	case "ClusterTrustBundle":
+		var o *certificatesv1.ClusterTrustBundle
+		if o, err = object[certificatesv1.ClusterTrustBundle](raw); err == nil {
+			c.ClusterTrustBundles[n.Name], err = kube.FromClusterTrustBundle(o)
+			c.ClusterTrustBundles[n.Name].PEM = fileOr(t, o.Spec.TrustBundle)
 		}
 	case "Feedback":
 		var o struct{ Spec Feedback }

@@ -34,6 +34,7 @@ type State struct {
 	namespaces     map[string]*model.Namespace
 	secrets        map[model.Name]*model.Secret
 	configMaps     map[model.Name]*model.ConfigMap
+	trustBundles   map[string]*model.ClusterTrustBundle
 	parameters     map[model.Name]*Parameters
 	attachments    map[Target]*Attachment
 	policies       map[string]*Policy
@@ -79,7 +80,8 @@ func New(opts Options) *State {
 		policyObjects: map[model.Name]*gwv1.BackendTLSPolicy{}, grants: map[string]map[string]*gwv1.ReferenceGrant{},
 		services: map[model.Name]*model.Service{}, endpointSlices: map[model.Name]*model.EndpointSlice{},
 		namespaces: map[string]*model.Namespace{}, secrets: map[model.Name]*model.Secret{}, configMaps: map[model.Name]*model.ConfigMap{},
-		parameters: map[model.Name]*Parameters{}, attachments: map[Target]*Attachment{}, policies: map[string]*Policy{},
+		trustBundles: map[string]*model.ClusterTrustBundle{},
+		parameters:   map[model.Name]*Parameters{}, attachments: map[Target]*Attachment{}, policies: map[string]*Policy{},
 		feedback: map[model.Name]*Feedback{}, extras: map[model.ObjectKey]extra{},
 
 		classes: map[string]*class{}, gateways: map[model.Name]*gateway{}, listenerSets: map[model.Name]*listenerSet{},

@@ -121,6 +121,10 @@ func (s *State) takeReferents(w *work, c *Change) {
 		put(s.configMaps, name, m)
 		s.dirtyRef(w, ref{"ConfigMap", name})
 	}
+	for name, b := range c.ClusterTrustBundles {
+		put(s.trustBundles, name, b)
+		s.dirtyRef(w, ref{trustBundleKind, model.Name{Name: name}})
+	}
 	for name, p := range c.Parameters {
 		put(s.parameters, name, p)
 		for class := range s.classesByParameters.of(name) {

@@ -146,10 +146,9 @@ func (s *State) compileValidation(p *tlsPolicy) {
 	var cas []string
 	var problems []verdict
 	for i, r := range v.CACertificateRefs {
-		to := ref{kind: string(r.Kind), Name: model.Name{Namespace: p.name.Namespace, Name: string(r.Name)}}
-		if r.Group != "" || r.Kind != "ConfigMap" && r.Kind != "Secret" {
-			problems = append(problems, no(gwv1.BackendTLSPolicyReasonInvalidKind,
-				fmt.Sprintf("validation.caCertificateRefs[%d]: kind %s of group %q is not supported: refer to a ConfigMap with a key ca.crt", i, r.Kind, r.Group)))
+		to, why := authorityRef(r.Group, r.Kind, p.name.Namespace, r.Name)
+		if why != "" {
+			problems = append(problems, no(gwv1.BackendTLSPolicyReasonInvalidKind, fmt.Sprintf("validation.caCertificateRefs[%d]: %s", i, why)))
 			continue
 		}
 		refs = append(refs, to)
@@ -180,9 +179,30 @@ func (s *State) compileValidation(p *tlsPolicy) {
 	}
 }
 
-// authorities reads the CA certificates of a ConfigMap or Secret, or says why they can't be used.
+// trustBundleKind is the kind of references to ClusterTrustBundles, which are in no namespace: release 1.7's.
+const trustBundleKind = "ClusterTrustBundle"
+
+// authorityRef is what a reference to CA certificates names, or why it can't be that.
+func authorityRef(group gwv1.Group, kind gwv1.Kind, namespace string, name gwv1.ObjectName) (to ref, problem string) {
+	switch {
+	case group == "" && (kind == "ConfigMap" || kind == "Secret"):
+		return ref{string(kind), model.Name{Namespace: namespace, Name: string(name)}}, ""
+	case group == "certificates.k8s.io" && kind == trustBundleKind:
+		return ref{trustBundleKind, model.Name{Name: string(name)}}, ""
+	}
+	return ref{}, fmt.Sprintf("kind %s of group %q is not supported: refer to a ConfigMap with a key ca.crt, or to a ClusterTrustBundle of group certificates.k8s.io", kind, group)
+}
+
+// authorities reads the CA certificates of a ConfigMap, Secret or ClusterTrustBundle, or says why they can't be used.
 func (s *State) authorities(r ref) (pemText, problem string) {
+	where := fmt.Sprintf("key ca.crt of %s %s", r.kind, r.Name)
 	switch r.kind {
+	case trustBundleKind:
+		b := s.trustBundles[r.Name.Name]
+		if b == nil {
+			return "", fmt.Sprintf("there is no ClusterTrustBundle %s; does the API server serve them?", r.Name.Name)
+		}
+		pemText, where = b.PEM, "spec.trustBundle of ClusterTrustBundle "+r.Name.Name
 	case "ConfigMap":
 		m := s.configMaps[r.Name]
 		if m == nil {
@@ -196,7 +216,7 @@ func (s *State) authorities(r ref) (pemText, problem string) {
 		}
 		pemText = string(m.Data["ca.crt"])
 	}
-	if strings.TrimSpace(pemText) == "" {
+	if r.kind != trustBundleKind && strings.TrimSpace(pemText) == "" {
 		return "", fmt.Sprintf("%s %s has no key ca.crt with CA certificates in PEM", r.kind, r.Name)
 	}
 	n := 0
@@ -209,12 +229,12 @@ func (s *State) authorities(r ref) (pemText, problem string) {
 			continue
 		}
 		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-			return "", fmt.Sprintf("key ca.crt of %s %s: %v", r.kind, r.Name, err)
+			return "", fmt.Sprintf("%s: %v", where, err)
 		}
 		n++
 	}
 	if n == 0 {
-		return "", fmt.Sprintf("key ca.crt of %s %s has no certificate in PEM", r.kind, r.Name)
+		return "", where + " has no certificate in PEM"
 	}
 	return pemText, ""
 }

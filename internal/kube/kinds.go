@@ -34,6 +34,7 @@ const (
 	ServiceCIDRs
 	Secrets
 	ConfigMaps
+	ClusterTrustBundles
 
 	// Those whose objects come as they are, in the Delta's Objects.
 	GatewayAPI     // GatewayClass, Gateway, ListenerSet, the routes, BackendTLSPolicy, ReferenceGrant
@@ -133,6 +134,7 @@ func feedsFor(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, kinds K
 		}
 	}
 	add(AddressPools, addressPoolFeed(w, dyn, silence))
+	add(ClusterTrustBundles, clusterTrustBundleFeed(w, dyn, silence))
 	add(ClusterNetworkPolicies, clusterNetworkPolicyFeed(w, dyn, silence))
 	return out
 }

@@ -277,6 +277,10 @@ func FromManifests(ms []Manifest, namespace string) (*model.Delta, error) {
 			case addressPoolKind:
 				err = into(&d.AddressPools, name.Name, o, addressPoolFrom)
 			}
+		default:
+			if IsClusterTrustBundle(o) {
+				err = into(&d.ClusterTrustBundles, name.Name, o, FromClusterTrustBundle)
+			}
 		}
 		if err != nil {
 			bad = append(bad, &ManifestError{m, obj.GetObjectKind().GroupVersionKind().Kind, name, err})
@@ -300,6 +304,7 @@ var clusterScoped = map[string][]string{
 	"apiextensions.k8s.io":         {"CustomResourceDefinition"},
 	"apiregistration.k8s.io":       {"APIService"},
 	"admissionregistration.k8s.io": {"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"},
+	"certificates.k8s.io":          {"CertificateSigningRequest", "ClusterTrustBundle"},
 	"cilium.io":                    {"CiliumClusterwideNetworkPolicy", "CiliumCIDRGroup"},
 	"crd.projectcalico.org":        {"GlobalNetworkPolicy", "GlobalNetworkSet", "IPPool", "Tier"},
 	"projectcalico.org":            {"GlobalNetworkPolicy", "GlobalNetworkSet", "StagedGlobalNetworkPolicy", "IPPool", "Tier"},

@@ -34,6 +34,8 @@ type Delta struct {
 	Secrets    map[Name]*Secret
 	ConfigMaps map[Name]*ConfigMap
 
+	ClusterTrustBundles map[string]*ClusterTrustBundle
+
 	Ingresses      map[Name]*Ingress
 	IngressClasses map[string]*IngressClass
 
@@ -57,6 +59,7 @@ func (d *Delta) Merge(later *Delta) {
 	merge(&d.ServiceCIDRs, later.ServiceCIDRs)
 	merge(&d.Secrets, later.Secrets)
 	merge(&d.ConfigMaps, later.ConfigMaps)
+	merge(&d.ClusterTrustBundles, later.ClusterTrustBundles)
 	merge(&d.Objects, later.Objects)
 	merge(&d.Ingresses, later.Ingresses)
 	merge(&d.IngressClasses, later.IngressClasses)

@@ -17,6 +17,13 @@ func (s Secret) String() string { return "secret " + s.Name.String() }
 // Format makes every verb safe, %#v included.
 func (s Secret) Format(w fmt.State, _ rune) { fmt.Fprint(w, s.String()) }
 
+// ClusterTrustBundle is certificates.k8s.io ClusterTrustBundle.
+type ClusterTrustBundle struct {
+	Name string
+	// PEM has the CA certificates, as whoever wrote the object wrote them: in no order that means anything.
+	PEM string
+}
+
 // ConfigMap is core/v1 ConfigMap.
 type ConfigMap struct {
 	Meta
