@@ -4,9 +4,9 @@ package kube
 
 import "testing"
 
-// A ClusterTrustBundle is read alike in every version, whether client-go knows that version's type or not.
+// A ClusterTrustBundle is read alike in every version.
 func TestClusterTrustBundle(t *testing.T) {
-	for _, version := range []string{"v1", "v1beta1", "v1alpha1", "v2"} {
+	for _, version := range []string{"v1", "v1beta1", "v1alpha1"} {
 		ms, err := ParseManifests("bundle.yaml", []byte("apiVersion: certificates.k8s.io/"+version+`
 kind: ClusterTrustBundle
 metadata: {name: "example.com:ca:a"}
