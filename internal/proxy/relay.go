@@ -30,6 +30,7 @@ type relay struct {
 	fd   rawFD           // of ep, which is open for as long as the relay runs
 	now  int64           // Unix nanoseconds, of this round
 	tick int64           // when sweep is next due
+	look int64           // when all pairs are next looked at
 	load atomic.Int64    // pairs
 
 	pairs      []*pair // by slot
@@ -217,6 +218,25 @@ func (r *relay) sweep() {
 			r.unconnected(p, noAnswer{os.NewSyscallError("connect", syscall.ETIMEDOUT)})
 		}
 	}
+	if r.now >= r.look {
+		r.look = r.now + r.lookAtAll()
+	}
+	r.tick = r.look
+	if len(r.connecting) > 0 {
+		r.tick = min(r.tick, r.now+int64(sweepEvery))
+	}
+	for i := range r.listeners {
+		if l := &r.listeners[i]; l.paused && l.fd >= 0 {
+			if l.paused = r.fd.watch(l.fd, syscall.EPOLLIN, ^i, 0) != nil; l.paused {
+				r.tick = min(r.tick, r.now+int64(sweepEvery))
+			}
+		}
+	}
+}
+
+// lookAtAll ends pairs on which nothing moves. It tells in how many nanoseconds it is to be done again: seldom, for there
+// may be many.
+func (r *relay) lookAtAll() int64 {
 	idle := int64(r.srv.conf.TunnelIdle)
 	for _, p := range r.pairs {
 		if p == nil || p.connectBy != 0 {
@@ -231,22 +251,18 @@ func (r *relay) sweep() {
 			r.close(p)
 		}
 	}
-	next := min(idle/8+1, int64(time.Minute))
-	if len(r.connecting) > 0 {
-		next = int64(sweepEvery)
-	}
-	for i := range r.listeners {
-		if l := &r.listeners[i]; l.paused && l.fd >= 0 {
-			if l.paused = r.fd.watch(l.fd, syscall.EPOLLIN, ^i, 0) != nil; l.paused {
-				next = int64(sweepEvery)
-			}
-		}
-	}
-	r.tick = r.now + next
+	return min(idle/8+1, int64(time.Minute))
 }
 
 // end closes everything.
 func (r *relay) end() {
+	r.mu.Lock()
+	orders := r.orders
+	r.orders, r.stopped = nil, true
+	r.mu.Unlock()
+	for _, f := range orders { // what they begin ends with the rest
+		f()
+	}
 	for _, p := range r.pairs {
 		if p != nil {
 			r.close(p)
@@ -259,13 +275,6 @@ func (r *relay) end() {
 	}
 	for _, k := range r.pipes {
 		k.close()
-	}
-	r.mu.Lock()
-	orders := r.orders
-	r.orders, r.stopped = nil, true
-	r.mu.Unlock()
-	for _, f := range orders {
-		f()
 	}
 	r.ep.Close()
 }

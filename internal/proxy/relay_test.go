@@ -401,3 +401,28 @@ func TestRelayDrains(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A connection that is on its way to a relay when it ends does not outlive it.
+func TestRelayEndsWhatIsOnItsWay(t *testing.T) {
+	r := start(t, tcpRoute(calls(t, "one")))
+	relay, err := newRelay(r.srv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fds[1])
+	r.srv.conns.Add(1)
+	for _, p := range r.srv.tables.ports {
+		relay.post(func() { relay.begin(p, rawFD(fds[0]), netip.AddrPortFrom(loopback[0], 1)) })
+	}
+	relay.end()
+	if pairs, conns := relay.load.Load(), r.srv.conns.Load(); pairs != 0 || conns != 0 {
+		t.Errorf("left: %d pairs, %d connections", pairs, conns)
+	}
+	if n, err := syscall.Read(fds[1], make([]byte, 1)); n != 0 || err != nil {
+		t.Errorf("the client's connection is open: %v", err)
+	}
+}
