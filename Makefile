@@ -49,8 +49,9 @@ bench-services: ## weft and kube-proxy: full syncs, changes, connections
 	apt-get install -y nftables iptables >/dev/null
 	cd bench/services && go run .
 
-bench-policy: ## what policies cost: connections, throughput, changes
-	go test -tags bench -count=1 -timeout 30m ./bench/policy -args -results $(CURDIR)/bench/results -rounds 14 -slice 250ms
+bench-policy: ## weft's policies and kube-router's beside none: connections, throughput, changes
+	apt-get install -y iptables ipset >/dev/null
+	bench/policy/run
 
 bench-gateway: ## weft gateway beside nginx and HAProxy: CPU per request
 	apt-get install -y nginx-light libnginx-mod-stream haproxy wrk nghttp2-client >/dev/null

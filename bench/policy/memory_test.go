@@ -13,7 +13,6 @@ import (
 	"regexp"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/weft-net/weft/internal/node"
@@ -33,7 +32,7 @@ func resident(t *testing.T, policies int) uint64 {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	m := regexp.MustCompile(`resident (\d+) kB`).FindSubmatch(out)
+	m := regexp.MustCompile(`resident (\d+) bytes`).FindSubmatch(out)
 	if m == nil {
 		t.Fatalf("no figure in %s", out)
 	}
@@ -41,15 +40,15 @@ func resident(t *testing.T, policies int) uint64 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return n << 10
+	return n
 }
 
 func TestResident(t *testing.T) {
-	n, err := strconv.Atoi(os.Getenv(alone))
+	policies, err := strconv.Atoi(os.Getenv(alone))
 	if err != nil {
 		return // only as a process of its own
 	}
-	d := generate(n, spread).delta
+	d := generate(policies, spread).delta
 	ns := policytest.NewNode(t)
 	p, err := node.NewPolicy(node.PolicyConfig{Node: "n1", Netns: ns.FD, NamesFile: filepath.Join(t.TempDir(), "names.json")})
 	if err != nil {
@@ -60,13 +59,23 @@ func TestResident(t *testing.T) {
 		t.Fatal(err)
 	}
 	debug.FreeOSMemory()
-	status, err := os.ReadFile("/proc/self/status")
+	n, err := residentOf("self")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(string(status)) {
-		if f := strings.Fields(line); len(f) > 1 && f[0] == "VmRSS:" {
-			t.Logf("resident %s kB", f[1])
-		}
+	t.Logf("resident %d bytes", n)
+}
+
+// residentOf is the memory, in bytes, of a process by its number.
+func residentOf(pid string) (uint64, error) {
+	status, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		return 0, err
 	}
+	m := regexp.MustCompile(`(?m)^VmRSS:\s*(\d+) kB$`).FindSubmatch(status)
+	if m == nil {
+		return 0, fmt.Errorf("process %s has no VmRSS: %s", pid, status)
+	}
+	n, err := strconv.ParseUint(string(m[1]), 10, 64)
+	return n << 10, err
 }

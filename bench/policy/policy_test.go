@@ -5,16 +5,12 @@
 package policy
 
 import (
-	"compress/gzip"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
 	"math"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -48,18 +44,25 @@ type result struct {
 	Shape    string `json:"shape"`
 
 	FullSync    time.Duration `json:"fullSyncNs"`    // everything at once into an empty kernel
-	Connections float64       `json:"connections"`   // ratio of new connections for the same work of a processor to none
-	Bulk        float64       `json:"bulk"`          // ratio of bytes for the same work to none: the median of many pairs
-	BulkError   float64       `json:"bulkError"`     // standard error of that median
-	PodChange   latency       `json:"podChangeNs"`   // a remote pod's label, from the Delta to the kernel
+	PodChange   latency       `json:"podChangeNs"`   // a remote pod's label, until it is in the kernel
 	LocalChange latency       `json:"localChangeNs"` // a local pod's label
 	Edit        latency       `json:"editNs"`        // a policy's port
 	Heap        uint64        `json:"heapBytes"`     // of the compiler, beside the objects themselves
-	Resident    uint64        `json:"residentBytes"` // of a process with the objects and the policy part of the agent
+	Resident    uint64        `json:"residentBytes"` // of a process with the objects that enforces the policies
+	traffic
 
-	PerSecond map[string][]float64 `json:"connectionsPerProcessorSecond"`
+	Error string `json:"error,omitempty"` // why there are no figures, or not all
 }
 
+// traffic is what goes through the node's kernel with policies.
+type traffic struct {
+	Connections float64              `json:"connections"` // ratio of new connections for the same work of a processor to none
+	Bulk        float64              `json:"bulk"`        // ratio of bytes for the same work to none: the median of many pairs
+	BulkError   float64              `json:"bulkError"`   // standard error of that median
+	PerSecond   map[string][]float64 `json:"connectionsPerProcessorSecond"`
+}
+
+// latency is of a sample of changes.
 type latency struct {
 	P50, P99, Max time.Duration
 }
@@ -75,7 +78,12 @@ func TestPolicyCost(t *testing.T) {
 	if *results == "" {
 		t.Fatal("-results is not set: make bench-policy sets it")
 	}
-	var all []result
+	own := &run{When: today(), Results: each(t, measure)}
+	record(t, func(d *document) { d.run = *own })
+}
+
+// each measures every number of policies in both shapes.
+func each(t *testing.T, measure func(t *testing.T, policies int, shape string) result) (all []result) {
 	for _, shape := range []string{spread, stack} {
 		for s := range strings.SplitSeq(*sizes, ",") {
 			var n int
@@ -87,7 +95,7 @@ func TestPolicyCost(t *testing.T) {
 			all = append(all, r)
 		}
 	}
-	write(t, all)
+	return all
 }
 
 // cluster is the objects of a size.
@@ -161,8 +169,27 @@ func (c *cluster) policy(i, ns, app int, port uint16) *model.NetworkPolicy {
 	return np
 }
 
+// relabel gives a pod an app that is not its own, and its own back.
+func (c *cluster) relabel(i int) (d, back *model.Delta) {
+	p := *c.podNo[i]
+	p.Labels = map[string]string{"app": fmt.Sprint((i/100 + 1 + i%9) % 10), "version": "0"}
+	of := func(p *model.Pod) *model.Delta { return &model.Delta{Pods: map[model.Name]*model.Pod{p.Name: p}} }
+	return of(&p), of(c.podNo[i])
+}
+
+// edit gives one of the first hundred policies another port.
+func (c *cluster) edit(policies int, shape string, i int) *model.Delta {
+	n := i % min(policies, 100)
+	ns := 0
+	if shape == spread {
+		ns = n
+	}
+	np := c.policy(n, ns, 0, uint16(45001+i))
+	return &model.Delta{NetworkPolicies: map[model.Name]*model.NetworkPolicy{np.Name: np}}
+}
+
 func measure(t *testing.T, policies int, shape string) result {
-	r := result{Policies: policies, Pods: *pods, Shape: shape, PerSecond: map[string][]float64{}}
+	r := result{Policies: policies, Pods: *pods, Shape: shape}
 	c := generate(policies, shape)
 	runtime.GC()
 	runtime.GC() // the second takes what the first found to have a finalizer
@@ -195,24 +222,18 @@ func measure(t *testing.T, policies int, shape string) result {
 		}
 		return time.Since(start)
 	}
-	relabel := func(i int) time.Duration {
-		p := *c.podNo[i]
-		p.Labels = map[string]string{"app": fmt.Sprint(time.Now().UnixNano() % 10), "version": "0"}
-		d := update(&model.Delta{Pods: map[model.Name]*model.Pod{p.Name: &p}})
-		update(&model.Delta{Pods: map[model.Name]*model.Pod{p.Name: c.podNo[i]}})
-		return d
-	}
-	r.PodChange = sample(200, func(i int) time.Duration { return relabel(local + i) })
-	r.LocalChange = sample(100, func(i int) time.Duration { return relabel(1 + i%90) })
-	r.Edit = sample(100, func(i int) time.Duration {
-		ns, app := 0, 0
-		if shape == spread {
-			ns, app = i%min(policies, 100), 0
-		}
-		np := c.policy(i%min(policies, 100), ns, app, uint16(45001+i))
-		return update(&model.Delta{NetworkPolicies: map[model.Name]*model.NetworkPolicy{np.Name: np}})
+	r.PodChange = sample(200, func(i int) time.Duration {
+		d, back := c.relabel(local + i)
+		defer update(back)
+		return update(d)
 	})
-	r.traffic(t, node, table, k, c)
+	r.LocalChange = sample(100, func(i int) time.Duration {
+		d, back := c.relabel(1 + i%90)
+		defer update(back)
+		return update(d)
+	})
+	r.Edit = sample(100, func(i int) time.Duration { return update(c.edit(policies, shape, i)) })
+	r.through(t, node, table, k, c)
 	if shape == spread {
 		r.Resident = resident(t, policies)
 	}
@@ -228,17 +249,64 @@ func sample(n int, f func(int) time.Duration) latency {
 	return latency{all[n/2], all[n*99/100], all[n-1]}
 }
 
-// traffic measures with and without policies in turn. Without them connection tracking stays on, as Services need it
-// in every cluster.
-func (r *result) traffic(t *testing.T, node *policytest.Node, table *policytable.Table, k *policy.Compiler, c *cluster) {
-	client, server := node.Connect(t, c.client.IPs...), node.Connect(t, c.server.IPs...)
-	to := netip.AddrPortFrom(c.server.IPs[0], 80)
+// through measures weft's table. Without policies connection tracking stays on, as Services need it in every cluster.
+func (r *result) through(t *testing.T, node *policytest.Node, table *policytable.Table, k *policy.Compiler, c *cluster) {
+	w := newWay(t, node, c)
+	none := policy.NewCompiler("n1")
+	r.connect(t, w, func(with bool) {
+		p := none.Program()
+		if with {
+			p = k.Program()
+		}
+		if err := table.Sync(p); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if err := table.Sync(k.Program()); err != nil {
+		t.Fatal(err)
+	}
+	// To switch for one connection takes but the client's and the server's own elements, so there can be many short
+	// turns, and what else goes on falls on both alike.
+	on, off := map[netip.Addr]policy.EntryChange{}, map[netip.Addr]policy.EntryChange{}
+	for _, a := range []netip.Addr{w.client.Addrs[0], w.to.Addr()} {
+		if e, ok := k.Program().Pods[a]; ok {
+			on[a], off[a] = policy.EntryChange{New: e}, policy.EntryChange{Old: e}
+		}
+	}
+	if len(on) == 0 {
+		t.Fatal("no policy is about the connection")
+	}
+	is := true
+	r.pour(t, w, func(with bool) {
+		pods := on
+		if !with {
+			pods = off
+		}
+		if with == is {
+			return
+		}
+		if err := table.Apply(&policy.Change{Pods: pods}); err != nil {
+			t.Fatal(err)
+		}
+		is = with
+	})
+}
+
+// way is from a client to a server that accepts and reads, both pods of the node.
+type way struct {
+	client *policytest.Pod
+	to     netip.AddrPort
+}
+
+func newWay(t *testing.T, node *policytest.Node, c *cluster) *way {
+	w := &way{client: node.Connect(t, c.client.IPs...), to: netip.AddrPortFrom(c.server.IPs[0], 80)}
+	server := node.Connect(t, c.server.IPs...)
 	var lis net.Listener
 	server.Do(t, func() (err error) {
-		lis, err = net.Listen("tcp", to.String())
+		lis, err = net.Listen("tcp", w.to.String())
 		return err
 	})
-	defer lis.Close()
+	t.Cleanup(func() { _ = lis.Close() })
 	go func() {
 		for {
 			conn, err := lis.Accept()
@@ -251,24 +319,20 @@ func (r *result) traffic(t *testing.T, node *policytest.Node, table *policytable
 			}()
 		}
 	}()
-	none := policy.NewCompiler("n1")
-	program := func(with bool) {
-		p := none.Program()
-		if with {
-			p = k.Program()
-		}
-		if err := table.Sync(p); err != nil {
-			t.Fatal(err)
-		}
-	}
+	return w
+}
+
+// connect opens connections with and without policies in turn.
+func (r *traffic) connect(t *testing.T, w *way, policies func(with bool)) {
 	var ratios []float64
+	r.PerSecond = map[string][]float64{}
 	for round := range *rounds {
 		var connections [2]float64
 		for turn := range 2 {
 			i := (round + turn) % 2 // whoever comes second has it easier, or harder
-			program(i == 1)
-			client.Do(t, func() error {
-				n, work, err := connect(to, *slice)
+			policies(i == 1)
+			w.client.Do(t, func() error {
+				n, work, err := connect(w.to, *slice)
 				connections[i] = float64(n) / work.Seconds()
 				return err
 			})
@@ -278,17 +342,18 @@ func (r *result) traffic(t *testing.T, node *policytest.Node, table *policytable
 		ratios = append(ratios, connections[1]/connections[0])
 	}
 	r.Connections = median(ratios)
-	r.bulk(t, client, to, table, k)
 }
 
-// bulk measures what one established connection carries. To switch between policies and none takes but the client's and
-// the server's own elements, so there can be many short turns, and what else goes on falls on both alike.
-func (r *result) bulk(t *testing.T, client *policytest.Pod, to netip.AddrPort, table *policytable.Table, k *policy.Compiler) {
-	if err := table.Sync(k.Program()); err != nil {
-		t.Fatal(err)
-	}
-	// One connection for all of the bulk traffic: two differ more than anything that is measured here.
-	stream := client.Dial(t, to)
+// Where to switch between policies and none takes long, there are fewer pairs of turns.
+const (
+	bulkPatience = time.Minute
+	fewestPairs  = 20
+)
+
+// pour measures what one established connection carries: two differ more than anything that is measured here.
+func (r *traffic) pour(t *testing.T, w *way, policies func(with bool)) {
+	policies(true)
+	stream := w.client.Dial(t, w.to)
 	raw, err := stream.(*net.TCPConn).File()
 	if err != nil {
 		t.Fatal(err)
@@ -297,31 +362,19 @@ func (r *result) bulk(t *testing.T, client *policytest.Pod, to netip.AddrPort, t
 	if err := unix.SetNonblock(int(raw.Fd()), false); err != nil {
 		t.Fatal(err)
 	}
-	on, off := map[netip.Addr]policy.EntryChange{}, map[netip.Addr]policy.EntryChange{}
-	for _, a := range []netip.Addr{client.Addrs[0], to.Addr()} {
-		if e, ok := k.Program().Pods[a]; ok {
-			on[a], off[a] = policy.EntryChange{New: e}, policy.EntryChange{Old: e}
-		}
-	}
-	if len(on) == 0 {
-		t.Fatal("no policy is about the connection")
-	}
-	turn := func(pods map[netip.Addr]policy.EntryChange) float64 {
-		if err := table.Apply(&policy.Change{Pods: pods}); err != nil {
-			t.Fatal(err)
-		}
-		return pour(t, client, int(raw.Fd()))
+	turn := func(with bool) float64 {
+		policies(with)
+		return pour(t, w.client, int(raw.Fd()))
 	}
 	var ratios []float64
-	for range *pairs {
-		// None, policies, policies, none: what gets slower or faster by itself, as a processor's clock, does so in both.
-		first := turn(off)
-		with := turn(on) + pour(t, client, int(raw.Fd()))
-		last := turn(off)
-		if err := table.Apply(&policy.Change{Pods: on}); err != nil {
-			t.Fatal(err)
+	for start := time.Now(); len(ratios) < *pairs; {
+		if len(ratios) >= fewestPairs && time.Since(start) > bulkPatience {
+			break
 		}
-		ratios = append(ratios, with/(first+last))
+		// None, policies, policies, none: what gets slower or faster by itself, as a processor's clock, does so in both.
+		first := turn(false)
+		with := turn(true) + turn(true)
+		ratios = append(ratios, with/(first+turn(false)))
 	}
 	r.Bulk = median(ratios)
 	var distances []float64
@@ -386,76 +439,4 @@ func pour(t *testing.T, client *policytest.Pod, fd int) float64 {
 		return nil
 	})
 	return float64(total) / work.Seconds()
-}
-
-func write(t *testing.T, all []result) {
-	if err := os.MkdirAll(*results, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	var uts unix.Utsname
-	_ = unix.Uname(&uts)
-	kernel := unix.ByteSliceToString(uts.Release[:])
-	doc := map[string]any{"when": time.Now().UTC().Format(time.DateOnly), "kernel": kernel, "processors": runtime.NumCPU(), "results": all}
-	b, err := json.MarshalIndent(doc, "", "  ")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var md strings.Builder
-	fmt.Fprintf(&md, "# Policies: what they cost\n\nOne run of `make bench-policy` on %s, %d processors, Linux %s, %d pods, %d of them on the node. New connections and\n"+
-		"bulk traffic are what the same processor time carries, as ratios to no policy, measured in alternation on the same\n"+
-		"links (bulk: median of %d alternations on one connection, with its standard error); other times go from the Delta to the kernel's word that it holds the change.\n",
-		doc["when"], runtime.NumCPU(), kernel, *pods, local, *pairs)
-	for _, shape := range []string{spread, stack} {
-		title := map[string]string{spread: "Policies spread over 100 namespaces", stack: "All policies select the pod that is talked to"}[shape]
-		fmt.Fprintf(&md, "\n## %s\n\n| policies | new connections | bulk | pod change p50 / p99 | local pod change p50 / p99 | policy edit p50 / p99 | full sync | compiler's heap | whole process |\n|---|---|---|---|---|---|---|---|---|\n", title)
-		for _, r := range all {
-			if r.Shape == shape {
-				fmt.Fprintf(&md, "| %d | %.2f | %.3f ± %.3f | %s | %s | %s | %s | %d MiB | %s |\n", r.Policies, r.Connections, r.Bulk, r.BulkError,
-					r.PodChange, r.LocalChange, r.Edit, r.FullSync.Round(time.Millisecond), r.Heap>>20, mebibytes(r.Resident))
-			}
-		}
-	}
-	md.WriteString("\nThe whole process holds all pods' objects, the compiler, and the connection to the kernel.\n\n## Peers\n\n" + peers())
-	for name, data := range map[string][]byte{"policy.json": append(b, '\n'), "policy.md": []byte(md.String())} {
-		if err := os.WriteFile(filepath.Join(*results, name), data, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func mebibytes(n uint64) string {
-	if n == 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%d MiB", n>>20)
-}
-
-// peers says why others are not beside us.
-func peers() string {
-	queue := "kube-network-policies takes each connection's first packet to user space by nftables' queue."
-	if config, err := kernelConfig(); err == nil && !strings.Contains(config, "CONFIG_NFT_QUEUE=y") && !strings.Contains(config, "CONFIG_NFT_QUEUE=m") {
-		queue += " This kernel has none (CONFIG_NFT_QUEUE is not set): it can't run here."
-	}
-	return queue + "\n\nkube-router runs the iptables and ipset programs, and security flaws are known of v2.1.0, its newest release for Go modules: it is\nnot made part of this repository's builds.\n"
-}
-
-// kernelConfig is how the running kernel was configured, where it tells.
-func kernelConfig() (string, error) {
-	f, err := os.Open("/proc/config.gz")
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		return "", err
-	}
-	b, err := io.ReadAll(z)
-	return string(b), err
-}
-
-// String is "1.2 / 3.4 ms".
-func (l latency) String() string {
-	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-	return fmt.Sprintf("%.2f / %.2f ms", ms(l.P50), ms(l.P99))
 }
