@@ -205,6 +205,16 @@ func (l *Lab) WaitFor(t testing.TB, namespace, condition string, objects ...stri
 	l.Kubectl(t, append([]string{"wait", "-n", namespace, "--for", condition, "--timeout=60s"}, objects...)...)
 }
 
+// Established waits until the API server serves a CustomResourceDefinition's kind. To ask `kubectl wait` once is not
+// enough: it fails at once, with "accessor error", while the definition's conditions are null, as they are at first.
+func (l *Lab) Established(t testing.TB, crd string) {
+	t.Helper()
+	Eventually(t, 60*time.Second, func() error {
+		_, err := l.Run(t.Context(), "kubectl", "wait", "--for=condition=Established", "--timeout=10s", "crd/"+crd)
+		return err
+	})
+}
+
 // Rollout waits until a workload has rolled out.
 func (l *Lab) Rollout(t testing.TB, namespace, workload string) {
 	t.Helper()

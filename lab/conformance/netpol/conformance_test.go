@@ -137,5 +137,5 @@ func installCRD(t *testing.T) {
 	if _, err := lab.RunWith(t.Context(), string(crd), "kubectl", "apply", "--server-side", "-f", "-"); err != nil {
 		t.Fatal(fmt.Errorf("install ClusterNetworkPolicy: %w", err))
 	}
-	lab.Kubectl(t, "wait", "--for=condition=Established", "--timeout=60s", "crd/clusternetworkpolicies.policy.networking.k8s.io")
+	lab.Established(t, "clusternetworkpolicies.policy.networking.k8s.io")
 }

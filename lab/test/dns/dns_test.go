@@ -332,7 +332,7 @@ func TestAnswersThatAreHeld(t *testing.T) {
 	if _, err := lab.RunWith(t.Context(), string(crd), "kubectl", "apply", "--server-side", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
-	established(t, "clusternetworkpolicies.policy.networking.k8s.io")
+	lab.Established(t, "clusternetworkpolicies.policy.networking.k8s.io")
 	lab.Apply(t, ns, pod("c1", "node1", echo, "app: c")+strings.ReplaceAll(`
 apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
@@ -521,16 +521,6 @@ spec:
 	})
 }
 
-// established waits until the API server serves a kind. To ask "kubectl wait" at once is an error while the kind's status
-// has no conditions yet, not something to wait for.
-func established(t *testing.T, crd string) {
-	t.Helper()
-	labtest.Eventually(t, 60*time.Second, func() error {
-		_, err := lab.Run(t.Context(), "kubectl", "wait", "--for=condition=Established", "--timeout=10s", "crd/"+crd)
-		return err
-	})
-}
-
 // routeNames has names declared by a route, of a kind that the API server has not served until now.
 func routeNames(t *testing.T, ns string, ask func(name string) []string) {
 	t.Helper()
@@ -542,7 +532,7 @@ func routeNames(t *testing.T, ns string, ask func(name string) []string) {
 		if _, err := lab.RunWith(t.Context(), string(crd), "kubectl", "apply", "--server-side", "-f", "-"); err != nil {
 			t.Fatal(err)
 		}
-		established(t, kind+".gateway.networking.k8s.io")
+		lab.Established(t, kind+".gateway.networking.k8s.io")
 	}
 	lab.Apply(t, ns, `
 apiVersion: gateway.networking.k8s.io/v1

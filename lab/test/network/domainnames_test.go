@@ -30,7 +30,7 @@ func installClusterPolicies(t *testing.T) {
 	if _, err := lab.RunWith(t.Context(), string(crd), "kubectl", "apply", "--server-side", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
-	lab.Kubectl(t, "wait", "--for=condition=Established", "--timeout=60s", "crd/clusternetworkpolicies.policy.networking.k8s.io")
+	lab.Established(t, "clusternetworkpolicies.policy.networking.k8s.io")
 }
 
 // weft runs a command of weft's as a person beyond the cluster does.
