@@ -5,6 +5,7 @@ package nft
 import (
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -53,11 +54,21 @@ func (b *Batch) Len() int {
 func (b *Batch) Empty() bool { return b.Len() == 2*headerLen }
 
 // AddTable creates a table that need not be new.
-func (b *Batch) AddTable(t Table, text string) {
+func (b *Batch) AddTable(t Table, text string) { b.newTable(t, text, 0) }
+
+// OwnTable creates a table of which the Conn that commits this is the owner, as far as Conn.CanOwn says that the kernel
+// can: others can't change it, and a flush of the whole ruleset passes it by. When the Conn is closed, or its process
+// ends, the table stays and has no owner. Of one that was created by OwnTable, and that has no owner, the Conn becomes
+// it.
+func (b *Batch) OwnTable(t Table, text string) { b.newTable(t, text, tableOwner|tablePersist) }
+
+func (b *Batch) newTable(t Table, text string, flags uint32) {
 	start := len(b.create)
 	m := appendMessage(b.create, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, t.Family)
 	m = appendString(m, unix.NFTA_TABLE_NAME, t.Name)
-	m = appendUint32(m, unix.NFTA_TABLE_FLAGS, 0)
+	if flags != 0 {
+		m = appendUint32(m, unix.NFTA_TABLE_FLAGS, flags)
+	}
 	if ud := comment(nil, udataTableComment, text); ud != nil {
 		m = appendAttr(m, tableUserdata, ud)
 	}
@@ -254,6 +265,19 @@ func (b *Batch) Add(s *Set, key, data []byte, text string) {
 		m = appendValue(m, unix.NFTA_SET_ELEM_DATA, data)
 	}
 	e.close(appendElemComment(m, text), elem)
+}
+
+// AddTimed adds an element that expires when what it has left of its timeout is over, 0 being the set's; left is at most that.
+func (b *Batch) AddTimed(s *Set, key, data []byte, timeout, left time.Duration) {
+	e, elem := b.open(s, true)
+	m := appendValue(e.buf, unix.NFTA_SET_ELEM_KEY, key)
+	if data != nil {
+		m = appendValue(m, unix.NFTA_SET_ELEM_DATA, data)
+	}
+	if timeout > 0 {
+		m = appendUint64(m, unix.NFTA_SET_ELEM_TIMEOUT, uint64(timeout.Milliseconds()))
+	}
+	e.close(appendUint64(m, unix.NFTA_SET_ELEM_EXPIRATION, uint64(left.Milliseconds())), elem)
 }
 
 // AddVerdict adds an element to a verdict map.

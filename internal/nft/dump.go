@@ -4,6 +4,7 @@ package nft
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -18,6 +19,7 @@ type Elem struct {
 	Data    []byte
 	To      Target // of a verdict map
 	Comment string
+	Timeout time.Duration // where it is not the set's
 	Expires time.Duration // how long it has left; 0 is forever
 }
 
@@ -62,17 +64,57 @@ func (c *Conn) Generation() (uint32, error) {
 	return id, err
 }
 
-// Tables lists the names of a family's tables.
-func (c *Conn) Tables(f Family) ([]string, error) {
-	var out []string
+// TableInfo is what the kernel says a table is.
+type TableInfo struct {
+	Name    string
+	Ownable bool   // made by OwnTable
+	Owner   uint32 // the Port of the Conn that owns it; 0 is none
+}
+
+// TableInfos lists a family's tables.
+func (c *Conn) TableInfos(f Family) ([]TableInfo, error) {
+	var out []TableInfo
 	err := c.dump(unix.NFT_MSG_GETTABLE, f, nil, func(m message) {
+		var t TableInfo
 		eachAttr(m.attrs(), func(typ uint16, data []byte) {
-			if typ == unix.NFTA_TABLE_NAME {
-				out = append(out, cString(data))
+			switch typ {
+			case unix.NFTA_TABLE_NAME:
+				t.Name = cString(data)
+			case unix.NFTA_TABLE_FLAGS:
+				t.Ownable = be32(data)&tablePersist != 0
+			case tableOwnerPort:
+				t.Owner = be32(data)
 			}
 		})
+		if t.Name != "" {
+			out = append(out, t)
+		}
 	})
 	return out, err
+}
+
+// Tables lists the names of a family's tables.
+func (c *Conn) Tables(f Family) ([]string, error) {
+	infos, err := c.TableInfos(f)
+	var out []string
+	for _, t := range infos {
+		out = append(out, t.Name)
+	}
+	return out, err
+}
+
+// CanOwn tells whether the kernel has tables that have an owner and outlive it (Linux 6.9). To find out takes a
+// transaction, which leaves nothing behind.
+func (c *Conn) CanOwn() (bool, error) {
+	probe := Table{IPv4, "weft-probe"}
+	var b Batch
+	b.OwnTable(probe, "")
+	b.DeleteTable(probe)
+	err := c.Commit(&b)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Chains lists the names of a table's chains.
@@ -154,10 +196,10 @@ func decodeElem(b []byte) Elem {
 			e.End = be32(data)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 		case unix.NFTA_SET_ELEM_USERDATA:
 			e.Comment = userComment(data, udataElemComment)
+		case unix.NFTA_SET_ELEM_TIMEOUT:
+			e.Timeout = milliseconds(data)
 		case unix.NFTA_SET_ELEM_EXPIRATION:
-			if len(data) == 8 {
-				e.Expires = time.Duration(binary.BigEndian.Uint64(data)) * time.Millisecond
-			}
+			e.Expires = milliseconds(data)
 		}
 	})
 	return e
@@ -180,6 +222,13 @@ func decodeData(b []byte) (value []byte, to Target) {
 		}
 	})
 	return value, to
+}
+
+func milliseconds(b []byte) time.Duration {
+	if len(b) != 8 {
+		return 0
+	}
+	return time.Duration(binary.BigEndian.Uint64(b)) * time.Millisecond
 }
 
 func be32(b []byte) uint32 {

@@ -84,6 +84,9 @@ const (
 	setElemKeyEnd   = 10   // NFTA_SET_ELEM_KEY_END
 	setUserdata     = 13   // NFTA_SET_USERDATA
 	tableUserdata   = 6    // NFTA_TABLE_USERDATA
+	tableOwnerPort  = 7    // NFTA_TABLE_OWNER
+	tableOwner      = 0x2  // NFT_TABLE_F_OWNER
+	tablePersist    = 0x4  // NFT_TABLE_F_PERSIST, Linux 6.9
 	verdictDataType = 0xffffff00
 )
 

@@ -44,6 +44,9 @@ type ServicesConfig struct {
 	// Pods are the ranges of this node's pods where they are not the node's spec.podCIDRs.
 	Pods []netip.Prefix
 
+	// Shared leaves the kernel's tables for everybody to change, as they are anyway before Linux 6.9.
+	Shared bool
+
 	Registerer prometheus.Registerer
 	Events     func(model.Event) // may be nil
 	Log        *slog.Logger
@@ -89,7 +92,7 @@ func NewServices(cfg ServicesConfig) (*Services, error) {
 	if cfg.PrimaryNodePorts {
 		s.scope.NodePorts = primary(nil)
 	}
-	kernel, err := servicetable.Open(s.scope)
+	kernel, err := servicetable.Open(s.scope, servicetable.Options{Shared: cfg.Shared})
 	if err != nil {
 		return nil, fmt.Errorf("services: %w", err)
 	}
@@ -318,4 +321,8 @@ func (s *Services) repair(ctx context.Context) {
 }
 
 // Cleanup implements Cleaner: it deletes the tables.
-func (s *Services) Cleanup(context.Context) error { return servicetable.Remove() }
+func (s *Services) Cleanup(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.kernel.Remove()
+}

@@ -227,6 +227,67 @@ func TestAffinity(t *testing.T) {
 	}
 }
 
+// TestAffinityOfPort: with session affinity a client's endpoint is that of the Service port, whichever of its addresses
+// the client uses, as with kube-proxy; only where that endpoint is left out does it get another.
+func TestAffinityOfPort(t *testing.T) {
+	c := newCluster(t)
+	c.start(t)
+	s := newShop()
+	s.endpoints = append(s.endpoints, endpoint("b1"))
+	s.service.AffinityTimeout = time.Hour
+	c.update(t, s.delta())
+	same := func(when string, f model.Family, network string) string {
+		t.Helper()
+		first, _ := c.outside.ask(network, targets["cluster IP"][f])
+		for range 4 {
+			for _, target := range []string{"LB IP", "node port", "external IP", "cluster IP"} {
+				if got, _ := c.outside.ask(network, targets[target][f]); got != first {
+					t.Errorf("%s: %s %s: %s answered by the %s, before it was %s by the cluster IP", when, network, f, got, target, first)
+				}
+			}
+		}
+		return first
+	}
+	for _, f := range families {
+		for _, network := range []string{"tcp", "udp"} {
+			first := same("at first", f, network)
+			c.kill()
+			c.start(t)
+			c.update(t, s.delta())
+			if got := same("after a restart", f, network); got != first {
+				t.Errorf("%s %s: %s answered after a restart, %s before", network, f, got, first)
+			}
+			// Its endpoint goes: all addresses agree about the next one, and stay with it when the old one is back.
+			all := slices.Clone(s.endpoints)
+			s.endpoints = slices.DeleteFunc(slices.Clone(all), func(e model.Endpoint) bool { return e.Pod == first })
+			c.update(t, s.delta())
+			next := same("after it had gone", f, network)
+			if next == first {
+				t.Errorf("%s %s: %s answered after it had gone", network, f, first)
+			}
+			s.endpoints = all
+			c.update(t, s.delta())
+			if got := same("when it is back", f, network); got != next {
+				t.Errorf("%s %s: %s answered when %s was back, before it was %s", network, f, got, first, next)
+			}
+		}
+	}
+
+	// Under Local the external addresses leave out the endpoint that is elsewhere, and those clients move that use them.
+	s.service.ExternalLocal = true
+	for _, f := range families {
+		s.endpoints = []model.Endpoint{endpoint("c2")}
+		c.update(t, s.delta())
+		expect(t, c.outside, "tcp", targets["cluster IP"][f], "c2")
+		s.endpoints = []model.Endpoint{endpoint("a1"), endpoint("c2")}
+		c.update(t, s.delta())
+		expect(t, c.outside, "tcp", targets["cluster IP"][f], "c2")
+		expect(t, c.outside, "tcp", targets["LB IP"][f], "a1")
+		expect(t, c.outside, "tcp", targets["node port"][f], "a1")
+		expect(t, c.outside, "tcp", targets["cluster IP"][f], "a1")
+	}
+}
+
 // TestAffinityEnds: a client is forgotten its timeout after its last new connection.
 func TestAffinityEnds(t *testing.T) {
 	c := newCluster(t)
@@ -265,7 +326,7 @@ func TestAffinityEnds(t *testing.T) {
 // moment of not forwarding; somebody who deletes it is put right.
 func TestLeftAlone(t *testing.T) {
 	c := newCluster(t)
-	c.start(t)
+	c.start(t, shared)
 	s := newShop()
 	c.update(t, s.delta())
 	var asked, failed atomic.Int64
@@ -298,7 +359,7 @@ func TestLeftAlone(t *testing.T) {
 	for range 5 {
 		c.kill()
 		wait(30)
-		c.start(t)
+		c.start(t, shared)
 		c.update(t, s.delta())
 		wait(30)
 		s.service.AffinityTimeout = time.Hour - s.service.AffinityTimeout // two layouts of one Service, in turn
@@ -335,16 +396,16 @@ func TestLeftAlone(t *testing.T) {
 			t.Errorf("somebody %s: repaired after %s", name, took)
 		}
 	}
-	if err := servicetableRemove(c); err != nil {
+	if err := c.agent.Cleanup(context.Background()); err != nil {
 		t.Fatal(err)
+	}
+	if names, err := conn.Tables(nft.IPv4); err != nil || slices.Contains(names, servicetable.TableName) {
+		t.Errorf("after Cleanup there are tables %q, %v", names, err)
 	}
 }
 
-func servicetableRemove(c *cluster) (err error) {
-	c.kill()
-	c.node[0].in(func() { err = servicetable.Remove() })
-	return err
-}
+// shared leaves the tables for everybody to change, as before Linux 6.9.
+func shared(cfg *ServicesConfig) { cfg.Shared = true }
 
 // talker is a client that keeps one UDP socket, so that the kernel tracks one connection of it.
 type talker struct{ net.Conn }

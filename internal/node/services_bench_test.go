@@ -12,7 +12,6 @@ import (
 	"context"
 
 	"github.com/weft-net/weft/internal/model"
-	"github.com/weft-net/weft/internal/nft/servicetable"
 )
 
 // manyServices is n Services of 4 endpoints each.
@@ -61,7 +60,7 @@ func BenchmarkServicesFull(b *testing.B) {
 						b.Error(err)
 					}
 					b.StopTimer()
-					if err := servicetable.Remove(); err != nil {
+					if err := s.Cleanup(context.Background()); err != nil {
 						b.Error(err)
 					}
 					b.StartTimer()

@@ -188,7 +188,7 @@ func (c *cluster) insist(network, addr string, since time.Time) bool {
 // are back: the kernel remembers where a connection goes.
 func TestRepairSweeps(t *testing.T) {
 	c := newCluster(t)
-	c.start(t)
+	c.start(t, shared)
 	s := newShop()
 	c.update(t, s.delta())
 	var conn *nft.Conn

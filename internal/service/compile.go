@@ -160,6 +160,9 @@ func (out *compiled) family(s *model.Service, eps []*model.EndpointSlice, n *Nod
 			out.warn("AffinityIgnored", fmt.Sprintf("sessionAffinity works up to %d endpoints, and port %d has %d: its clients are spread "+
 				"over all of them; have fewer endpoints, or no affinity", MaxAffinity, p.Port, n))
 		}
+		if base.Affinity > 0 {
+			base.ClusterIP = netip.AddrPortFrom(clusterIP, p.Port)
+		}
 		internal := base
 		internal.Kind, internal.Main = ClusterIP, c.cluster
 		if s.InternalLocal {

@@ -27,6 +27,9 @@ type Forwarder interface {
 	// ctx is done. It is safe beside the other methods, which are not safe beside each other.
 	Wait(ctx context.Context) (bool, error)
 
+	// Remove deletes all that this and earlier processes brought into force.
+	Remove() error
+
 	// Close lets go of the kernel, which goes on forwarding.
 	Close() error
 }

@@ -121,6 +121,10 @@ type Rule struct {
 	// more than MaxAffinity.
 	Affinity time.Duration
 
+	// ClusterIP is that of the Service port, with Affinity: a client that uses one frontend of the port and then another
+	// stays at its endpoint. Of a rule that has none, the frontend stands by itself.
+	ClusterIP netip.AddrPort
+
 	// Backends are all endpoints of the Service port in the frontend's family, sorted; shared, read-only. They are nil
 	// where they are those of Main, are pods, serve, and are on other nodes, as in most Services: see AllBackends.
 	Backends []Backend
@@ -160,7 +164,7 @@ func (r *Rule) backend(a netip.AddrPort) (b Backend, ok bool) {
 // Equal tells whether both rules do the same.
 func (r *Rule) Equal(o *Rule) bool {
 	return r.Service == o.Service && r.Port == o.Port && r.Kind == o.Kind && r.Masquerade == o.Masquerade &&
-		r.Affinity == o.Affinity && r.Restricted == o.Restricted && r.Main.equal(o.Main) &&
+		r.Affinity == o.Affinity && r.ClusterIP == o.ClusterIP && r.Restricted == o.Restricted && r.Main.equal(o.Main) &&
 		(r.Inside == nil) == (o.Inside == nil) && (r.Inside == nil || r.Inside.equal(*o.Inside)) &&
 		slices.Equal(r.Sources, o.Sources) && slices.Equal(r.Backends, o.Backends)
 }

@@ -247,6 +247,23 @@ func TestFrontends(t *testing.T) {
 
 // TestConflicts: of several Services that claim an address, the same one wins whatever the order in which they come,
 // and when it goes the next one follows.
+// TestAffinityIsThePorts: all frontends of a Service port, and no other, say which cluster IP stands for it.
+func TestAffinityIsThePorts(t *testing.T) {
+	svc := full(func(s *model.Service) { s.AffinityTimeout = time.Hour })
+	tab, _ := tableWith(&model.Delta{Services: map[model.Name]*model.Service{svc.Name: svc}, EndpointSlices: slicesOf(svc.Name.Name, localReady1)})
+	count := make(map[netip.AddrPort]int)
+	tab.All(func(fe Frontend, r *Rule) {
+		count[r.ClusterIP]++
+		port := svc.Ports[slices.IndexFunc(svc.Ports, func(p model.ServicePort) bool { return p.Name == r.Port })].Port
+		if r.ClusterIP.Port() != port || !slices.Contains(svc.ClusterIPs, r.ClusterIP.Addr()) || model.FamilyOf(r.ClusterIP.Addr()) != fe.Family() {
+			t.Errorf("%s of port %q: cluster IP %s", fe, r.Port, r.ClusterIP)
+		}
+	})
+	if len(count) != len(svc.ClusterIPs)*len(svc.Ports) || tab.Len() <= len(count) {
+		t.Errorf("%d frontends of %v", tab.Len(), count)
+	}
+}
+
 func TestConflicts(t *testing.T) {
 	claim := func(name string, created int64, cluster string) *model.Service {
 		return &model.Service{Meta: model.Meta{Name: named(name), Created: created}, ClusterIPs: ips(cluster), ExternalIPs: ips("198.51.100.1"),

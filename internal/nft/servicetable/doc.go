@@ -1,7 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package servicetable keeps the Rules of package service in the kernel: two nftables tables, "ip weft-services" and
-// "ip6 weft-services", of the same shape.
+// Package servicetable keeps the Rules of package service in the kernel: two nftables tables, "ip weft-services-2" and
+// "ip6 weft-services-2", of the same shape. The 2 is the layout's number.
+//
+// # Owner
+//
+// Where the kernel can (Linux 6.9), the tables have the agent's socket as their owner: nobody else can change them, and
+// a flush of the whole ruleset passes them by. They outlive the agent, however it ends; then they have no owner until the
+// next agent becomes it, which may also change or delete them. Two agents can't disturb each other: the second waits until
+// the first has ended.
 //
 // # Hooks
 //
@@ -31,13 +38,15 @@
 // and with session affinity, in place of endpoints, which a number stands for that means the same endpoint for as
 // long as there is one:
 //
-//	ids          frontend, slot -> number
-//	stay         frontend, number -> endpoint
-//	stay-inside  the same, for those inside
-//	affinity     client, frontend -> number    written by the kernel, with a timeout; never by the agent
+//	ids            frontend, slot -> number
+//	stay           frontend, number -> endpoint
+//	stay-inside    the same, for those inside
+//	service-ports  frontend -> frontend of the cluster IP, by which its Service port is known
+//	affinity       client, Service port -> number    written by the kernel, with a timeout
 //
-// So an endpoint that goes takes its clients' affinity along in the transaction in which it goes, and an agent's
-// restart changes none.
+// All frontends of a Service port know an endpoint by the same number. So a client that uses another of them stays where
+// it was, unless the traffic policy leaves that endpoint out. An endpoint that goes takes its clients' affinity along in
+// the transaction in which it goes, and an agent's restart changes none.
 //
 // Labels: "reject", "drop", "external" (masquerade, then outside), "external-local", "restricted", or "pick-N", a
 // chain for each number of endpoints, which draws a slot below N and goes to "slot-P", P being the slot's place in

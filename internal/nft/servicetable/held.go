@@ -4,7 +4,6 @@ package servicetable
 
 import (
 	"encoding/binary"
-	"hash/fnv"
 	"net/netip"
 	"slices"
 	"time"
@@ -32,8 +31,7 @@ type labels struct {
 type extras struct {
 	within slotted // of the inside
 
-	// numbers are what affinity knows endpoints by; nil without affinity.
-	numbers map[netip.AddrPort]uint16
+	group *group // nil without affinity
 
 	sources []netip.Prefix
 	local   []netip.Addr // counted in Table.local
@@ -54,7 +52,7 @@ func (t *Table) share(h *held) {
 	} else {
 		t.shared[*h.labels] = h.labels
 	}
-	if x := h.extras; x.within.span == insideBit && x.within.kind == rows && len(x.within.slots) == 0 && x.numbers == nil &&
+	if x := h.extras; x.within.span == insideBit && x.within.kind == rows && len(x.within.slots) == 0 && x.group == nil &&
 		len(x.sources) == 0 && len(x.local) == 0 {
 		h.extras = none.extras
 	}
@@ -171,44 +169,13 @@ func (t *Table) plan(c service.Change) plan {
 		if p.rule.Inside != nil {
 			p.next.within.keep(p.rule.Inside.Endpoints)
 		}
-		p.number()
-	}
-	return p
-}
-
-// number gives every member a number that no other has, nor had just before: what affinity remembers must not come
-// to mean another endpoint. An endpoint keeps its number.
-func (p *plan) number() {
-	if len(p.next.main.members)+len(p.next.within.members) == 0 {
-		return
-	}
-	p.next.numbers = make(map[netip.AddrPort]uint16, len(p.next.main.members))
-	taken := make(map[uint16]bool, len(p.old.numbers)+len(p.next.main.members))
-	for _, n := range p.old.numbers {
-		taken[n] = true
-	}
-	for _, members := range [][]netip.AddrPort{p.next.main.members, p.next.within.members} {
-		for _, ep := range members {
-			if _, ok := p.next.numbers[ep]; ok {
-				continue
-			}
-			n, ok := p.old.numbers[ep]
-			for try := hashEndpoint(ep); !ok; try++ {
-				n, ok = try, try != 0 && !taken[try]
-			}
-			taken[n] = true
-			p.next.numbers[ep] = n
+		if p.next.main.kind == sticky {
+			p.next.group = t.join(p.fe, p.rule)
+			p.next.group.number(p.next.main.members)
+			p.next.group.number(p.next.within.members)
 		}
 	}
-}
-
-// hashEndpoint spreads endpoints over the numbers, so that one that comes back is likely to be known again.
-func hashEndpoint(ep netip.AddrPort) uint16 {
-	h := fnv.New32a()
-	b, _ := ep.MarshalBinary() // of an AddrPort it never fails
-	_, _ = h.Write(b)          // nor does this
-	v := h.Sum32()
-	return uint16(v>>16) ^ uint16(v)
+	return p
 }
 
 // keep makes sorted endpoints the members, if the pool has affinity.
@@ -227,7 +194,7 @@ const (
 
 // size is an upper bound of what the plan adds to the transaction if it is carried out in place.
 func (p *plan) size() int {
-	n := frontendBytes + elementBytes*2*(len(p.old.sources)+len(p.next.sources)+len(p.old.local)+len(p.next.local))
+	n := frontendBytes + elementBytes*2*(1+len(p.old.sources)+len(p.next.sources)+len(p.old.local)+len(p.next.local))
 	if p.old.services != p.next.services || p.old.outside != p.next.outside || p.old.inside != p.next.inside || p.old.admitted != p.next.admitted {
 		n += 4 * pickBytes
 	}
@@ -253,6 +220,11 @@ func (t *Table) applyService(changes []service.Change) error {
 		size += p.size()
 		t.plans = append(t.plans, p)
 	}
+	defer func() {
+		for i := range t.plans {
+			t.leave(&t.plans[i].old)
+		}
+	}()
 	if size <= t.limit/2 {
 		for i := range t.plans {
 			p := &t.plans[i]
@@ -289,14 +261,9 @@ func (t *Table) prepare(p *plan) error {
 	if p.rule == nil {
 		return nil
 	}
-	slots, inside := p.rule.Main.Endpoints, []netip.AddrPort(nil)
-	if p.rule.Inside != nil {
-		inside = p.rule.Inside.Endpoints
-	}
+	was := p.next
 	p.next = wanted(p.rule, p.old.main.span^spareBit, p.old.within.span^spareBit)
-	p.next.main.keep(slots)
-	p.next.within.keep(inside)
-	p.number()
+	p.next.main.members, p.next.within.members, p.next.group = was.main.members, was.within.members, was.group
 	for _, s := range []slotted{p.next.main, p.next.within} {
 		for i := 0; i < len(s.slots); i += p.f.step(s.kind) {
 			t.addSlots(p, s, i)
@@ -336,6 +303,7 @@ func (t *Table) switchTo(p *plan) {
 		text = comment(p.rule)
 	}
 	t.setSources(p.f, p.fe, p.old.sources, p.next.sources)
+	t.setGroup(p)
 	t.label(p.f, p.fe, p.f.services, p.old.services, p.next.services, text)
 	t.label(p.f, p.fe, p.f.admitted, p.old.admitted, p.next.admitted, "")
 	t.label(p.f, p.fe, p.f.outside, p.old.outside, p.next.outside, "")
@@ -498,7 +466,7 @@ func (p *plan) eachSlot(old, next slotted, f func(i int, remove, add bool)) {
 	step := p.f.step(next.kind)
 	for i := 0; i < max(len(old.slots), len(next.slots)); i += step {
 		was, is := old.from(i, p.f), next.from(i, p.f)
-		if slices.Equal(was, is) && (next.kind != sticky || p.old.numbers[was[0]] == p.next.numbers[is[0]]) {
+		if slices.Equal(was, is) && (next.kind != sticky || p.old.group.of(was[0]) == p.next.group.of(is[0])) {
 			continue
 		}
 		f(i, anyValid(was), len(is) > 0)
@@ -548,7 +516,7 @@ func (t *Table) addSlots(p *plan, s slotted, i int) {
 	case mixed:
 		t.data = appendEndpoint(t.data[:0], s.slots[i])
 	case sticky:
-		t.data = binary.NativeEndian.AppendUint32(t.data[:0], uint32(p.next.numbers[s.slots[i]]))
+		t.data = binary.NativeEndian.AppendUint32(t.data[:0], uint32(p.next.group.of(s.slots[i])))
 	}
 	t.batch.Add(p.f.slots(s.kind), t.slotKey(p.fe, s.span, i), t.data, "")
 }
@@ -602,6 +570,8 @@ func (t *Table) setMembers(p *plan, add, remove bool) error {
 		old, next []netip.AddrPort
 	}{{p.f.stay, p.old.main.members, p.next.main.members}, {p.f.stayInside, p.old.within.members, p.next.within.members}} {
 		old, next := m.old, m.next
+		// Of another group the same number may be another endpoint.
+		was, is := p.clashes(old, next)
 		for len(old) > 0 || len(next) > 0 {
 			c := 0
 			switch {
@@ -612,19 +582,22 @@ func (t *Table) setMembers(p *plan, add, remove bool) error {
 			default:
 				c = old[0].Compare(next[0])
 			}
-			if c == 0 && p.old.numbers[old[0]] == p.next.numbers[next[0]] {
+			if c == 0 && p.old.group.of(old[0]) == p.next.group.of(next[0]) {
 				old, next = old[1:], next[1:]
 				continue
 			}
 			if c <= 0 {
-				if remove {
-					t.batch.Delete(m.set, t.numberKey(p.fe, p.old.numbers[old[0]]))
+				if n := p.old.group.of(old[0]); remove && (add || !is[n]) {
+					t.batch.Delete(m.set, t.numberKey(p.fe, n))
 				}
 				old = old[1:]
 			}
 			if c >= 0 {
-				if add {
-					t.batch.Add(m.set, t.numberKey(p.fe, p.next.numbers[next[0]]), t.endpoint(next[0]), "")
+				if n := p.next.group.of(next[0]); add {
+					if !remove && was[n] {
+						t.batch.Delete(m.set, t.numberKey(p.fe, n))
+					}
+					t.batch.Add(m.set, t.numberKey(p.fe, n), t.endpoint(next[0]), "")
 				}
 				next = next[1:]
 			}

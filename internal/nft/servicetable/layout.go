@@ -19,7 +19,10 @@ import (
 
 // TableName is the name of both tables. A layout that can't take over the elements of the one before gets a name of
 // its own, so that it can be filled beside the old one and put in its place in one transaction.
-const TableName = "weft-services"
+const TableName = firstName + "-2"
+
+// firstName is what all names of tables begin with, and is the name of the first layout's.
+const firstName = "weft-services"
 
 // MasqueradeMark is the packet mark bit that asks postrouting to masquerade.
 const MasqueradeMark = 0x1000
@@ -45,6 +48,7 @@ type family struct {
 	services, admitted, outside, inside *nft.Set
 	rows, endpoints                     *nft.Set
 	ids, stay, stayInside, affinity     *nft.Set
+	ports                               *nft.Set
 	sources                             *nft.Set
 	clusterIPs, hairpin                 *nft.Set
 	pods, serviceRanges, nodePortRanges *nft.Set
@@ -75,7 +79,8 @@ func newFamily(f nft.Family) *family {
 		ids:        set("ids", with(nft.Slot), id, "frontend and slot to the number of an endpoint"),
 		stay:       set("stay", with(nft.Priority), ep, "frontend and number to endpoint"),
 		stayInside: set("stay-inside", with(nft.Priority), ep, "the same, for this node and its pods"),
-		affinity:   set("affinity", append(nft.Type{addr}, fe...), id, "client and frontend to the number of its endpoint"),
+		affinity:   set("affinity", append(nft.Type{addr}, fe...), id, "client and Service port to the number of its endpoint"),
+		ports:      set("service-ports", fe, append(nft.Type{nft.Priority}, fe...), "frontend to that of its Service port's cluster IP; the class is none"),
 		sources:    set("sources", with(addr), nil, "loadBalancerSourceRanges"),
 
 		clusterIPs:     set("cluster-ips", nft.Type{addr}, nil, "allocated cluster IPs"),
@@ -113,7 +118,7 @@ func addrLen(f nft.Family) int {
 
 func (f *family) sets() []*nft.Set {
 	return []*nft.Set{
-		f.services, f.admitted, f.outside, f.inside, f.rows, f.endpoints, f.ids, f.stay, f.stayInside, f.affinity, f.sources,
+		f.services, f.admitted, f.outside, f.inside, f.rows, f.endpoints, f.ids, f.stay, f.stayInside, f.affinity, f.ports, f.sources,
 		f.clusterIPs, f.hairpin, f.pods, f.serviceRanges, f.nodePortRanges,
 		f.dispatch, f.admit, f.picks, f.nodePortDispatch, f.nodePortPicks, f.slot, f.nodePortSlot,
 	}
@@ -292,24 +297,27 @@ func (f *family) pickRules(p pick, nodePort bool) []rule {
 	if p.inside() {
 		stay = f.stayInside
 	}
-	// The number of the client's endpoint goes through the packet priority, as labels do. In IPv6 the key of affinity,
-	// an endpoint and a number fill the registers to the last one.
-	client := f.saddr(vipReg)
+	// The number of the client's endpoint goes through the packet priority, as labels do.
+	at := vipReg + words // the Service port's place in the key of affinity, behind the client
 	fromPriority := func(reg uint32) expr.Any { return &expr.Meta{Key: expr.MetaKeyPRIORITY, Register: reg} }
+	// The nft tool can't print a key of which a part was looked up. So the tool is given the frontend to print, which is
+	// where the Service port ends up; before that is what the tool takes the looked up for, and then the client.
+	client := slices.Concat(k.load(at, lookup(f.ports, at, at-1)), f.saddr(vipReg))
 	endpoint := k.load(vipReg, fromPriority(slot), lookup(stay, vipReg, endpointReg))
+	send := append(slices.Clone(reset.exprs), dnat)
 	remember := func(op uint32) []expr.Any {
-		return slices.Concat(client, k.load(vipReg+words), one(fromPriority(numberReg)), one(&expr.Dynset{
+		return slices.Concat(client, one(fromPriority(numberReg)), one(&expr.Dynset{
 			SrcRegKey: vipReg, SrcRegData: numberReg, SetName: f.affinity.Name, Operation: op,
 			Timeout: time.Duration(p.affinity) * time.Second,
 		}))
 	}
 	return []rule{
 		reset,
-		newRule("the client's endpoint", client, k.load(vipReg+words, lookup(f.affinity, vipReg, numberReg), setPriority(numberReg))),
-		newRule("if it is one still", endpoint, remember(unix.NFT_DYNSET_OP_UPDATE), one(dnat)),
+		newRule("the client's endpoint at this Service port", client, []expr.Any{lookup(f.affinity, vipReg, numberReg), setPriority(numberReg)}),
+		newRule("if it is one still", endpoint, remember(unix.NFT_DYNSET_OP_UPDATE), send),
 		newRule("else another", k.load(vipReg, number, lookup(f.ids, vipReg, numberReg), setPriority(numberReg)),
-			remember(dynsetDelete), remember(unix.NFT_DYNSET_OP_UPDATE), endpoint, one(dnat)),
-		newRule("too many clients to remember", endpoint, one(dnat)),
+			remember(dynsetDelete), remember(unix.NFT_DYNSET_OP_UPDATE), endpoint, send),
+		newRule("too many clients to remember", endpoint, send),
 	}
 }
 

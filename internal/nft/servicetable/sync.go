@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/weft-net/weft/internal/nft"
 	"github.com/weft-net/weft/internal/service"
 )
@@ -40,6 +42,7 @@ func (t *Table) sync(want service.Rules) (gone []service.Frontend, err error) {
 	t.synced, t.adopting = false, true
 	t.held = make(map[service.Frontend]*held, want.Len())
 	t.shared = make(map[labels]*labels)
+	t.groups = make(map[service.Frontend]*group)
 	t.picks = make(map[pickChain]int)
 	t.codes = newCodes()
 	t.ips, t.local = make(map[netip.Addr]int, want.Len()), make(map[netip.Addr]int)
@@ -55,6 +58,11 @@ func (t *Table) sync(want service.Rules) (gone []service.Frontend, err error) {
 	for i, f := range []*family{t.v4, t.v6} {
 		if contents[i], err = t.read(f); err != nil {
 			return nil, err
+		}
+	}
+	for i, f := range []*family{t.v4, t.v6} {
+		if err := t.own(f, &contents[i]); err != nil {
+			return nil, fmt.Errorf("table %s: %w", f.table, err)
 		}
 	}
 	for _, h := range t.held {
@@ -115,6 +123,9 @@ func (t *Table) sync(want service.Rules) (gone []service.Frontend, err error) {
 		if err := t.counted(f, &contents[i], partial != nil); err != nil {
 			return nil, err
 		}
+		if err := t.inherit(f, &contents[i]); err != nil {
+			return nil, err
+		}
 	}
 	alone, err := t.listen(start)
 	if err != nil {
@@ -167,6 +178,8 @@ type contents struct {
 	there    bool // the table is one that can be taken over
 	foreign  bool // there is a table of this name with another layout
 	obsolete []nft.Table
+	owners   []uint32              // of tables of any layout
+	orphan   bool                  // the table had an owner, and has none
 	rules    map[string][]nft.Rule // of each chain
 	chains   []string
 	comments map[service.Frontend]string
@@ -182,22 +195,27 @@ type stray struct {
 
 // ours tells a table of any layout of weft's from those of others.
 func ours(name string) bool {
-	return name == TableName || strings.HasPrefix(name, TableName+"-")
+	return name == firstName || strings.HasPrefix(name, firstName+"-")
 }
 
 // read takes what the kernel holds into held.
 func (t *Table) read(f *family) (contents, error) {
 	c := contents{comments: make(map[service.Frontend]string), ips: make(map[netip.Addr]bool), local: make(map[netip.Addr]bool)}
-	names, err := t.conn.Tables(f.table.Family)
+	tables, err := t.conn.TableInfos(f.table.Family)
 	if err != nil {
 		return c, err
 	}
-	for _, n := range names {
-		switch {
-		case n == TableName:
-			c.there = true
-		case ours(n):
-			c.obsolete = append(c.obsolete, nft.Table{Family: f.table.Family, Name: n})
+	for _, n := range tables {
+		if !ours(n.Name) {
+			continue
+		}
+		if n.Owner != 0 {
+			c.owners = append(c.owners, n.Owner)
+		}
+		if n.Name == TableName {
+			c.there, c.orphan = true, n.Ownable && n.Owner == 0
+		} else {
+			c.obsolete = append(c.obsolete, nft.Table{Family: f.table.Family, Name: n.Name})
 		}
 	}
 	if !c.there {
@@ -232,6 +250,21 @@ func (t *Table) read(f *family) (contents, error) {
 		return c, nft.ErrInterrupted
 	}
 	return c, nil
+}
+
+// own becomes the owner of a table that is there and has none any more, or tells that another process may not be
+// disturbed.
+func (t *Table) own(f *family, c *contents) error {
+	for _, port := range c.owners {
+		if port != t.conn.Port() {
+			return fmt.Errorf("another process owns it (netlink port %d), such as an older agent of this node: it has to end first: %w", port, unix.EPERM)
+		}
+	}
+	if !t.owns || !c.there || !c.orphan {
+		return nil
+	}
+	t.batch.OwnTable(f.table, tableComment)
+	return t.flush(true)
 }
 
 func (t *Table) readElements(f *family, c *contents) error {
@@ -282,7 +315,7 @@ func (t *Table) readElements(f *family, c *contents) error {
 			return err
 		}
 	}
-	return errors.Join(t.readMembers(f, c), t.readSlots(f, c), t.readSources(f), t.readCounted(f, c))
+	return errors.Join(t.readGroups(f, c), t.readMembers(f, c), t.readSlots(f, c), t.readSources(f), t.readCounted(f, c))
 }
 
 func (t *Table) heldOf(fe service.Frontend) *held {
@@ -295,8 +328,10 @@ func (t *Table) heldOf(fe service.Frontend) *held {
 	return h
 }
 
-// readMembers reads the endpoints that affinity may stay with, and their numbers, by which readSlots knows them.
+// readMembers reads the endpoints that affinity may stay with, and their numbers, by which readSlots knows them. What
+// does not go with the rest of its group is a stray.
 func (t *Table) readMembers(f *family, c *contents) error {
+	endpoints := make(map[*group]map[uint16]netip.AddrPort)
 	for _, m := range []struct {
 		set  *nft.Set
 		pool func(*held) *slotted
@@ -309,16 +344,18 @@ func (t *Table) readMembers(f *family, c *contents) error {
 			fe, rest, ok := f.parseKey(e.Key)
 			ep, ok2 := f.parseEndpoint(e.Data)
 			n, ok3 := codeOf(rest)
-			if !ok || !ok2 || !ok3 {
+			if !ok || !ok2 {
 				return
 			}
 			h := t.heldOf(fe)
-			if h.numbers == nil {
-				h.numbers = make(map[netip.AddrPort]uint16)
-			}
-			h.numbers[ep] = n
 			s := m.pool(h)
-			c.twice = c.twice || slices.Contains(s.members, ep)
+			if c.twice = c.twice || slices.Contains(s.members, ep); c.twice {
+				return
+			}
+			if !ok3 || !h.group.learn(ep, n, endpoints) {
+				c.strays = append(c.strays, stray{m.set, slices.Clone(e.Key)})
+				return
+			}
 			s.members = append(s.members, ep)
 			seen[s] = true
 		})
@@ -351,9 +388,9 @@ func (t *Table) readSlots(f *family, c *contents) error {
 				eps[0], ok = f.parseEndpoint(e.Data)
 			case sticky:
 				if endpoints[h] == nil {
-					endpoints[h] = make(map[uint16]netip.AddrPort, len(h.numbers))
-					for ep, n := range h.numbers {
-						endpoints[h][n] = ep
+					endpoints[h] = make(map[uint16]netip.AddrPort, len(h.main.members)+len(h.within.members))
+					for _, ep := range slices.Concat(h.main.members, h.within.members) {
+						endpoints[h][h.group.of(ep)] = ep
 					}
 				}
 				n, _ := codeOf(e.Data)
@@ -427,6 +464,8 @@ func (t *Table) readCounted(f *family, c *contents) error {
 }
 
 const (
+	tableComment = "Kubernetes Services, by weft"
+
 	// leastBuckets is how many elements a set is made for at least.
 	leastBuckets = 1 << 13
 
@@ -439,7 +478,11 @@ const (
 // that number ceases to be a limit. A kernel that can't do this gets the other ones.
 func (t *Table) create(f *family, discard bool, frontends int) error {
 	add := func(size func(*nft.Set) uint32) error {
-		t.batch.AddTable(f.table, "Kubernetes Services, by weft")
+		if t.owns {
+			t.batch.OwnTable(f.table, tableComment)
+		} else {
+			t.batch.AddTable(f.table, tableComment)
+		}
 		for _, s := range f.sets() {
 			sized := *s
 			if s.Flags == 0 {

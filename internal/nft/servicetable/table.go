@@ -33,6 +33,7 @@ type Table struct {
 	commit  func(*nft.Batch) error // conn's
 	monitor *nft.Monitor
 	cfg     service.Scope
+	owns    bool   // the tables that it makes have it as their owner
 	limit   int    // of one transaction, bytes
 	resized uint32 // what the Size of new sets becomes: unlimited
 
@@ -43,7 +44,8 @@ type Table struct {
 	v4, v6 *family
 	held   map[service.Frontend]*held
 	shared map[labels]*labels
-	picks  map[pickChain]int // the picks that there are, by how many labels lead there
+	groups map[service.Frontend]*group // by the frontend of the cluster IP
+	picks  map[pickChain]int           // the picks that there are, by how many labels lead there
 	codes  *codes
 	ips    map[netip.Addr]int // cluster IPs, by how many frontends
 	local  map[netip.Addr]int // local endpoints, by how many frontends
@@ -70,8 +72,16 @@ type pickChain struct {
 	nodePort bool
 }
 
+// Options are how a Table is to work.
+type Options struct {
+	// Shared leaves the tables for everybody to change. Else, where the kernel can (Linux 6.9), nobody but this process
+	// may change or remove them, not even by a flush of the whole ruleset; they outlive the process, and are then there
+	// for whoever comes first.
+	Shared bool
+}
+
 // Open connects to the kernel in the network namespace of the calling thread. Nothing is changed yet.
-func Open(cfg service.Scope) (*Table, error) {
+func Open(cfg service.Scope, o Options) (*Table, error) {
 	conn, err := nft.Dial()
 	if err != nil {
 		return nil, err
@@ -85,7 +95,13 @@ func Open(cfg service.Scope) (*Table, error) {
 		conn: conn, commit: conn.Commit, monitor: monitor, cfg: cfg, limit: min(conn.Limit(), maxTransaction), resized: unlimited,
 		v4: newFamily(nft.IPv4), v6: newFamily(nft.IPv6), batch: new(nft.Batch),
 	}
-	if t.routes, t.lo, err = openRoutes(); err != nil {
+	if !o.Shared {
+		t.owns, err = conn.CanOwn()
+	}
+	if err == nil {
+		t.routes, t.lo, err = openRoutes()
+	}
+	if err != nil {
 		_ = t.Close()
 		return nil, err
 	}
@@ -215,19 +231,15 @@ func (t *Table) await() error {
 // forward.
 func (t *Table) Present() (bool, error) {
 	names, err := t.conn.Tables(nft.IPv4)
-	return slices.Contains(names, TableName), err
+	return slices.ContainsFunc(names, ours), err
 }
 
-// Remove deletes the tables of the network namespace of the calling thread, and with them every trace.
-func Remove() error {
-	conn, err := nft.Dial()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close() }()
+// Remove deletes the tables, those of other layouts too, and with them every trace.
+func (t *Table) Remove() error {
+	t.synced = false
 	var b nft.Batch
 	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
-		names, err := conn.Tables(f)
+		names, err := t.conn.Tables(f)
 		if err != nil {
 			return err
 		}
@@ -237,17 +249,12 @@ func Remove() error {
 			}
 		}
 	}
-	if err := conn.Commit(&b); err != nil {
+	if err := t.conn.Commit(&b); err != nil {
 		return fmt.Errorf("remove the service tables: %w", err)
 	}
-	routes, lo, err := openRoutes()
-	if err != nil {
-		return err
-	}
-	defer routes.Close()
 	var errs []error
 	for _, a := range aliases {
-		errs = append(errs, removeAlias(routes, a, lo))
+		errs = append(errs, removeAlias(t.routes, a, t.lo))
 	}
 	return errors.Join(errs...)
 }

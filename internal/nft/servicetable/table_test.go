@@ -22,12 +22,17 @@ import (
 	"github.com/weft-net/weft/internal/service"
 )
 
-func open(t testing.TB) *Table {
+func open(t testing.TB) *Table { return openWith(t, Options{}) }
+
+// openShared makes tables that everybody may change, as before Linux 6.9.
+func openShared(t testing.TB) *Table { return openWith(t, Options{Shared: true}) }
+
+func openWith(t testing.TB, o Options) *Table {
 	t.Helper()
 	tab, err := Open(service.Scope{
 		Pods:       []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:244:1::/64")},
 		ClusterIPs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd00:96::/112")},
-	})
+	}, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,6 +97,9 @@ func random(r *rand.Rand, n int) rules {
 				s = v6
 			}
 			return netip.MustParseAddr(strings.ReplaceAll(s, "N", fmt.Sprint(n)))
+		}
+		if affinity > 0 && (n+count)%4 > 0 { // else each frontend by itself
+			base.ClusterIP = netip.AddrPortFrom(addr("10.96.0.N", "fd00:96::N"), 80)
 		}
 		put := func(a netip.Addr, port uint16, rule service.Rule) {
 			out[service.Frontend{Addr: a, Protocol: model.Protocol([]model.Protocol{model.TCP, model.UDP, model.SCTP}[n%3]), Port: port}] = &rule
@@ -188,8 +196,9 @@ func verify(t *testing.T, want rules) {
 		if h.services != w.services || h.admitted != w.admitted || h.outside != w.outside || h.inside != w.inside {
 			t.Errorf("%s: labels %q %q %q %q, want %q %q %q %q", fe, h.services, h.admitted, h.outside, h.inside, w.services, w.admitted, w.outside, w.inside)
 		}
-		compareSlots(t, fe, h.main, w.main, h.numbers)
-		compareSlots(t, fe, h.within, w.within, h.numbers)
+		compareSlots(t, fe, h.main, w.main)
+		compareSlots(t, fe, h.within, w.within)
+		compareGroup(t, fe, h, r, w.main.kind == sticky)
 		if !slices.Equal(h.sources, w.sources) {
 			t.Errorf("%s: sources %v, want %v", fe, h.sources, w.sources)
 		}
@@ -216,6 +225,7 @@ func readAll(t *testing.T, tab *Table) (out [2]contents) {
 	for range maxReads {
 		var errs []error
 		tab.held, tab.picks, tab.codes = make(map[service.Frontend]*held), make(map[pickChain]int), newCodes()
+		tab.groups = make(map[service.Frontend]*group)
 		for i, f := range []*family{tab.v4, tab.v6} {
 			c, err := tab.read(f)
 			out[i], errs = c, append(errs, err)
@@ -232,7 +242,7 @@ func readAll(t *testing.T, tab *Table) (out [2]contents) {
 	return out
 }
 
-func compareSlots(t *testing.T, fe service.Frontend, got, want slotted, numbers map[netip.AddrPort]uint16) {
+func compareSlots(t *testing.T, fe service.Frontend, got, want slotted) {
 	t.Helper()
 	slots := slices.Clone(got.slots)
 	slices.SortFunc(slots, netip.AddrPort.Compare)
@@ -248,12 +258,28 @@ func compareSlots(t *testing.T, fe service.Frontend, got, want slotted, numbers 
 	if !slices.Equal(got.members, want.slots) {
 		t.Errorf("%s: members %v, want %v", fe, got.members, want.slots)
 	}
+}
+
+// compareGroup checks that a frontend with affinity is known as one of its Service port, and that the port knows each
+// endpoint by a number of its own.
+func compareGroup(t *testing.T, fe service.Frontend, h *held, r *service.Rule, affinity bool) {
+	t.Helper()
+	if !affinity {
+		if h.group != nil {
+			t.Errorf("%s: one of %s, without affinity", fe, h.group.port)
+		}
+		return
+	}
+	if h.group == nil || h.group.port != portOf(fe, r) {
+		t.Errorf("%s: one of %v, want %s", fe, h.group, portOf(fe, r))
+		return
+	}
 	seen := make(map[uint16]bool)
-	for ep, n := range numbers {
-		if seen[n] {
+	for ep, n := range h.group.numbers {
+		if seen[n.n] || n.n == 0 {
 			t.Errorf("%s: endpoint %s shares its number with another", fe, ep)
 		}
-		seen[n] = true
+		seen[n.n] = true
 	}
 }
 
@@ -328,6 +354,7 @@ func TestEveryMoment(t *testing.T) {
 	if _, err := first.Sync(now); err != nil {
 		t.Fatal(err)
 	}
+	_ = first.Close()
 	died := errors.New("died")
 	for step := range 80 {
 		next := make(rules)
@@ -546,7 +573,7 @@ func TestNobodyElse(t *testing.T) {
 	if err := other.Commit(&b); err != nil {
 		t.Fatal(err)
 	}
-	tab := open(t)
+	tab := openShared(t)
 	now := random(rand.New(rand.NewPCG(7, 7)), 1)
 	if _, err := tab.Sync(now); err != nil {
 		t.Fatal(err)
@@ -569,7 +596,7 @@ func TestNobodyElse(t *testing.T) {
 	for name, harm := range map[string]func(*nft.Batch){
 		"table deleted":    func(b *nft.Batch) { b.DeleteTable(tab.v4.table) },
 		"map flushed":      func(b *nft.Batch) { b.FlushSet(tab.v4.services) },
-		"endpoint deleted": func(b *nft.Batch) { b.FlushSet(tab.v6.endpoints); b.FlushSet(tab.v6.ids) },
+		"endpoint deleted": func(b *nft.Batch) { b.FlushSet(tab.v6.endpoints); b.FlushSet(tab.v6.ids); b.FlushSet(tab.v6.ports) },
 		"chain flushed":    func(b *nft.Batch) { b.FlushChain(nft.Chain{Table: tab.v4.table, Name: "services"}) },
 		"elements added": func(b *nft.Batch) {
 			k := appendKey(nil, service.Frontend{Addr: netip.MustParseAddr("1.2.3.4"), Protocol: model.TCP, Port: 5})
@@ -600,7 +627,7 @@ func TestNobodyElse(t *testing.T) {
 			t.Fatal(name)
 		}
 	}
-	if err := Remove(); err != nil {
+	if err := tab.Remove(); err != nil {
 		t.Fatal(err)
 	}
 	if got := append(tables(nft.IPv4), tables(nft.IPv6)...); !slices.Equal(got, []string{foreign.Name}) {
@@ -611,7 +638,7 @@ func TestNobodyElse(t *testing.T) {
 // TestOwnChangesAreNotNews checks that a Table does not hear of what it did itself.
 func TestOwnChangesAreNotNews(t *testing.T) {
 	nstest.Enter(t)
-	tab := open(t)
+	tab := openShared(t)
 	now := random(rand.New(rand.NewPCG(7, 7)), 1)
 	if _, err := tab.Sync(now); err != nil {
 		t.Fatal(err)
@@ -656,7 +683,7 @@ func TestOthersMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = other.Close() }()
-	tab := open(t)
+	tab := openShared(t)
 	tab.serial = true
 	now := random(rand.New(rand.NewPCG(7, 7)), 1)
 	harmed := false
@@ -698,7 +725,7 @@ func TestSetsGrow(t *testing.T) {
 			t.Fatalf("size %d: %v", resized, err)
 		}
 		verify(t, now)
-		if err := Remove(); err != nil {
+		if err := tab.Remove(); err != nil {
 			t.Fatal(err)
 		}
 		_ = tab.Close()
