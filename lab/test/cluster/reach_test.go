@@ -82,7 +82,7 @@ func TestForward(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	labtest.Eventually(t, 5*time.Second, func() error { // a datagram may be lost
+	labtest.Eventually(t, 30*time.Second, func() error { // a datagram may be lost
 		if _, err := conn.Write([]byte("hello")); err != nil {
 			return err
 		}

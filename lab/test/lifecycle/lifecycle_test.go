@@ -84,10 +84,10 @@ func startAndEnd(t *testing.T, options []labtest.Option, end func(*testing.T, *l
 	end(t, l)
 	select {
 	case <-l.Ended():
-	case <-time.After(10 * time.Second):
-		t.Fatal("the lab has not ended after 10 s")
+	case <-time.After(30 * time.Second):
+		t.Fatal("the lab has not ended after 30 s")
 	}
-	labtest.Eventually(t, 5*time.Second, func() error {
+	labtest.Eventually(t, 30*time.Second, func() error {
 		for pid, started := range processes {
 			if startTime(pid) == started {
 				return fmt.Errorf("process %d is left: %s", pid, commandOf(pid))
@@ -95,7 +95,7 @@ func startAndEnd(t *testing.T, options []labtest.Option, end func(*testing.T, *l
 		}
 		return nil
 	})
-	labtest.Eventually(t, 5*time.Second, func() error {
+	labtest.Eventually(t, 30*time.Second, func() error {
 		for pid := range allProcesses() {
 			for ns := range namespacesOf(map[int]string{pid: ""}) {
 				// One that is dead but for its new parent's asking holds on to nothing.

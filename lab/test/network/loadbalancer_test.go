@@ -116,10 +116,13 @@ func TestLoadBalancerFailover(t *testing.T) {
 		}
 		return nil
 	})
-	traffic := func() func() answers {
+	// Where nothing may get lost, as long as TCP waits before it sends again what did: a machine that is busy with a node's
+	// start may take as long as half of that.
+	const lossless = "900ms"
+	traffic := func(timeout string) func() answers {
 		t.Helper()
 		// One request at a time, so that failures count up to the time without an answer.
-		tr := lab.Background(t, "exec", "--in", "outside", "--", lab.Echo("outside"), "get", "-for", "90s", "-interval", "10ms", "-timeout", "200ms", "-q", url)
+		tr := lab.Background(t, "exec", "--in", "outside", "--", lab.Echo("outside"), "get", "-for", "90s", "-interval", "10ms", "-timeout", timeout, "-q", url)
 		return func() answers {
 			t.Helper()
 			out, _ := tr.Stop() // it exits 1 if a request failed: the caller judges
@@ -131,7 +134,7 @@ func TestLoadBalancerFailover(t *testing.T) {
 		}
 	}
 
-	stop := traffic()
+	stop := traffic(lossless)
 	killAgent(t, victim)
 	lab.Kubectl(t, "delete", "pod", "-n", "kube-system", "-l", "app.kubernetes.io/component=node", "--field-selector", "spec.nodeName="+victim, "--wait")
 	lab.Rollout(t, "kube-system", "daemonset/weft-node")
@@ -146,7 +149,7 @@ func TestLoadBalancerFailover(t *testing.T) {
 		return nil
 	}
 	labtest.Eventually(t, 20*time.Second, home)
-	stop = traffic()
+	stop = traffic("200ms")
 	if _, err := lab.Run(t.Context(), "node", "kill", victim); err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +166,7 @@ func TestLoadBalancerFailover(t *testing.T) {
 	} else {
 		t.Logf("no answer for %s", pause)
 	}
-	stop = traffic()
+	stop = traffic(lossless)
 	if _, err := lab.Run(t.Context(), "node", "start", victim); err != nil {
 		t.Fatal(err)
 	}

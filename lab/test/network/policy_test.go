@@ -4,6 +4,7 @@ package network
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,7 +54,7 @@ spec:
 	fromHost("node2").must(t, "http://"+hostport(podIPs(t, ns, "app")[0], 8080)+"/")
 	// Labels that change live.
 	lab.Kubectl(t, "label", "pod/db", "-n", ns, "--overwrite", "tier=web")
-	labtest.Eventually(t, 5*time.Second, func() error {
+	labtest.Eventually(t, 30*time.Second, func() error {
 		if a := fromPod(ns, "db").get(t, "-timeout", "300ms", "http://"+hostport(podIPs(t, ns, "app")[0], 8080)+"/"); a.answered != 1 {
 			return fmt.Errorf("%s", a.text)
 		}
@@ -61,31 +62,70 @@ spec:
 	})
 }
 
-// A policy's pods are guarded from their first packet on: someone who never stops trying never gets in.
+// A policy's pods are guarded from their first packet on, over both families: someone who never stops trying never gets
+// in, and they, who try from their start on, never get out.
 func TestNoWindow(t *testing.T) {
 	ns := lab.Namespace(t)
-	lab.Apply(t, ns, `
+	const policy = `
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: closed}
-spec: {podSelector: {matchLabels: {app: closed}}, policyTypes: [Ingress]}
+spec: {podSelector: {matchLabels: {app: closed}}, policyTypes: [Ingress, Egress]}
 ---
-`+deployment("closed", 3, "")+client("c", "node1", "app: c")+service("closed", "closed", "  publishNotReadyAddresses: true\n"+httpPort))
+`
+	families := map[string]string{"-4": "http://203.0.113.1/", "-6": "http://[2001:db8:ffff::1]/"}
+	out := ""
+	for family, url := range families {
+		out += fmt.Sprintf(`      - name: out%s
+        image: ghcr.io/weft-net/echo
+        command: [/echo, get, -for, 600s, -interval, 20ms, -timeout, 100ms, %q]
+`, family, url)
+	}
+	lab.Apply(t, ns, policy+deployment("closed", 3, out)+client("c", "node1", "app: c")+service("closed", "closed", "  publishNotReadyAddresses: true\n"+httpPort))
 	lab.Rollout(t, ns, "deployment/closed")
 	lab.WaitFor(t, ns, "condition=Ready", "pod/c")
 	// The client asks for the pods' names, so that it finds each new one at once.
-	tr := lab.Background(t, "kubectl", "exec", "-n", ns, "c", "--", "/echo", "get", "-for", "120s", "-c", "8", "-timeout", "100ms", "-q",
-		"http://closed."+ns+"/")
+	in := map[string]*labtest.Traffic{}
+	for family := range families {
+		in[family] = lab.Background(t, "kubectl", "exec", "-n", ns, "c", "--", "/echo", "get", family, "-for", "120s", "-c", "4", "-timeout", "100ms", "-q",
+			"http://closed."+ns+"/")
+	}
+	// got is how often the pods that are there now tried to get out, and were answered.
+	got := func(family string) (tried, answered int) {
+		text := lab.Kubectl(t, "logs", "-n", ns, "-l", "app=closed", "-c", "out"+family, "--tail=-1")
+		answered = strings.Count(text, "pod=")
+		return strings.Count(text, "FAILED") + answered, answered
+	}
 	for i := range 8 {
 		lab.Kubectl(t, "delete", "pods", "-n", ns, "-l", "app=closed", "--grace-period=0", "--force")
 		killAgent(t, nodes[i%len(nodes)])
 		lab.Rollout(t, ns, "deployment/closed")
+		for family := range families {
+			if tried, answered := got(family); tried == 0 || answered > 0 {
+				t.Errorf("guarded pods got out with %s: %d of %d", family, answered, tried)
+			}
+		}
 	}
 	if _, err := lab.PodExec(t.Context(), ns, "c", "/echo", "stop"); err != nil {
 		t.Error(err)
 	}
-	out, _ := tr.Wait()
-	if a := parse(out); a.sent < 50 || a.answered > 0 {
-		t.Errorf("a guarded pod answered: %d of %d", a.answered, a.sent)
+	for family, tr := range in {
+		text, _ := tr.Wait()
+		if a := parse(text); a.sent < 50 || a.answered > 0 {
+			t.Errorf("a guarded pod answered with %s: %d of %d", family, a.answered, a.sent)
+		}
+	}
+	// It was the policy that kept them apart.
+	lab.Kubectl(t, "delete", "networkpolicy/closed", "-n", ns)
+	for family := range families {
+		labtest.Eventually(t, 30*time.Second, func() error {
+			if a := fromPod(ns, "c").get(t, family, "http://closed."+ns+"/"); a.answered != 1 {
+				return fmt.Errorf("no way in: %s", a.text)
+			}
+			if tried, answered := got(family); answered == 0 {
+				return fmt.Errorf("no way out with %s: 0 of %d", family, tried)
+			}
+			return nil
+		})
 	}
 }

@@ -129,7 +129,12 @@ func TestServiceChanges(t *testing.T) {
 	for _, typ := range []string{"NodePort", "ClusterIP", "NodePort", "LoadBalancer", "NodePort"} {
 		patch(`{"type":"` + typ + `"}`)
 		if typ == "ClusterIP" {
-			outside.mustNot(t, "http://"+hostport(node, port)+"/")
+			labtest.Eventually(t, 10*time.Second, func() error {
+				if a := outside.get(t, "-timeout", "700ms", "http://"+hostport(node, port)+"/"); a.sent == 0 || a.answered > 0 {
+					return fmt.Errorf("the node port is gone, and answers: %s", a.text)
+				}
+				return nil
+			})
 			continue
 		}
 		if _, err := fmt.Sscan(lab.Get(t, ns, "service/web", "{.spec.ports[0].nodePort}"), &port); err != nil {
