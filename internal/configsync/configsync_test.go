@@ -652,6 +652,28 @@ func TestKeepMissedOne(t *testing.T) {
 	}
 }
 
+// TestKeepAfterAFailedRewrite: when the file could not be written anew beside the updates, the next one is, with all.
+func TestKeepAfterAFailedRewrite(t *testing.T) {
+	k := &keeper{path: filepath.Join(t.TempDir(), "tables")}
+	tb := newTables(1)
+	for i := range 3 {
+		before := tb.revision
+		if i == 0 {
+			before = 0
+		}
+		tb.merge(&route.Update{Certificates: []route.Certificate{{Key: fmt.Sprint(i), Chain: "c"}}})
+		if i == 1 {
+			k.failed = errors.New("no space left on device")
+		}
+		if err := k.add(tb.updateFrom("e", before)); err != nil {
+			t.Errorf("update %d: %v", i, err)
+		}
+		if u, err := k.load(); err != nil || u.Revision != tb.revision || u.Digest != tb.digest || len(u.Resources) != i+1 {
+			t.Errorf("after update %d: %v %+v", i, err, u)
+		}
+	}
+}
+
 // How long one change takes until a pod has confirmed it, beside 5,000 other resources.
 func BenchmarkChangeToConfirmation(b *testing.B) {
 	ca, _, _, err := LoadAuthority(nil, time.Now())

@@ -30,7 +30,7 @@ type keeper struct {
 	floor      int64 // size of the complete update at the beginning
 	rewriting  bool
 	generation int   // of files: one that was begun before another took its place is of no use
-	failed     error // of what was written anew, until add tells
+	failed     error // of what was written anew, until add has tried once more
 }
 
 // keepSlack is how much may be appended, in bytes, however small the tables are.
@@ -97,14 +97,15 @@ func digestOf(all []resource) (d digest) {
 func (k *keeper) add(u *update) (err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.failed != nil {
-		err, k.failed = k.failed, nil
+	failed := k.failed
+	if failed != nil { // now it is written anew with this update, or not at all
+		k.failed = nil
 		k.drop()
-		return err
 	}
 	defer func() {
 		if err != nil {
 			k.drop()
+			err = errors.Join(failed, err)
 		}
 	}()
 	if !u.Complete && k.f != nil {
