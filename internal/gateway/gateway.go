@@ -79,7 +79,9 @@ func Run(ctx context.Context, c Config) error {
 				said = err.Error()
 			}
 			switch {
-			case err != nil && said != was:
+			case err != nil && said == was: // all that is new is served, and what was told of is not
+				c.Log.Debug("change served", "revision", u.Revision)
+			case err != nil:
 				c.Log.Warn("part of the configuration can't be served", "revision", u.Revision, "error", err)
 			case first || u.Complete:
 				c.Log.Info("configuration served", "revision", u.Revision)
