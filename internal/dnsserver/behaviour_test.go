@@ -347,7 +347,7 @@ func TestRateLimit(t *testing.T) {
 		}
 	}
 	eventually(t, "queries over the rate are counted", func() bool { return h.stats.rateLimited.Load() >= 25 })
-	_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	_ = c.SetReadDeadline(time.Now().Add(time.Second))
 	full, cut := 0, 0
 	for {
 		buf := make([]byte, 512)

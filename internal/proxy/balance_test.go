@@ -417,7 +417,7 @@ func TestUpgradesHaveSessions(t *testing.T) {
 		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Secret: s\r\n\r\n")
 		_, _ = io.Copy(c, r)
 	})
-	u := guarded(route.Policy{Session: &route.Session{Kind: route.SessionCookie, Name: "s"}, HideHeaders: []string{"X-Secret"}, ReadTimeout: route.Duration(300 * time.Millisecond)}, e)
+	u := guarded(route.Policy{Session: &route.Session{Kind: route.SessionCookie, Name: "s"}, HideHeaders: []string{"X-Secret"}, ReadTimeout: route.Duration(2 * time.Second)}, e)
 	r := start(t, u)
 	c := r.dial()
 	c.send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")

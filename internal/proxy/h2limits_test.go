@@ -124,7 +124,7 @@ func TestStalledWindow(t *testing.T) {
 			}
 		}
 	})
-	r := start(t, simple(addr), Config{SendTimeout: 700 * time.Millisecond})
+	r := start(t, simple(addr), Config{SendTimeout: 3 * time.Second})
 	f := newFramer(t, r.tcp())
 	f.headers(whole, 1, head(":path", "/large"))
 	for got := 0; got < defaultWindow; {
@@ -201,7 +201,7 @@ func TestSilentHTTP2(t *testing.T) {
 		case <-r.Context().Done():
 		}
 	})
-	r := start(t, simple(addr), Config{IdleTimeout: 100 * time.Millisecond})
+	r := start(t, simple(addr), Config{IdleTimeout: time.Second})
 	f := newFramer(t, r.tcp())
 	f.headers(whole, 1, head())
 	for n := 0; n < 3; {

@@ -163,7 +163,7 @@ func TestReadTimeout(t *testing.T) {
 		case <-r.Context().Done():
 		}
 	})
-	r := start(t, guarded(route.Policy{ReadTimeout: route.Duration(200 * time.Millisecond), Retry: &route.Retry{Never: true}}, e))
+	r := start(t, guarded(route.Policy{ReadTimeout: route.Duration(2 * time.Second), Retry: &route.Retry{Never: true}}, e))
 	r.want(504, "/", nil)
 	c := r.dial()
 	c.send("GET /within HTTP/1.1\r\nHost: a\r\n\r\n")
