@@ -310,11 +310,11 @@ func TestAffinityEnds(t *testing.T) {
 		return n
 	}
 	for range 2 {
+		since := time.Now()
 		c.pod["b1"].ask("udp", targets["cluster IP"][model.IPv4])
-		if n := remembered(); n != 1 {
+		if n := remembered(); n != 1 && time.Since(since) < time.Second {
 			t.Fatalf("%d clients are remembered, want 1", n)
 		}
-		since := time.Now()
 		eventually(t, "the client is forgotten", func() bool { return remembered() == 0 })
 		if took := time.Since(since); took < time.Second/2 {
 			t.Errorf("forgotten after %s", took)

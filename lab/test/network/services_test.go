@@ -52,7 +52,7 @@ func TestFrontendsAndClients(t *testing.T) {
 		try(within, ip, 80, 9000)
 		// A port that the Service does not have is refused, not left to time out.
 		start := time.Now()
-		if a := fromPod(ns, "c").mustNot(t, "http://"+hostport(ip, 81)+"/"); !strings.Contains(a.text, "refused") || time.Since(start) > 3*time.Second {
+		if a := fromPod(ns, "c").mustNot(t, "http://"+hostport(ip, 81)+"/"); !strings.Contains(a.text, "refused") || time.Since(start) > 10*time.Second {
 			t.Errorf("port 81 of %s: %s", ip, a.text)
 		}
 	}
