@@ -192,11 +192,15 @@ func (w *World) Namespace() *model.Namespace {
 	return &model.Namespace{Meta: model.Meta{Name: model.Name{Name: n}, Labels: w.label()}}
 }
 
-// Node is n1 or n2.
+// Node is n1 or n2; both of its podCIDRs are within what Addr gives.
 func (w *World) Node() *model.Node {
 	i := w.IntN(2) + 1
-	return &model.Node{Meta: model.Meta{Name: model.Name{Name: fmt.Sprintf("n%d", i)}, Labels: w.label()},
+	n := &model.Node{Meta: model.Meta{Name: model.Name{Name: fmt.Sprintf("n%d", i)}, Labels: w.label()},
 		InternalIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(60 + i)})}}
+	if w.IntN(4) > 0 { // a node may be there before it has its ranges
+		n.PodCIDRs = []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.0.0.%d/30", 48+4*i)), netip.MustParsePrefix(fmt.Sprintf("fd00::%x/126", 48+4*i))}
+	}
+	return n
 }
 
 // Change is a Delta of few objects, some of them deletions.
