@@ -130,7 +130,7 @@ func (s *State) resolvePort(obj *model.Service, number uint16, as spoken) (backe
 		id.As = spokenHTTP2
 	case "kubernetes.io/ws", "ws":
 		if grpc {
-			return unsupported("does not go with a GRPCRoute")
+			return unsupported("does not go with gRPC")
 		}
 	case "kubernetes.io/wss", "wss", "https":
 		if s.policyFor(obj, port) == nil {

@@ -109,16 +109,15 @@ func (r *ruleCompiler) grpcFilters(in []gwv1.GRPCRouteFilter) (out []route.Filte
 	return out
 }
 
-// externalAuth makes a policy of the rule that asks an authorization server (GEP-1494). The policy's key stays as long
-// as the rule has its place.
+// externalAuth makes a policy of the rule that asks an authorization server (GEP-1494), over HTTP or in Envoy's protocol of
+// gRPC. A body that is to be told is told whole: the API says both that larger ones are rejected and that they are cut, and
+// what was cut off would be let through unseen. The policy's key stays as long as the rule has its place.
 func (r *ruleCompiler) externalAuth(f *gwv1.HTTPExternalAuthFilter, backend bool) {
 	switch {
 	case backend:
 		r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: externalAuth is for rules, not for one of their backendRefs: who may is decided before a backend is chosen")
-	case f.ExternalAuthProtocol != gwv1.HTTPRouteExternalAuthHTTPProtocol:
-		r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: externalAuth.protocol %q is not supported: HTTP is", f.ExternalAuthProtocol)
-	case f.ForwardBody != nil && f.ForwardBody.MaxSize > 0:
-		r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: externalAuth.forwardBody is not supported: set maxSize to 0 or leave it out")
+	case f.ExternalAuthProtocol != gwv1.HTTPRouteExternalAuthHTTPProtocol && f.ExternalAuthProtocol != gwv1.HTTPRouteExternalAuthGRPCProtocol:
+		r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: externalAuth.protocol %q is not supported: HTTP and GRPC are", f.ExternalAuthProtocol)
 	case len(r.rule.Policies) > 0:
 		r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: externalAuth is there twice")
 	}
@@ -128,8 +127,18 @@ func (r *ruleCompiler) externalAuth(f *gwv1.HTTPExternalAuthFilter, backend bool
 	key := fmt.Sprintf("%s/%s/rules/%d/externalAuth", r.c.from.kind, r.c.from.Name, r.index)
 	p := route.Policy{Key: key, ExternalAuth: &route.ExternalAuth{Host: "$host", Path: "$request_uri", AllResponseHeaders: true,
 		Headers: []string{"Authorization"}}}
+	as := spokenHTTP
+	if f.ExternalAuthProtocol == gwv1.HTTPRouteExternalAuthGRPCProtocol {
+		as, p.ExternalAuth = spokenGRPC, &route.ExternalAuth{GRPC: true}
+		if g := f.GRPCAuthConfig; g != nil && len(g.AllowedRequestHeaders) > 0 {
+			p.ExternalAuth.Headers = g.AllowedRequestHeaders
+		}
+	}
+	if f.ForwardBody != nil {
+		p.ExternalAuth.ForwardBody = int(f.ForwardBody.MaxSize)
+	}
 	r.rule.Policies = []string{key}
-	if h := f.HTTPAuthConfig; h != nil {
+	if h := f.HTTPAuthConfig; h != nil && as == spokenHTTP {
 		prefix := strings.ReplaceAll(strings.TrimRight(h.Path, "/"), "$", "$$")
 		p.ExternalAuth.Path = route.Template(prefix) + p.ExternalAuth.Path
 		p.ExternalAuth.Headers = append(p.ExternalAuth.Headers, h.AllowedRequestHeaders...)
@@ -137,7 +146,7 @@ func (r *ruleCompiler) externalAuth(f *gwv1.HTTPExternalAuthFilter, backend bool
 			p.ExternalAuth.AllResponseHeaders, p.ExternalAuth.ResponseHeaders = false, h.AllowedResponseHeaders
 		}
 	}
-	id, problem := r.s.resolve(r.c, f.BackendRef, spokenHTTP)
+	id, problem := r.s.resolve(r.c, f.BackendRef, as)
 	if problem != nil {
 		problem.message = "filters: externalAuth: " + problem.message
 		r.unresolved(*problem)

@@ -55,7 +55,9 @@ func (t *tables) newExternalAuth(c *route.ExternalAuth) *externalAuth {
 		a.copied = append(a.copied, strings.ToLower(h))
 	}
 	if c.Headers != nil {
-		a.told = []string{"authorization"}
+		if !c.GRPC {
+			a.told = []string{"authorization"}
+		}
 		for _, h := range c.Headers {
 			a.told = append(a.told, strings.ToLower(h))
 		}
@@ -68,7 +70,14 @@ func (t *tables) newExternalAuth(c *route.ExternalAuth) *externalAuth {
 
 // admit asks whether the request may pass. Else the client has been answered; otherwise is what else it may try.
 func (a *externalAuth) admit(x *exchange, otherwise ...field) bool {
-	got, err := a.verdict(x)
+	body, ok := a.forwarded(x)
+	if !ok {
+		return false
+	}
+	if a.conf.GRPC {
+		return a.admitGRPC(x, body, otherwise)
+	}
+	got, err := a.verdict(x, body)
 	if err != nil {
 		x.deny(deniedExternal, http.StatusInternalServerError, "external authentication: "+err.Error())
 		return false
@@ -109,6 +118,40 @@ func (a *externalAuth) admit(x *exchange, otherwise ...field) bool {
 		x.deny(deniedExternal, http.StatusInternalServerError, "external authentication: answered with status "+strconv.Itoa(got.status))
 	}
 	return false
+}
+
+// forwarded gives the request's body as far as the question tells it, nothing where it does not. It is false when the
+// client has been answered, or has broken off: a body that can't be told whole is not let through.
+func (a *externalAuth) forwarded(x *exchange) ([]byte, bool) {
+	limit := int64(a.conf.ForwardBody)
+	if limit == 0 || x.body == nil {
+		return nil, true
+	}
+	if x.length > limit {
+		x.tooLarge()
+		return nil, false
+	}
+	if n := x.length; !x.isWhole {
+		if n < 0 {
+			n = limit
+		}
+		if !x.hold(int(n)) {
+			x.deny(deniedExternal, http.StatusServiceUnavailable, "external authentication: too many bodies to be told")
+			return nil, false
+		}
+	}
+	if !x.takeBody(limit) {
+		return nil, false
+	}
+	if x.isWhole {
+		return x.whole, true
+	}
+	first := x.body.(*prefixBody).first // there is more, or trailers
+	if int64(len(first)) > limit {
+		x.tooLarge()
+		return nil, false
+	}
+	return first, true
 }
 
 // handOn answers with the authority's refusal.
@@ -178,7 +221,7 @@ func (a *externalAuth) signinURL(x *exchange) string {
 }
 
 // verdict gives the answer, remembered or new.
-func (a *externalAuth) verdict(x *exchange) (*answer, error) {
+func (a *externalAuth) verdict(x *exchange, body []byte) (*answer, error) {
 	var key [sha256.Size]byte
 	if a.cache != nil {
 		// The key is of the answer's policy only; what it holds may be a secret, so its hash is kept.
@@ -190,7 +233,7 @@ func (a *externalAuth) verdict(x *exchange) (*answer, error) {
 			return got, nil
 		}
 	}
-	q := a.question(x)
+	q := a.question(x, body)
 	b, err := a.backend(x, q)
 	if err != nil {
 		return nil, err
@@ -276,8 +319,8 @@ func (f fieldsLookup) Lookup(name string) (string, bool) {
 
 // question is what is asked: the request's fields, with what it was in fields of their own, as ingress-nginx and
 // oauth2-proxy name them.
-func (a *externalAuth) question(x *exchange) *question {
-	q := &question{method: a.conf.Method, authority: x.asked.authority, timeout: time.Duration(a.conf.Timeout), fields: x.asIs()}
+func (a *externalAuth) question(x *exchange, body []byte) *question {
+	q := &question{method: a.conf.Method, authority: x.asked.authority, timeout: time.Duration(a.conf.Timeout), fields: x.asIs(len(body) > 0), body: body}
 	if q.timeout <= 0 {
 		q.timeout = externalTimeout
 	}

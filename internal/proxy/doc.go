@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package proxy is a gateway's data plane: HTTP/1.1, HTTP/2, gRPC, TLS, TCP and UDP on the wire, over the tables of
-// package route. It may import route, the standard library, golang.org/x/net (http2, dnsmessage), the Prometheus client and
-// go-htpasswd, and no other package that acts.
+// package route. It may import route, the standard library, golang.org/x/net (http2, dnsmessage), protobuf's wire format,
+// the Prometheus client and go-htpasswd, and no other package that acts.
 //
 // One goroutine carries a request from its client to its endpoint and back (exchange.go, send.go), over HTTP/1.1
 // (h1server.go, h1client.go) or a stream of HTTP/2 (h2server.go, h2client.go) on either side; trailers, informational
@@ -14,8 +14,8 @@
 // silent while the other is not (silence.go), and mirrors get what is read of it (mirror.go).
 //
 // What policies come to for a rule at a listener is merged once and remembered (policy.go): a plan, of which guards are
-// passed before a backend is asked (policy_admit.go, limit.go, auth_basic.go, auth_external.go, firewall.go), and a shape
-// is given to answers (policy_response.go, errorpages.go). A rule without policies pays for none of it.
+// passed before a backend is asked (policy_admit.go, limit.go, auth_basic.go, auth_external.go, auth_grpc.go, firewall.go),
+// and a shape is given to answers (policy_response.go, errorpages.go). A rule without policies pays for none of it.
 //
 // Plain TCP is carried by relays (relay.go, relaypair.go, rawsocket.go), thousands of connections in one goroutine over
 // raw sockets; tunnels through TLS, upgrades and passthrough by two goroutines each (tunnel.go; h2tunnel.go where a side

@@ -42,7 +42,7 @@ func (x *exchange) errorPage(status int) bool {
 	p := x.plan.errors
 	accept, _ := x.Lookup("accept")
 	id, _ := x.Lookup("x-request-id")
-	q := &question{method: http.MethodGet, authority: x.asked.authority, path: "/", timeout: errorPageTimeout, fields: x.asIs()}
+	q := &question{method: http.MethodGet, authority: x.asked.authority, path: "/", timeout: errorPageTimeout, fields: x.asIs(false)}
 	f := set(q.fields, "X-Code", strconv.Itoa(status))
 	f = set(f, "X-Format", accept)
 	f = set(f, "X-Original-URI", x.uri())

@@ -52,6 +52,8 @@ type filters struct {
 // not in it: where a message ends is the proxy's to say.
 type edit struct {
 	set, add  []field
+	absent    []field // added where there is none of the name
+	present   []field // take the place of what there is, if anything
 	templates []headerText
 	remove    []string    // lower case
 	host      *route.Text // of requests, which have it in another place; nil: as it is
@@ -212,10 +214,29 @@ func (e *edit) apply(fields []field, v route.Values) []field {
 		}
 	}
 	fields = append(fields, e.add...)
+	for _, f := range e.absent {
+		if !has(fields, f.name) {
+			fields = append(fields, f)
+		}
+	}
+	for _, f := range e.present {
+		if has(fields, f.name) {
+			fields = setField(fields, f)
+		}
+	}
 	for _, name := range e.remove {
 		dropFields(fields, name)
 	}
 	return fields
+}
+
+func has(fields []field, name []byte) bool {
+	for i := range fields {
+		if fields[i].id != fDropped && sameName(fields[i].name, name) {
+			return true
+		}
+	}
+	return false
 }
 
 // setField replaces a field, or adds it.

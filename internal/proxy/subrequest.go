@@ -9,18 +9,21 @@ import (
 )
 
 // question is a request that the gateway makes on behalf of another one: of external authentication, or for an error
-// page. It has no body.
+// page.
 type question struct {
 	method, authority, path, query string
 	fields                         []field
+	body                           []byte // none: it has no body
+	call                           bool   // of gRPC
 	timeout                        time.Duration
 }
 
 // answer is what came back.
 type answer struct {
-	status int
-	fields []field
-	body   []byte
+	status   int
+	fields   []field
+	body     []byte
+	trailers []field
 }
 
 // ask sends a question to a backend, trying other endpoints when connections can't be made. The answer's body goes to
@@ -31,7 +34,10 @@ func (x *exchange) ask(b *backend, q *question, to sink) error {
 	}
 	sub := &exchange{
 		srv: x.srv, began: time.Now(), peer: x.peer, sink: to, major: x.major, minor: x.minor, method: q.method,
-		path: q.path, query: q.query, authority: q.authority, fields: q.fields,
+		path: q.path, query: q.query, authority: q.authority, fields: q.fields, call: q.call,
+	}
+	if len(q.body) > 0 {
+		sub.whole, sub.isWhole, sub.length = q.body, true, int64(len(q.body))
 	}
 	by := sub.began.Add(q.timeout)
 	for range connectTries {
@@ -66,13 +72,18 @@ var errAnswerTooLarge = errors.New("the answer is too large")
 func (c *collector) informational(int, []field) error { return nil }
 
 func (c *collector) start(_ *exchange, status int, _ string, fields []field, _ int64) error {
-	c.status = status
+	c.status, c.fields = status, kept(fields)
+	return nil
+}
+
+// kept copies fields that are there.
+func kept(fields []field) (out []field) {
 	for _, f := range fields {
 		if f.id != fDropped {
-			c.fields = append(c.fields, field{bytes.Clone(f.name), bytes.Clone(f.value), f.id})
+			out = append(out, field{bytes.Clone(f.name), bytes.Clone(f.value), f.id})
 		}
 	}
-	return nil
+	return out
 }
 
 func (c *collector) data(p []byte) error {
@@ -83,8 +94,12 @@ func (c *collector) data(p []byte) error {
 	return nil
 }
 
-func (c *collector) flush() error      { return nil }
-func (c *collector) end([]field) error { return nil }
+func (c *collector) flush() error { return nil }
+
+func (c *collector) end(trailers []field) error {
+	c.trailers = kept(trailers)
+	return nil
+}
 
 // lookup finds the first field of a name in lower case.
 func (a *answer) lookup(name string) string {
@@ -96,11 +111,12 @@ func (a *answer) lookup(name string) string {
 	return ""
 }
 
-// asIs copies the request's fields that may go with a question: none about a body or the connection.
-func (x *exchange) asIs() []field {
+// asIs copies the request's fields that may go with a question: none about the connection, nor about a body unless that
+// goes with it.
+func (x *exchange) asIs(withBody bool) []field {
 	out := make([]field, 0, len(x.fields)+12)
 	for _, f := range x.fields {
-		if f.id == fDropped || equalFold(f.name, "content-type") || equalFold(f.name, "content-encoding") || equalFold(f.name, "range") ||
+		if f.id == fDropped || !withBody && (equalFold(f.name, "content-type") || equalFold(f.name, "content-encoding")) || equalFold(f.name, "range") ||
 			len(f.name) > 3 && equalFold(f.name[:3], "if-") || equalFold(f.name, "accept-encoding") {
 			continue
 		}

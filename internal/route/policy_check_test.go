@@ -12,28 +12,32 @@ import (
 func TestPolicyCheck(t *testing.T) {
 	minus, bad := int64(-1), Template("$nothing")
 	for field, p := range map[string]Policy{
-		"externalAuth.path":           {ExternalAuth: &ExternalAuth{Backend: "b", Path: "$nothing"}},
-		"externalAuth.backend":        {ExternalAuth: &ExternalAuth{Path: "/"}},
-		"externalAuth.method":         {ExternalAuth: &ExternalAuth{Backend: "b", Method: "GET /"}},
-		"rateLimits[0]":               {RateLimits: []RateLimit{{Per: Duration(time.Second)}}},
-		"rateLimits[1].name":          {RateLimits: []RateLimit{{Requests: 1, Per: 1}, {Requests: 1, Per: 1}}},
-		"rateLimits[0].status":        {RateLimits: []RateLimit{{Requests: 1, Per: 1, Status: 200}}},
-		"rewrite.path":                {Rewrite: &Rewrite{Path: &PathRewrite{Template: &bad}}},
-		"redirect.location":           {Redirect: &Redirect{Location: bad}},
-		"redirect.status":             {Redirect: &Redirect{Location: "/", Status: 200}},
-		"connections.status":          {Connections: &Connections{Status: 99}},
-		"maxRequestBody":              {MaxRequestBody: &minus},
-		"responseRate":                {ResponseRate: &ResponseRate{BytesPerSecond: -1}},
-		"errorPages.statuses":         {ErrorPages: &ErrorPages{Statuses: []int{200}}},
-		"hsts.maxAge":                 {HSTS: &HSTS{MaxAge: -1}},
-		"cookies.domains[0]":          {Cookies: &Cookies{Domains: []Replacement{{}}}},
-		"locations.replace[0]":        {Locations: &Locations{Replace: []Replacement{{From: "(", Regex: true}}}},
-		"balance.kind":                {Balance: &Balance{Kind: "Random"}},
-		"balance.key":                 {Balance: &Balance{Kind: Hash}},
-		"session: name":               {Session: &Session{Kind: SessionCookie, Name: "a;b"}},
-		"session: sameSite":           {Session: &Session{Kind: SessionCookie, Name: "a", SameSite: "Maybe"}},
-		"externalAuth.cacheKey":       {ExternalAuth: &ExternalAuth{Backend: "b", CacheKey: "${"}},
-		"externalAuth.requestHeaders": {ExternalAuth: &ExternalAuth{Backend: "b", RequestHeaders: []Header{{"X", "$"}, {"Y", "$no"}}}},
+		"externalAuth.path":            {ExternalAuth: &ExternalAuth{Backend: "b", Path: "$nothing"}},
+		"externalAuth.backend":         {ExternalAuth: &ExternalAuth{Path: "/"}},
+		"externalAuth.method":          {ExternalAuth: &ExternalAuth{Backend: "b", Method: "GET /"}},
+		"rateLimits[0]":                {RateLimits: []RateLimit{{Per: Duration(time.Second)}}},
+		"rateLimits[1].name":           {RateLimits: []RateLimit{{Requests: 1, Per: 1}, {Requests: 1, Per: 1}}},
+		"rateLimits[0].status":         {RateLimits: []RateLimit{{Requests: 1, Per: 1, Status: 200}}},
+		"rewrite.path":                 {Rewrite: &Rewrite{Path: &PathRewrite{Template: &bad}}},
+		"redirect.location":            {Redirect: &Redirect{Location: bad}},
+		"redirect.status":              {Redirect: &Redirect{Location: "/", Status: 200}},
+		"connections.status":           {Connections: &Connections{Status: 99}},
+		"maxRequestBody":               {MaxRequestBody: &minus},
+		"responseRate":                 {ResponseRate: &ResponseRate{BytesPerSecond: -1}},
+		"errorPages.statuses":          {ErrorPages: &ErrorPages{Statuses: []int{200}}},
+		"hsts.maxAge":                  {HSTS: &HSTS{MaxAge: -1}},
+		"cookies.domains[0]":           {Cookies: &Cookies{Domains: []Replacement{{}}}},
+		"locations.replace[0]":         {Locations: &Locations{Replace: []Replacement{{From: "(", Regex: true}}}},
+		"balance.kind":                 {Balance: &Balance{Kind: "Random"}},
+		"balance.key":                  {Balance: &Balance{Kind: Hash}},
+		"session: name":                {Session: &Session{Kind: SessionCookie, Name: "a;b"}},
+		"session: sameSite":            {Session: &Session{Kind: SessionCookie, Name: "a", SameSite: "Maybe"}},
+		"externalAuth.cacheKey":        {ExternalAuth: &ExternalAuth{Backend: "b", CacheKey: "${"}},
+		"externalAuth.forwardBody":     {ExternalAuth: &ExternalAuth{Backend: "b", ForwardBody: MaxForwardBody + 1}},
+		"externalAuth.forwardBody: an": {ExternalAuth: &ExternalAuth{Backend: "b", ForwardBody: 1, CacheKey: "k"}},
+		"externalAuth.backend: gRPC":   {ExternalAuth: &ExternalAuth{Host: "h", GRPC: true}},
+		"externalAuth.grpc":            {ExternalAuth: &ExternalAuth{Backend: "b", GRPC: true, Signin: "/in"}},
+		"externalAuth.requestHeaders":  {ExternalAuth: &ExternalAuth{Backend: "b", RequestHeaders: []Header{{"X", "$"}, {"Y", "$no"}}}},
 	} {
 		if err := p.Check(); err == nil || !strings.HasPrefix(err.Error(), field) {
 			t.Errorf("%s: %v", field, err)
@@ -44,6 +48,10 @@ func TestPolicyCheck(t *testing.T) {
 		RateLimits: []RateLimit{{Name: "a", Requests: 1, Per: 1, Status: 429}, {Name: "b", Requests: 1, Per: 1}},
 		Balance:    &Balance{Kind: Hash, Key: "$remote_addr"}, Session: &Session{Kind: SessionCookie, Name: "route", SameSite: "None"},
 	}
+	if err := good.Check(); err != nil {
+		t.Error(err)
+	}
+	good.ExternalAuth = &ExternalAuth{Backend: "b", GRPC: true, Headers: []string{"Cookie"}, ForwardBody: MaxForwardBody, Timeout: 1}
 	if err := good.Check(); err != nil {
 		t.Error(err)
 	}

@@ -126,7 +126,17 @@ type ExternalAuth struct {
 	CacheKey Template     `json:"cacheKey,omitempty"`
 	CacheFor []CacheEntry `json:"cacheFor,omitempty"`
 	Timeout  Duration     `json:"timeout,omitempty"` // 0: 60s
+	// ForwardBody tells the question with the request's body, of up to so many bytes, MaxForwardBody at most; requests with
+	// a larger one are answered 413. 0: the body is not told.
+	ForwardBody int `json:"forwardBody,omitempty"`
+	// GRPC asks the Backend over gRPC, in Envoy's protocol (envoy.service.auth.v3.Authorization/Check). Of the fields above
+	// Headers, which then are all that is told, ForwardBody and Timeout go with it: the answer itself says what becomes of
+	// the request, and of what the client gets.
+	GRPC bool `json:"grpc,omitempty"`
 }
+
+// MaxForwardBody is the most bytes of a body that a question of ExternalAuth may tell.
+const MaxForwardBody = 1 << 20
 
 // CacheEntry is how long an answer of some statuses is remembered.
 type CacheEntry struct {
