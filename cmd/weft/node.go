@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"runtime/debug"
-	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,8 +44,7 @@ type nodeFlags struct {
 
 	services   node.ServicesConfig
 	clusterIPs []string
-	nodePorts  []string
-	noLoopback bool
+	nodePorts  nodePortFlags
 	announceOn []string
 	announced  string
 }
@@ -90,8 +88,7 @@ What it has put into the kernel stays there when it stops, so a restart or an up
 	fs.StringVar(&f.install.ConfDir, "cni-conf-dir", "", "`directory` of the CNI configuration (default /etc/cni/net.d)")
 	fs.StringVar(&f.install.BinDir, "cni-bin-dir", "", "`directory` of the CNI plugins (default /opt/cni/bin)")
 	fs.StringSliceVar(&f.clusterIPs, "service-cluster-ip-range", nil, "`CIDRs` of cluster IPs; traffic to those that no Service has is dropped instead of routed away")
-	fs.StringSliceVar(&f.nodePorts, "nodeport-addresses", nil, "`CIDRs` of the node addresses that serve NodePorts, or primary: those of the Node's first InternalIPs (default: all of the node's addresses, and loopback)")
-	fs.BoolVar(&f.noLoopback, "no-loopback-nodeports", false, "no NodePorts on 127.0.0.1 and ::1")
+	f.nodePorts.add(fs)
 	fs.StringSliceVar(&f.announceOn, "announce-links", nil, "`patterns` of the links on which LoadBalancer addresses are announced, such as eth0,bond* (default: all of the node's own)")
 	fs.StringVar(&f.announced, "announce-state", "/run/weft/announced.json", "`file`, on a tmpfs, that keeps what this node announces, for a restart while the API server is away")
 	fs.StringSliceVar(&f.resolvers, "policy-resolvers", nil, "`addresses` of DNS servers whose answers count for policies by domainNames, beside those of the cluster's DNS")
@@ -213,12 +210,12 @@ func (f *nodeFlags) assemble(log *slog.Logger, reg prometheus.Registerer, record
 		return nil, nil, err
 	}
 	f.services.Node, f.services.Registerer, f.services.Events, f.services.Log = f.name, reg, record, log.With("part", "services")
-	f.services.Loopback = !f.noLoopback
+	f.services.Loopback = !f.nodePorts.noLoopback
 	if f.services.ClusterIPs, err = prefixes("service-cluster-ip-range", f.clusterIPs); err != nil {
 		return nil, nil, err
 	}
-	if f.services.PrimaryNodePorts = slices.Equal(f.nodePorts, []string{"primary"}); !f.services.PrimaryNodePorts {
-		if f.services.NodePorts, err = prefixes("nodeport-addresses", f.nodePorts); err != nil {
+	if f.services.PrimaryNodePorts = f.nodePorts.primary(); !f.services.PrimaryNodePorts {
+		if f.services.NodePorts, err = prefixes("nodeport-addresses", f.nodePorts.addresses); err != nil {
 			return nil, nil, err
 		}
 	}

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"sigs.k8s.io/yaml"
 
 	"github.com/weft-net/weft/internal/kube"
@@ -21,20 +23,37 @@ import (
 
 // serviceFlags are common to the commands about Services.
 type serviceFlags struct {
-	world  worldFlags
-	node   string
-	output string
+	world     worldFlags
+	node      string
+	nodePorts nodePortFlags
+	output    string
+}
+
+func (f *serviceFlags) add(fs *pflag.FlagSet) {
+	f.world.add(fs)
+	fs.StringVar(&f.node, "node", "", "`node` to ask about (default: all)")
+	fs.StringSliceVar(&f.nodePorts.addresses, "nodeport-addresses", nil, "`CIDRs` of the node addresses that serve NodePorts, or primary, as agents have it (default: what the cluster's agents have)")
 }
 
 // nodeTable is what one node decides.
 type nodeTable struct {
 	node  string
 	table *service.Table
+	scope service.Scope // where its node ports are
+	api   *model.Node
+}
+
+// explain says what the node does with a Service, and why.
+func (nt *nodeTable) explain(name model.Name) (service.Explanation, bool) {
+	e, ok := nt.table.Explain(name)
+	e.LimitNodePorts(nt.scope, nt.api)
+	return e, ok
 }
 
 // tables makes the decisions of every node, or of --node, with the code that the agents run.
 func (f *serviceFlags) tables(ctx context.Context) (*model.Delta, []nodeTable, error) {
 	var d *model.Delta
+	var agents map[string]*nodePortFlags
 	if len(f.world.files) > 0 {
 		c, err := f.world.manifests(f.world.files...)
 		if err != nil {
@@ -49,6 +68,9 @@ func (f *serviceFlags) tables(ctx context.Context) (*model.Delta, []nodeTable, e
 		if d, err = kube.Snapshot(ctx, cfg, kube.Services|kube.EndpointSlices|kube.Nodes); err != nil {
 			return nil, nil, err
 		}
+		if agents, err = agentNodePorts(ctx, &f.world.access); err != nil && len(f.nodePorts.addresses) == 0 {
+			fmt.Fprintln(os.Stderr, "weft: whether node ports are on some of the nodes' addresses only (--nodeport-addresses) is not known:", err)
+		}
 	}
 	var out []nodeTable
 	for _, name := range slices.Sorted(maps.Keys(d.Nodes)) {
@@ -57,7 +79,15 @@ func (f *serviceFlags) tables(ctx context.Context) (*model.Delta, []nodeTable, e
 		}
 		t := service.NewTable(name)
 		t.Update(d)
-		out = append(out, nodeTable{name, t})
+		flags := &f.nodePorts
+		if a := agents[name]; a != nil && len(flags.addresses) == 0 {
+			flags = a
+		}
+		scope, err := flags.scope(d.Nodes[name])
+		if err != nil {
+			return nil, nil, err
+		}
+		out = append(out, nodeTable{name, t, scope, d.Nodes[name]})
 	}
 	if len(out) == 0 && f.node != "" {
 		return nil, nil, fmt.Errorf("there is no node %q: the nodes are %s", f.node, strings.Join(slices.Sorted(maps.Keys(d.Nodes)), ", "))
@@ -98,8 +128,7 @@ The answer is worked out from the API objects by the code that the node agents r
 			return writeView(cmd.OutOrStdout(), f.output, view, func(w io.Writer) { view.print(w, f.output == "wide") })
 		},
 	}
-	f.world.add(cmd.Flags())
-	cmd.Flags().StringVar(&f.node, "node", "", "`node` to ask about (default: all)")
+	f.add(cmd.Flags())
 	outputFlag(cmd, &f.output, "text", "wide", "json", "yaml")
 	return cmd
 }
@@ -133,6 +162,7 @@ type serviceView struct {
 type fromView struct {
 	Nodes     []string       `json:"nodes"`
 	Frontends []frontendView `json:"frontends"`
+	Closed    []string       `json:"closed,omitempty"` // node ports that are on none of these nodes' addresses
 }
 
 type frontendView struct {
@@ -161,7 +191,7 @@ func viewService(name model.Name, tables []nodeTable) (serviceView, error) {
 	v := serviceView{Namespace: name.Namespace, Name: name.Name}
 	index := make(map[string]int)
 	for _, nt := range tables {
-		e, ok := nt.table.Explain(name)
+		e, ok := nt.explain(name)
 		if !ok {
 			return v, fmt.Errorf("there is no Service %s: -n chooses the namespace", name)
 		}
@@ -174,12 +204,12 @@ func viewService(name model.Name, tables []nodeTable) (serviceView, error) {
 		for _, fe := range e.Frontends {
 			fes = append(fes, viewFrontend(&fe))
 		}
-		key := fmt.Sprintf("%+v", fes)
+		key := fmt.Sprintf("%+v %q", fes, e.Closed)
 		i, ok := index[key]
 		if !ok {
 			i = len(v.From)
 			index[key] = i
-			v.From = append(v.From, fromView{Frontends: fes})
+			v.From = append(v.From, fromView{Frontends: fes, Closed: e.Closed})
 		}
 		v.From[i].Nodes = append(v.From[i].Nodes, nt.node)
 	}
@@ -216,6 +246,9 @@ func (v *serviceView) print(w io.Writer, wide bool) {
 		fmt.Fprintf(w, "\nFrom %s:\n", where)
 		for _, fe := range from.Frontends {
 			fe.print(w, wide)
+		}
+		for _, c := range from.Closed {
+			fmt.Fprintf(w, "  not open: %s\n", c)
 		}
 	}
 	if len(v.Absent) > 0 {
@@ -289,8 +322,7 @@ func newStatusServicesCommand() *cobra.Command {
 			return writeView(cmd.OutOrStdout(), f.output, rows, func(w io.Writer) { printStatus(w, rows) })
 		},
 	}
-	f.world.add(cmd.Flags())
-	cmd.Flags().StringVar(&f.node, "node", "", "`node` to ask about (default: all)")
+	f.add(cmd.Flags())
 	cmd.Flags().BoolVarP(&all, "all-namespaces", "A", false, "Services of all namespaces")
 	outputFlag(cmd, &f.output, "text", "json", "yaml")
 	return cmd
@@ -318,7 +350,7 @@ func statusRows(d *model.Delta, tables []nodeTable, namespace string) []statusRo
 		problems := make(map[string][]string) // what, and on which nodes
 		var order []string
 		for i, nt := range tables {
-			e, _ := nt.table.Explain(name)
+			e, _ := nt.explain(name)
 			if row.Note = e.NotServed; row.Note != "" {
 				break
 			}

@@ -6,8 +6,11 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 const shopManifests = `
@@ -86,6 +89,74 @@ func TestServiceCommand(t *testing.T) {
 			if !strings.Contains(got, want) {
 				t.Errorf("weft %s:\n%s\nlacks %q", strings.Join(c.args, " "), got, want)
 			}
+		}
+	}
+}
+
+const nodePortManifests = `
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+status: {addresses: [{type: InternalIP, address: 192.168.1.1}, {type: InternalIP, address: 192.168.2.1}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n2}
+status: {addresses: [{type: InternalIP, address: 192.168.2.2}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec:
+  type: NodePort
+  clusterIP: 10.96.0.80
+  clusterIPs: [10.96.0.80]
+  ipFamilies: [IPv4]
+  ports: [{name: http, port: 80, targetPort: 8080, nodePort: 30080, protocol: TCP}]
+`
+
+// TestNodePortsWhereTheyAre: a node port that is on some of the nodes' addresses is shown there, and nowhere else.
+func TestNodePortsWhereTheyAre(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "shop.yaml")
+	if err := os.WriteFile(file, []byte(nodePortManifests), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(more ...string) string {
+		return run(t, append([]string{"service", "web", "-n", "shop", "-f", file}, more...)...)
+	}
+	if out := ask(); !strings.Contains(out, "From every node (2)") || !strings.Contains(out, "nodePort *:30080/TCP (IPv4)") || strings.Contains(out, "addresses") {
+		t.Errorf("without limits:\n%s", out)
+	}
+	out := ask("--nodeport-addresses", "192.168.1.0/24,fd00::/64")
+	n1, n2, ok := strings.Cut(out, "From node n2:")
+	if !ok || !strings.Contains(n1, "nodePort *:30080/TCP (IPv4) (http): ") || !strings.Contains(n1, "; on the node's addresses in 192.168.1.0/24 only") {
+		t.Errorf("n1:\n%s", n1)
+	}
+	if strings.Contains(n2, "\n  nodePort") || !strings.Contains(n2, "not open: nodePort *:30080/TCP (IPv4): none of the node's addresses is in 192.168.1.0/24") {
+		t.Errorf("n2:\n%s", n2)
+	}
+	if out := ask("--nodeport-addresses", "primary", "--node", "n1"); !strings.Contains(out, "in 192.168.1.1/32 only") {
+		t.Errorf("primary:\n%s", out)
+	}
+	if out := ask("--nodeport-addresses", "nonsense"); !strings.Contains(out, "error: --nodeport-addresses") {
+		t.Errorf("nonsense:\n%s", out)
+	}
+}
+
+// TestAgentsFlags: what an agent was started with is read from its pod, whatever else it was started with.
+func TestAgentsFlags(t *testing.T) {
+	for _, x := range []struct {
+		args []string
+		want nodePortFlags
+	}{
+		{[]string{"node", "--node-name=$(NODE_NAME)", "--metrics-bind-address=:9640"}, nodePortFlags{}},
+		{[]string{"node", "--nodeport-addresses=10.0.0.0/8,fd00::/8", "--log-admitted", "--no-loopback-nodeports"},
+			nodePortFlags{[]string{"10.0.0.0/8", "fd00::/8"}, true}},
+		{[]string{"node", "--dns-namespace", "kube-system", "--nodeport-addresses", "primary"}, nodePortFlags{addresses: []string{"primary"}}},
+	} {
+		got, err := nodePortsOf(&corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Args: x.args}}}})
+		if err != nil || !reflect.DeepEqual(got, &x.want) {
+			t.Errorf("%q: %+v, %v, want %+v", x.args, got, err, x.want)
 		}
 	}
 }

@@ -90,7 +90,7 @@ func NewServices(cfg ServicesConfig) (*Services, error) {
 		scope: service.Scope{Pods: cfg.Pods, ClusterIPs: cfg.ClusterIPs, NodePorts: cfg.NodePorts, LoopbackNodePorts: cfg.Loopback},
 	}
 	if cfg.PrimaryNodePorts {
-		s.scope.NodePorts = primary(nil)
+		s.scope.NodePorts = service.PrimaryNodePorts(nil)
 	}
 	kernel, err := servicetable.Open(s.scope, servicetable.Options{Shared: cfg.Shared})
 	if err != nil {
@@ -175,7 +175,7 @@ func (s *Services) rescope(d *model.Delta) {
 			next.Pods = n.PodCIDRs
 		}
 		if s.cfg.PrimaryNodePorts {
-			next.NodePorts = primary(n)
+			next.NodePorts = service.PrimaryNodePorts(n)
 		}
 		s.checks.listenOn(next.NodePorts)
 	}
@@ -197,21 +197,6 @@ func (s *Services) rescope(d *model.Delta) {
 	}
 	s.scope = next
 	s.kernel.Configure(s.scope)
-}
-
-// primary are the node's primary addresses as ranges: the first InternalIP of each family. A family of which the node
-// has none, or none that is known yet, has its loopback address: not to have any would mean all.
-func primary(n *model.Node) []netip.Prefix {
-	out := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128")}
-	if n == nil {
-		return out
-	}
-	for i, f := range []model.Family{model.IPv4, model.IPv6} {
-		if j := slices.IndexFunc(n.InternalIPs, func(a netip.Addr) bool { return model.FamilyOf(a) == f }); j >= 0 {
-			out[i] = netip.PrefixFrom(n.InternalIPs[j], n.InternalIPs[j].BitLen())
-		}
-	}
-	return out
 }
 
 // enforce brings the kernel to the table, and tells what there was to do. Callers hold mu.

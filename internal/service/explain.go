@@ -19,6 +19,9 @@ type Explanation struct {
 	NotServed string // why no node forwards for the Service; "" if they do
 	Frontends []FrontendReport
 
+	// Closed are node ports that the node has on none of its addresses, each a sentence with the reason: see LimitNodePorts.
+	Closed []string
+
 	// Absent are addresses that one might look for among the frontends and that are none, each a sentence with the reason.
 	Absent []string
 }
