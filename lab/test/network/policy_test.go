@@ -90,21 +90,37 @@ spec: {podSelector: {matchLabels: {app: closed}}, policyTypes: [Ingress, Egress]
 		in[family] = lab.Background(t, "kubectl", "exec", "-n", ns, "c", "--", "/echo", "get", family, "-for", "120s", "-c", "4", "-timeout", "100ms", "-q",
 			"http://closed."+ns+"/")
 	}
-	// got is how often the pods that are there now tried to get out, and were answered.
-	got := func(family string) (tried, answered int) {
-		text := lab.Kubectl(t, "logs", "-n", ns, "-l", "app=closed", "-c", "out"+family, "--tail=-1")
-		answered = strings.Count(text, "pod=")
-		return strings.Count(text, "FAILED") + answered, answered
+	// got is how often the pods that are there now have tried to get out, and were answered.
+	got := func() (tried, answered map[string]int) {
+		tried, answered = map[string]int{}, map[string]int{}
+		for line := range strings.Lines(lab.Kubectl(t, "logs", "-n", ns, "-l", "app=closed", "--all-containers", "--prefix", "--tail=-1")) {
+			for family := range families {
+				if from, said, _ := strings.Cut(line, " "); strings.HasSuffix(from, "/out"+family+"]") {
+					tried[family]++
+					if strings.Contains(said, "pod=") {
+						answered[family]++
+					}
+				}
+			}
+		}
+		return tried, answered
 	}
 	for i := range 8 {
 		lab.Kubectl(t, "delete", "pods", "-n", ns, "-l", "app=closed", "--grace-period=0", "--force")
 		killAgent(t, nodes[i%len(nodes)])
 		lab.Rollout(t, ns, "deployment/closed")
-		for family := range families {
-			if tried, answered := got(family); tried == 0 || answered > 0 {
-				t.Errorf("guarded pods got out with %s: %d of %d", family, answered, tried)
+		labtest.Eventually(t, 30*time.Second, func() error {
+			tried, answered := got()
+			for family := range families {
+				if answered[family] > 0 {
+					t.Errorf("guarded pods got out with %s: %d of %d", family, answered[family], tried[family])
+				}
+				if tried[family] == 0 {
+					return fmt.Errorf("no guarded pod has tried to get out with %s", family)
+				}
 			}
-		}
+			return nil
+		})
 	}
 	if _, err := lab.PodExec(t.Context(), ns, "c", "/echo", "stop"); err != nil {
 		t.Error(err)
@@ -122,8 +138,8 @@ spec: {podSelector: {matchLabels: {app: closed}}, policyTypes: [Ingress, Egress]
 			if a := fromPod(ns, "c").get(t, family, "http://closed."+ns+"/"); a.answered != 1 {
 				return fmt.Errorf("no way in: %s", a.text)
 			}
-			if tried, answered := got(family); answered == 0 {
-				return fmt.Errorf("no way out with %s: 0 of %d", family, tried)
+			if tried, answered := got(); answered[family] == 0 {
+				return fmt.Errorf("no way out with %s: 0 of %d", family, tried[family])
 			}
 			return nil
 		})
