@@ -65,6 +65,7 @@ func (c *Cluster) Apply(d *model.Delta) {
 		for n, p := range d.ClusterNetworkPolicies {
 			put(c.cluster, n, p)
 		}
+		c.names.goBy(c.cluster)
 		c.admin, c.baseline = nil, nil
 		for _, p := range c.cluster {
 			if p.Tier == model.AdminTier {

@@ -23,6 +23,7 @@ type Compiler struct {
 	sets    map[string]*tracked[*Set]
 	chains  map[string]*tracked[*Chain]
 	scoped  map[string]map[string]*Set // mutable sets by their scope, then name
+	named   map[string]*Set            // those of them that names matter to
 	sources map[string]*Source         // by entry chain
 	local   map[model.Name]*guard
 	shared  map[string]*sharedBuilt
@@ -85,6 +86,7 @@ func NewCompiler(node string) *Compiler {
 		sets:      map[string]*tracked[*Set]{},
 		chains:    map[string]*tracked[*Chain]{},
 		scoped:    map[string]map[string]*Set{},
+		named:     map[string]*Set{},
 		sources:   map[string]*Source{},
 		local:     map[model.Name]*guard{},
 		shared:    map[string]*sharedBuilt{},
@@ -340,6 +342,11 @@ func (k *Compiler) finish(w *pending) *Change {
 	k.garbage = nil
 	k.noteAsking()
 	k.noteTightened()
+	return k.handOut()
+}
+
+// handOut is the Change, with which the next one begins.
+func (k *Compiler) handOut() *Change {
 	out := k.change
 	k.change = newChange()
 	return out
@@ -660,6 +667,9 @@ func (k *Compiler) addSet(s *Set) {
 		return
 	}
 	put2(k.scoped, s.scope, s.Name, s)
+	if s.names {
+		k.named[s.Name] = s
+	}
 	s.Members = map[Member]struct{}{}
 	fill := func(p *model.Pod) {
 		for _, a := range podAddrs(p) {
@@ -731,6 +741,7 @@ func (k *Compiler) release(s *sharedBuilt) {
 		delete(k.change.Members, set.Name)
 		delete(k.change.Ports, set.Name)
 		put2[Set](k.scoped, set.scope, set.Name, nil)
+		delete(k.named, set.Name)
 		k.change.Gone[set.Name] = set.Kind
 	}
 	for _, c := range s.chains {

@@ -36,14 +36,18 @@ type resolutions struct {
 	lapsed map[netip.Addr][]string
 	oldest []answer // lapsed ones, in order
 
+	// The names that rules go by: as they are, and for patterns what follows the asterisk, as ".example.com".
+	exact, under map[string]bool
+
 	slices   map[model.Name]*model.EndpointSlice
 	services map[model.Name]bool // those that are the cluster's DNS
 	homes    map[string]bool     // the namespaces that those are in
+	moved    bool                // resolvers may answer otherwise than it did
 }
 
 func newResolutions() resolutions {
 	return resolutions{
-		live: map[netip.Addr][]string{}, lapsed: map[netip.Addr][]string{},
+		live: map[netip.Addr][]string{}, lapsed: map[netip.Addr][]string{}, exact: map[string]bool{}, under: map[string]bool{}, moved: true,
 		slices: map[model.Name]*model.EndpointSlice{}, services: map[model.Name]bool{},
 		homes: map[string]bool{"kube-system": true},
 	}
@@ -70,16 +74,34 @@ func namesMatch(patterns, names []string) bool {
 // NamesMatter tells whether any rule goes by a name like this one, so that Learn should be told what it resolves to.
 func (c *Cluster) NamesMatter(name string) bool {
 	name = NormalName(name)
-	for _, p := range c.cluster {
+	if c.names.exact[name] {
+		return true
+	}
+	for i := range name { // a pattern stands for one label or more, never for none
+		if i > 0 && name[i] == '.' && c.names.under[name[i:]] {
+			return true
+		}
+	}
+	return false
+}
+
+// goBy takes over the names that the policies' rules go by.
+func (n *resolutions) goBy(policies map[string]*model.ClusterNetworkPolicy) {
+	clear(n.exact)
+	clear(n.under)
+	for _, p := range policies {
 		for _, r := range p.EgressTo {
 			for _, peer := range r.Peers {
-				if namesMatch(peer.DomainNames, []string{name}) {
-					return true
+				for _, d := range peer.DomainNames {
+					if suffix, wild := strings.CutPrefix(NormalName(d), "*"); wild {
+						n.under[suffix] = true
+					} else {
+						n.exact[suffix] = true
+					}
 				}
 			}
 		}
 	}
-	return false
 }
 
 // learn notes that a name resolves to an address, and tells whether that is news.
@@ -133,15 +155,23 @@ func (r *resolutions) isClusterDNS(n model.Name, s *model.Service) bool {
 // applyServices takes over what tells where the cluster's DNS is.
 func (n *resolutions) applyServices(d *model.Delta) {
 	for name, s := range d.Services {
-		if n.isClusterDNS(name, s) {
+		is := n.isClusterDNS(name, s)
+		n.moved = n.moved || is != n.services[name]
+		if is {
 			n.services[name] = true
 		} else {
 			delete(n.services, name)
 		}
 	}
 	for name, s := range d.EndpointSlices {
+		n.moved = n.moved || n.ofClusterDNS(n.slices[name]) || n.ofClusterDNS(s)
 		put(n.slices, name, s)
 	}
+}
+
+// ofClusterDNS tells whether an EndpointSlice, which may be nil, is of such a Service.
+func (n *resolutions) ofClusterDNS(s *model.EndpointSlice) bool {
+	return s != nil && n.services[model.Name{Namespace: s.Namespace, Name: s.Service}]
 }
 
 // ServicesOf lists the Services that lead to a port of an address, by name.
@@ -165,7 +195,7 @@ func (c *Cluster) ServicesOf(a netip.Addr, proto model.Protocol, port uint16) []
 func (n *resolutions) resolvers() map[Member]struct{} {
 	out := map[Member]struct{}{}
 	for _, s := range n.slices {
-		if !n.services[model.Name{Namespace: s.Namespace, Name: s.Service}] {
+		if !n.ofClusterDNS(s) {
 			continue
 		}
 		for _, e := range s.Endpoints {
@@ -187,16 +217,19 @@ func (k *Compiler) Lapse(name string, addrs ...netip.Addr) *Change {
 	return k.renamed(name, addrs, k.names.lapse)
 }
 
+// renamed changes what is known of a name. All that depends on it is the sets of rules that go by name, and who is in
+// them: names only let through, and what lapses ends no connection, so nothing is tightened.
 func (k *Compiler) renamed(name string, addrs []netip.Addr, do func(string, netip.Addr) bool) *Change {
-	w := newPending()
+	name = NormalName(name)
 	for _, a := range addrs {
-		if a = a.Unmap(); do(NormalName(name), a) {
-			w.recheck[a] = nil
+		if a = a.Unmap(); do(name, a) {
+			e := k.EndpointOf(a)
+			for _, s := range k.named {
+				k.recheckMember(s, e)
+			}
 		}
 	}
-	c := k.finish(w)
-	clear(c.Tightened) // names only let through, and what lapses ends no connection
-	return c
+	return k.handOut()
 }
 
 // TrustDNSOf adds a namespace to kube-system, in which the cluster's DNS Service may be. It is to be called before the
@@ -205,6 +238,7 @@ func (k *Compiler) TrustDNSOf(namespace string) { k.names.homes[namespace] = tru
 
 // Trust adds addresses whose answers count beside those of the cluster's DNS.
 func (k *Compiler) Trust(addrs ...netip.Addr) {
+	k.names.moved = true
 	for _, a := range addrs {
 		k.trusted[Member{Addr: a.Unmap()}] = struct{}{}
 	}
@@ -233,11 +267,15 @@ func (k *Compiler) noteAsking() {
 		}
 		return
 	}
+	k.fillSet(Asking, "pods whose policies go by name", asking)
+	if !k.names.moved && k.program.Sets[Resolvers] != nil {
+		return
+	}
+	k.names.moved = false
 	resolvers := k.names.resolvers()
 	for m := range k.trusted {
 		resolvers[m] = struct{}{}
 	}
-	k.fillSet(Asking, "pods whose policies go by name", asking)
 	k.fillSet(Resolvers, "whose answers count", resolvers)
 }
 

@@ -34,6 +34,16 @@ func TestNamesMatch(t *testing.T) {
 		if got := namesMatch([]string{"elsewhere.example", tc.pattern}, []string{NormalName(tc.name)}); got != tc.want {
 			t.Errorf("%s means %s: %v, want %v", tc.pattern, tc.name, got, tc.want)
 		}
+		c := NewCluster()
+		c.Apply(delta(byName(model.AcceptTraffic, "elsewhere.example", tc.pattern)))
+		if got := c.NamesMatter(tc.name); got != tc.want {
+			t.Errorf("%s makes %s matter: %v, want %v", tc.pattern, tc.name, got, tc.want)
+		}
+		gone := delta()
+		gone.ClusterNetworkPolicies["by-name"] = nil
+		if c.Apply(gone); c.NamesMatter(tc.name) {
+			t.Errorf("%s matters to nobody", tc.name)
+		}
 	}
 }
 
