@@ -132,11 +132,8 @@ func entries[T any](there, wanted []T, of func(*T) (controller gatewayv1.Gateway
 	return out
 }
 
-// How many entries the API lets a status's list have, whoever wrote them.
-const (
-	mostParents   = 32
-	mostAncestors = 16
-)
+// mostParents is how many entries the API lets a route's status have, whoever wrote them.
+const mostParents = 32
 
 // cutOff gives the Gateways for which a policy's status had no room. The API wants that to be told elsewhere.
 func cutOff(wanted, merged any) (out []model.Name) {
@@ -163,7 +160,7 @@ func routeParents(there, wanted []gatewayv1.RouteParentStatus, now metav1.Time) 
 func ancestors(there, wanted []gatewayv1.PolicyAncestorStatus, now metav1.Time) []gatewayv1.PolicyAncestorStatus {
 	return entries(there, wanted, func(p *gatewayv1.PolicyAncestorStatus) (gatewayv1.GatewayController, any, *[]metav1.Condition) {
 		return p.ControllerName, p.AncestorRef, &p.Conditions
-	}, gatewayapi.OwnedConditions.Policy, mostAncestors, now)
+	}, gatewayapi.OwnedConditions.Policy, gatewayapi.MaxAncestors, now)
 }
 
 func targets(there, wanted []v1alpha1.TrafficPolicyAncestor, now metav1.Time) []v1alpha1.TrafficPolicyAncestor {

@@ -369,7 +369,7 @@ func (s *State) tellRoute(w *work, r *routeState, rejected bool) {
 		}
 		conditions := []metav1.Condition{
 			condition(gwv1.RouteConditionAccepted, accepted, r.meta.Generation),
-			condition(gwv1.RouteConditionResolvedRefs, resolved, r.meta.Generation),
+			condition(gwv1.RouteConditionResolvedRefs, s.resolvedAt(r, p, resolved), r.meta.Generation),
 		}
 		if accepted.ok && c.bad > 0 {
 			v := yes(c.invalid[0].reason, "Dropped Rule: requests that it wins get an error: "+joinMessages(c.invalid))
@@ -381,6 +381,32 @@ func (s *State) tellRoute(w *work, r *routeState, rejected bool) {
 		r.told, r.stale = out, false
 		w.out.RouteStatuses[r.id] = out
 	}
+}
+
+// resolvedAt is what ResolvedRefs says at one parent: that of the route, and which policies are not in force there.
+func (s *State) resolvedAt(r *routeState, p *parentState, resolved verdict) verdict {
+	var excluded []verdict
+	seen := set[model.Name]{}
+	for _, l := range p.listeners {
+		placed := r.placed[l.gateway]
+		if placed == nil || seen.has(l.gateway) {
+			continue
+		}
+		seen.add(l.gateway)
+		for _, id := range placed.backends {
+			if v := s.excludes(l.gateway, id); v != nil {
+				excluded = append(excluded, *v)
+			}
+		}
+	}
+	if len(excluded) == 0 {
+		return resolved
+	}
+	if resolved.ok {
+		return no(excluded[0].reason, joinMessages(excluded))
+	}
+	resolved.message = joinMessages(append([]verdict{resolved}, excluded...))
+	return resolved
 }
 
 func (s *State) acceptance(r *routeState, p *parentState, rejected bool) verdict {

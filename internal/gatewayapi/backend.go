@@ -228,6 +228,9 @@ func (s *State) backend(g *gateway, id backendID) *route.Backend {
 	}
 	if p := s.policyFor(obj, port); p != nil {
 		b.TLS, b.Invalid = p.tls, p.invalid()
+		if p.excluded.has(g.name) {
+			b.Invalid = fmt.Sprintf("BackendTLSPolicy %s: %s", p.name, noRoom)
+		}
 		if b.TLS != nil && g.clientCert != "" {
 			with := *b.TLS
 			with.ClientCertificate = g.clientCert

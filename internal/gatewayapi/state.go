@@ -177,6 +177,7 @@ func (s *State) Apply(c *Change) *Output {
 		s.compileGateway(w, name)
 	}
 	s.compileRoutes(w)
+	s.admit(w)
 	for svc := range w.services {
 		s.refresh(w, svc)
 	}

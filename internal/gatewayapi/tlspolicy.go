@@ -26,6 +26,7 @@ type tlsPolicy struct {
 	tls      *route.BackendTLS // also of a policy that is not valid: plain text is never spoken in its place
 	accepted verdict           // by itself, apart from conflicts and its targets
 	resolved verdict
+	excluded set[model.Name] // Gateways where it can't be in force, since its status has no room for them
 	told     []gwv1.PolicyAncestorStatus
 	stale    bool // the object's status is not what was told
 }
@@ -80,6 +81,11 @@ func (s *State) compilePolicy(w *work, name model.Name) {
 			w.services.add(t.service)
 			w.routesOf(s, t.service)
 			w.policiesOf(s, t.service)
+			if len(p.excluded) > 0 { // what their statuses say of it is not in their rules
+				for id := range s.routesByService.of(t.service) {
+					w.attach.add(id)
+				}
+			}
 		}
 	}
 	touch()
@@ -259,25 +265,111 @@ func (s *State) policyVerdict(p *tlsPolicy) verdict {
 	return p.accepted
 }
 
+// MaxAncestors is how many entries a policy's status may have, those of others included.
+const MaxAncestors = 16
+
+// noRoom is why a policy is not in force at a Gateway. The API wants a policy whose status is full to be taken for one that
+// can't be implemented, wherever the next entry would belong: what nobody is told of must not be relied on.
+const noRoom = "its status has no room for this Gateway: it may have 16 entries; have fewer Gateways refer to its Services, or targets in policies of their own"
+
+// ancestors gives the Gateways with a route to a Service that the policy targets: those that its status has room for, and
+// the others. Those whose entry is there already come first, then it goes by name.
+func (s *State) ancestors(p *tlsPolicy) (in, out []model.Name) {
+	there := set[model.Name]{}
+	for _, t := range p.targets {
+		for g, ids := range s.users[t.service] {
+			for id := range ids {
+				if id.As != spokenTCP && id.As != spokenUDP {
+					there.add(g)
+				}
+			}
+		}
+	}
+	in = slices.SortedFunc(maps.Keys(there), model.Name.Compare)
+	room := MaxAncestors
+	listed := map[model.Name]bool{}
+	for _, a := range p.obj.Status.Ancestors {
+		if a.ControllerName != ControllerName {
+			room--
+		} else if a.AncestorRef.Namespace != nil {
+			listed[model.Name{Namespace: string(*a.AncestorRef.Namespace), Name: string(a.AncestorRef.Name)}] = true
+		}
+	}
+	if len(in) <= room {
+		return in, nil
+	}
+	slices.SortStableFunc(in, func(a, b model.Name) int {
+		switch {
+		case listed[a] && !listed[b]:
+			return -1
+		case listed[b] && !listed[a]:
+			return 1
+		}
+		return 0
+	})
+	return in[:room], in[room:]
+}
+
+// admit finds out at which Gateways policies are in force, and has the others' backends and routes made again where that
+// has changed.
+func (s *State) admit(w *work) {
+	again := set[RouteID]{}
+	for name := range w.policyStatus {
+		p := s.tlsPolicies[name]
+		if p == nil {
+			continue
+		}
+		_, out := s.ancestors(p)
+		excluded := set[model.Name]{}
+		for _, g := range out {
+			excluded.add(g)
+		}
+		if maps.Equal(p.excluded, excluded) {
+			continue
+		}
+		p.excluded = excluded
+		for _, t := range p.targets {
+			w.services.add(t.service)
+			for id := range s.routesByService.of(t.service) {
+				again.add(id)
+			}
+		}
+	}
+	for id := range again {
+		if r := s.routes[id]; r != nil {
+			s.attach(w, r)
+		}
+	}
+}
+
+// excludes is why a Backend's policy is not in force at a Gateway; nil when it is, or there is none.
+func (s *State) excludes(g model.Name, id backendID) *verdict {
+	if id.As == spokenTCP || id.As == spokenUDP {
+		return nil
+	}
+	for name := range s.policiesByService.of(id.Service) {
+		if len(s.tlsPolicies[name].excluded) == 0 {
+			continue
+		}
+		obj := s.services[id.Service]
+		port, _ := findPort(obj, id.Port, false)
+		if p := s.policyFor(obj, port); p != nil && p.excluded.has(g) {
+			v := no("InvalidBackendTLSPolicy", fmt.Sprintf("backendRef %s port %d: BackendTLSPolicy %s can't be met: %s", obj.Name, id.Port, p.name, noRoom))
+			return &v
+		}
+	}
+	return nil
+}
+
 // tellPolicy makes the policy's status: one entry for each Gateway with a route to a Service that it targets.
 func (s *State) tellPolicy(w *work, name model.Name) {
 	p := s.tlsPolicies[name]
 	if p == nil {
 		return
 	}
-	ancestors := set[model.Name]{}
-	for _, t := range p.targets {
-		for g, ids := range s.users[t.service] {
-			for id := range ids {
-				if id.As != spokenTCP && id.As != spokenUDP {
-					ancestors.add(g)
-				}
-			}
-		}
-	}
 	accepted := s.policyVerdict(p)
 	out := []gwv1.PolicyAncestorStatus{}
-	for _, g := range slices.SortedFunc(maps.Keys(ancestors), model.Name.Compare) {
+	tell := func(g model.Name, accepted verdict) {
 		group, kind, ns := gwv1.Group(GroupName), gwv1.Kind("Gateway"), gwv1.Namespace(g.Namespace)
 		out = append(out, gwv1.PolicyAncestorStatus{
 			AncestorRef:    gwv1.ParentReference{Group: &group, Kind: &kind, Namespace: &ns, Name: gwv1.ObjectName(g.Name)},
@@ -287,6 +379,13 @@ func (s *State) tellPolicy(w *work, name model.Name) {
 				condition(gwv1.BackendTLSPolicyConditionResolvedRefs, p.resolved, p.obj.Generation),
 			},
 		})
+	}
+	in, excluded := s.ancestors(p)
+	for _, g := range in {
+		tell(g, accepted)
+	}
+	for _, g := range excluded { // should there be room by the time that it is written
+		tell(g, no(gwv1.PolicyReasonInvalid, noRoom))
 	}
 	if p.stale || !sameStatus(p.told, out) {
 		p.told, p.stale = out, false
