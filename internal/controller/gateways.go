@@ -35,6 +35,11 @@ import (
 // look for it for less than a second, and may be held up by whatever took the last leader away.
 const settle = 15 * time.Second
 
+// configurationFirst is how long the writing of statuses waits for pods that have yet to confirm what was published. On a
+// busy machine writes, and what the API server makes of them, take from routes the time in which they get to pods; a pod
+// that is slow does not hold statuses up for longer.
+const configurationFirst = 20 * time.Millisecond
+
 // GatewayOptions say how Gateways are served.
 type GatewayOptions struct {
 	Server     *configsync.Server
@@ -42,6 +47,8 @@ type GatewayOptions struct {
 	Pods       PodOptions
 	// Class is the name of the GatewayClass that is made where Gateway API is installed; "" makes none.
 	Class string
+
+	configurationFirst time.Duration // a test's; 0 is the constant
 }
 
 // Gateways is the Part that serves Gateway API: packages gatewayapi and trafficpolicy decide, this publishes each Gateway's tables, makes
@@ -69,6 +76,8 @@ type Gateways struct {
 	slices   map[model.Name]model.Name // and by those Services' EndpointSlices
 	told     map[string]bool           // gateways of which the stream has news, by their key
 	writing  map[model.ObjectKey]string
+	flying   map[model.Name]bool // Gateways whose pods have yet to confirm something
+	landed   chan struct{}       // closed when there are none any more; nil while there are none
 }
 
 // gatewayItem is something whose writing is due: the status of an object, or with an empty Kind the parts of a
@@ -117,6 +126,10 @@ func NewGateways(api *rest.Config, opts GatewayOptions, record func(model.Event)
 			slices:   make(map[model.Name]model.Name),
 			told:     make(map[string]bool),
 			writing:  make(map[model.ObjectKey]string),
+			flying:   make(map[model.Name]bool),
+		}
+		if p.opts.configurationFirst == 0 {
+			p.opts.configurationFirst = configurationFirst
 		}
 		p.metrics = newGatewayMetrics(p)
 		return p, reg.Register(p.metrics)
@@ -212,7 +225,9 @@ func (p *Gateways) observe(key model.ObjectKey, o *model.Object, due map[model.N
 	case kube.CRDKind:
 		p.queue.Add(gatewayItem{model.ObjectKey{Kind: "GatewayClass", Name: p.opts.Class}})
 	case "Gateway":
-		due[model.Name{Namespace: key.Namespace, Name: key.Name}] = true
+		if p.concernsParts(key, o) {
+			due[model.Name{Namespace: key.Namespace, Name: key.Name}] = true
+		}
 	}
 	if o == nil {
 		delete(p.objects, key)
@@ -230,6 +245,17 @@ func (p *Gateways) observe(key model.ObjectKey, o *model.Object, due map[model.N
 	if p.wanted[key] != nil {
 		p.queue.Add(gatewayItem{key})
 	}
+}
+
+// concernsParts tells whether a Gateway's parts, and what is told of it, may have to be others than before. Its status,
+// which changes with each route, is no reason. The caller holds the lock, and has not noted the object yet.
+func (p *Gateways) concernsParts(key model.ObjectKey, o *model.Object) bool {
+	old, _ := p.objects[key].(*gatewayv1.Gateway)
+	if old == nil || o == nil {
+		return true
+	}
+	now := o.Value.(*gatewayv1.Gateway)
+	return old.UID != now.UID || old.Generation != now.Generation || old.DeletionTimestamp.IsZero() != now.DeletionTimestamp.IsZero()
 }
 
 func refersTo(n *model.Name, key model.ObjectKey) bool {
@@ -279,6 +305,7 @@ func (p *Gateways) apply(c *gatewayapi.Change, since time.Time) {
 		item := gatewayItem{model.ObjectKey{Namespace: name.Namespace, Name: name.Name}}
 		if g.Gone {
 			p.opts.Server.Remove(gatewayKey(name))
+			p.land(name)
 			delete(p.gateways, name)
 			p.queue.Add(item)
 			continue
@@ -291,6 +318,8 @@ func (p *Gateways) apply(c *gatewayapi.Change, since time.Time) {
 		if g.Update != nil {
 			if p.opts.Server.Served(gatewayKey(name)).Connected == 0 {
 				since = time.Time{} // how long pods take to start is another matter
+			} else {
+				p.fly(name)
 			}
 			revision := p.opts.Server.Publish(gatewayKey(name), g.Update)
 			s.serials = append(thinned(s.serials), serial{g.Serial, revision, since})
@@ -321,6 +350,43 @@ func (p *Gateways) apply(c *gatewayapi.Change, since time.Time) {
 		p.inUse[name] = used
 		p.queue.Add(gatewayItem{model.ObjectKey{Kind: "GatewayClass", Name: name}})
 	}
+}
+
+// fly notes that something is on its way to a Gateway's pods. The caller holds the lock.
+func (p *Gateways) fly(name model.Name) {
+	if len(p.flying) == 0 {
+		p.landed = make(chan struct{})
+	}
+	p.flying[name] = true
+}
+
+// land notes that nothing is on its way to a Gateway's pods, or nobody can tell. The caller holds the lock.
+func (p *Gateways) land(name model.Name) {
+	if !p.flying[name] {
+		return
+	}
+	if delete(p.flying, name); len(p.flying) == 0 {
+		close(p.landed)
+		p.landed = nil
+	}
+}
+
+// wait lets configuration go first, and tells whether there was any.
+func (p *Gateways) wait(ctx context.Context) bool {
+	p.mu.Lock()
+	landed := p.landed
+	p.mu.Unlock()
+	if landed == nil {
+		return false
+	}
+	timer := time.NewTimer(p.opts.configurationFirst)
+	defer timer.Stop()
+	select {
+	case <-landed:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return true
 }
 
 // thinned keeps the list of what is not confirmed short, however long pods stay away: coarser steps do as well.
@@ -371,6 +437,9 @@ func (p *Gateways) feedback(names []model.Name) {
 			done++
 		}
 		g.serials = g.serials[done:]
+		if len(g.serials) == 0 || state.Connected == 0 || len(cutOff) > 0 {
+			p.land(name)
+		}
 		f := &gatewayapi.Feedback{Confirmed: g.confirmed, CutOff: cutOff, Unserved: state.Unserved, Restarted: g.confirmed == 0 && time.Since(p.began) < settle}
 		var nodes []string
 		for _, n := range slices.Sorted(maps.Keys(p.nodes)) {

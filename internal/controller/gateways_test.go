@@ -42,6 +42,12 @@ const (
 // startGateways runs a controller that serves Gateway API, and gives the address of its configuration stream.
 func startGateways(t *testing.T, f *fakeAPI, identity string) (*replica, string) {
 	t.Helper()
+	return startGatewaysWith(t, f, identity, 0)
+}
+
+// startGatewaysWith is startGateways with how long statuses wait for configuration; 0 is what it is for everybody.
+func startGatewaysWith(t *testing.T, f *fakeAPI, identity string, configurationFirst time.Duration) (*replica, string) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +69,7 @@ func startGateways(t *testing.T, f *fakeAPI, identity string) (*replica, string)
 		Parts: []*Role{
 			NewConfigSync(f.config(), SyncOptions{Server: server, Identities: ids, Namespace: "weft", Listen: addr,
 				Clients: map[string]model.Name{"ingress": {Namespace: "weft", Name: "ingress-identity"}}}, log),
-			NewGateways(f.config(), GatewayOptions{Server: server, Identities: ids, Class: "weft",
+			NewGateways(f.config(), GatewayOptions{Server: server, Identities: ids, Class: "weft", configurationFirst: configurationFirst,
 				Pods: PodOptions{Image: "weft:test", PullPolicy: "Never", Server: "weft-config.weft.svc:9643"}}, record, log),
 		},
 	})

@@ -65,20 +65,28 @@ func (p *Gateways) write(ctx context.Context) bool {
 
 // writeStatus brings an object's status to what is wanted, if it is not there.
 func (p *Gateways) writeStatus(ctx context.Context, key model.ObjectKey) error {
-	p.mu.Lock()
-	o, wanted, writing := p.objects[key], p.wanted[key], p.writing[key]
-	p.mu.Unlock()
-	if o == nil || wanted == nil {
-		return nil
-	}
-	m := o.(metav1.Object)
-	if writing != "" && older(m.GetResourceVersion(), writing) {
-		return nil // what was written last is still on its way here; it comes, and with it this item
-	}
-	old, merged := statusOf(o, wanted, metav1.Now())
-	data := mergePatch(m, old, merged)
-	if data == nil {
-		return nil
+	var o, wanted, old, merged any
+	var m metav1.Object
+	var data []byte
+	for waited := false; ; waited = true {
+		p.mu.Lock()
+		writing := p.writing[key]
+		o, wanted = p.objects[key], p.wanted[key]
+		p.mu.Unlock()
+		if o == nil || wanted == nil {
+			return nil
+		}
+		m = o.(metav1.Object)
+		if writing != "" && older(m.GetResourceVersion(), writing) {
+			return nil // what was written last is still on its way here; it comes, and with it this item
+		}
+		old, merged = statusOf(o, wanted, metav1.Now())
+		if data = mergePatch(m, old, merged); data == nil {
+			return nil
+		}
+		if waited || !p.wait(ctx) {
+			break
+		}
 	}
 	version, err := p.patch(ctx, o, key, data, "status")
 	if err != nil {
@@ -104,15 +112,15 @@ func (p *Gateways) writeStatus(ctx context.Context, key model.ObjectKey) error {
 	return nil
 }
 
-// recordFull tells at a Gateway that a policy which is in force there can't say so itself.
+// recordFull tells at a Gateway of a policy that can't say itself that it is not in force there.
 func (p *Gateways) recordFull(policy model.ObjectKey, name model.Name) {
 	p.mu.Lock()
 	gw := p.gateway(name)
 	p.mu.Unlock()
 	if gw != nil {
 		p.record(model.Event{APIVersion: gatewayv1.GroupVersion.String(), Kind: "Gateway", UID: string(gw.UID), Warning: true, Name: name, Reason: "PolicyStatusFull",
-			Message: fmt.Sprintf("%s %s/%s is in force here, and its status, which has %d entries, can't tell: give fewer Gateways routes to what it targets",
-				policy.Kind, policy.Namespace, policy.Name, mostAncestors)})
+			Message: fmt.Sprintf("%s %s/%s is not in force here, and requests to what it targets fail: its status has %d entries, and no room for this Gateway. "+
+				"Have fewer Gateways refer to its Services, or targets in policies of their own", policy.Kind, policy.Namespace, policy.Name, gatewayapi.MaxAncestors)})
 	}
 }
 
