@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -28,19 +30,33 @@ import (
 	"github.com/weft-net/weft/lab/labtest"
 )
 
-// How much TestPropagation does: new routes that are timed, idle and under churn.
-const (
-	timed    = 300
-	churners = 4
-)
-
-// standing is how many routes are there: $WEFT_ROUTES, or as many as a busy machine's API server takes in seconds.
-var standing = func() int {
+// standing is how many routes are there: $WEFT_ROUTES, or as many as a busy machine's API server takes in seconds. With
+// $WEFT_ROUTES it is also so many more new routes that are timed: $WEFT_ROUTES is for measuring, less for a test.
+var standing, measuring = func() (int, bool) {
 	if n, err := strconv.Atoi(os.Getenv("WEFT_ROUTES")); err == nil && n > 0 {
-		return n
+		return n, true
 	}
-	return 300
+	return 300, false
 }()
+
+// A mode is what happens beside the new routes that are timed.
+type mode struct {
+	name  string
+	timed int           // how many new routes, as a test
+	full  int           // and to measure
+	every time.Duration // how long after one of them the next one comes, at least
+	what  string
+}
+
+// churners is how many clients of the mode "churn" change one route after the other.
+const churners = 4
+
+var modes = []mode{
+	{"idle", 100, 300, 0, "nothing else changes"},
+	// What gateway-api-bench's second test of propagation has running beside it (its tests/route-load.sh).
+	{"bench", 20, 100, 250 * time.Millisecond, "a route of another Service changes each second, and a pod of its is replaced each two"},
+	{"churn", 100, 300, 0, "four clients change routes as fast as they can, with 20 ms in between"},
+}
 
 // probeEnv has the test's binary be the client beyond the cluster: "namespace address".
 const probeEnv = "WEFT_PROPAGATION_PROBE"
@@ -51,8 +67,9 @@ const probeEnv = "WEFT_PROPAGATION_PROBE"
 func TestPropagation(t *testing.T) {
 	gatewayAPI(t)
 	ns := lab.Namespace(t)
-	lab.Apply(t, ns, echo("one", 2)+httpGateway)
+	lab.Apply(t, ns, echo("one", 2)+echo("two", 2)+httpGateway)
 	lab.Rollout(t, ns, "deploy/one")
+	lab.Rollout(t, ns, "deploy/two")
 	addr := programmed(t, ns, "web")[0]
 	lab.Rollout(t, ns, "deploy/web-weft")
 	self, err := os.Executable()
@@ -68,9 +85,10 @@ func TestPropagation(t *testing.T) {
 	if !ok || json.Unmarshal([]byte(strings.SplitN(line, "\n", 2)[0]), &result) != nil {
 		t.Fatalf("no result in %s", out)
 	}
-	for name, m := range result {
-		t.Logf("%s, %d routes there: p50 %v, p99 %v, longest %v; a watch of the test's own had them after p50 %v, p99 %v, longest %v, and the first answer was behind that by p50 %v, p99 %v, longest %v; %d other requests, %d failed",
-			name, standing, m.Live.P50, m.Live.P99, m.Live.Max, m.Seen.P50, m.Seen.P99, m.Seen.Max, m.Behind.P50, m.Behind.P99, m.Behind.Max, m.Others, m.Failed)
+	for _, mode := range modes {
+		name, m := mode.name, result[mode.name]
+		t.Logf("%s (%s), %d routes there: of %d new ones live after p50 %v, p99 %v, longest %v; a watch of the test's own had them after p50 %v, p99 %v, longest %v, and the first answer was behind that by p50 %v, p99 %v, longest %v; %d other requests, %d failed; %d other changes",
+			name, mode.what, standing, m.New, m.Live.P50, m.Live.P99, m.Live.Max, m.Seen.P50, m.Seen.P99, m.Seen.Max, m.Behind.P50, m.Behind.P99, m.Behind.Max, m.Others, m.Failed, m.Changes)
 		if m.Failed > 0 {
 			t.Errorf("%s: %d requests of other routes failed: %s", name, m.Failed, m.Failure)
 		}
@@ -86,6 +104,8 @@ type measured struct {
 	Behind         quantiles // by how much the former is more
 	Others, Failed int64
 	Failure        string
+	New            int   // new routes that were timed
+	Changes        int64 // of other things, meanwhile
 }
 
 type quantiles struct{ P50, P99, Max time.Duration }
@@ -97,7 +117,7 @@ func quantilesOf(took []time.Duration) quantiles {
 
 var routesResource = schema.GroupVersionResource{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "httproutes"}
 
-func route(name, host string, generation int) *unstructured.Unstructured {
+func route(name, host, service string, generation int) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
 		"metadata": map[string]any{"name": name},
@@ -106,10 +126,28 @@ func route(name, host string, generation int) *unstructured.Unstructured {
 			"hostnames":  []any{host},
 			"rules": []any{map[string]any{
 				"matches":     []any{map[string]any{"path": map[string]any{"type": "PathPrefix", "value": "/"}}, map[string]any{"path": map[string]any{"type": "Exact", "value": fmt.Sprint("/g", generation)}}},
-				"backendRefs": []any{map[string]any{"name": "one", "port": int64(80)}},
+				"backendRefs": []any{map[string]any{"name": service, "port": int64(80)}},
 			}},
 		},
 	}}
+}
+
+// serviceOf is the Service of a standing route: every tenth has another than those that are asked all the time.
+func serviceOf(i int) string {
+	if i%10 == 9 {
+		return "two"
+	}
+	return "one"
+}
+
+// change gives a standing route another rule.
+func change(ctx context.Context, routes dynamic.ResourceInterface, i, generation int) error {
+	patch, err := json.Marshal(map[string]any{"spec": route("", fmt.Sprintf("h%d.example.com", i), serviceOf(i), generation).Object["spec"]})
+	if err != nil {
+		return err
+	}
+	_, err = routes.Patch(ctx, fmt.Sprint("standing-", i), types.MergePatchType, patch, metav1.PatchOptions{})
+	return err
 }
 
 // TestProbe is the client of TestPropagation; by itself it does nothing.
@@ -132,7 +170,7 @@ func TestProbe(t *testing.T) {
 	for w := range 16 {
 		wg.Go(func() {
 			for i := w; i < standing; i += 16 {
-				if _, err := routes.Create(t.Context(), route(fmt.Sprint("standing-", i), fmt.Sprintf("h%d.example.com", i), 0), metav1.CreateOptions{}); err != nil {
+				if _, err := routes.Create(t.Context(), route(fmt.Sprint("standing-", i), fmt.Sprintf("h%d.example.com", i), serviceOf(i), 0), metav1.CreateOptions{}); err != nil {
 					t.Error(err)
 					return
 				}
@@ -175,15 +213,23 @@ func TestProbe(t *testing.T) {
 		}
 		return nil
 	})
-	measure := func(name string) measured {
-		var out measured
+	measure := func(m mode) measured {
+		name, n := m.name, m.timed
+		if measuring {
+			n = m.full
+		}
+		out := measured{New: n}
 		ctx, stop := context.WithCancel(t.Context())
 		var others, failed atomic.Int64
 		var failure atomic.Value
 		var beside sync.WaitGroup
 		beside.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
-				code, err := get(fmt.Sprintf("h%d.example.com", i*7%standing))
+				at := i * 7 % standing
+				if serviceOf(at) != "one" {
+					continue
+				}
+				code, err := get(fmt.Sprintf("h%d.example.com", at))
 				others.Add(1)
 				if code != http.StatusOK {
 					failed.Add(1)
@@ -212,9 +258,12 @@ func TestProbe(t *testing.T) {
 			}
 		})
 		var live, seen, behind []time.Duration
-		for i := range timed {
+		next := time.Now()
+		for i := range n {
+			time.Sleep(time.Until(next))
+			next = time.Now().Add(m.every)
 			host := fmt.Sprintf("%s%d.example.org", name, i)
-			if _, err := routes.Create(t.Context(), route(fmt.Sprint(name, "-", i), host, 0), metav1.CreateOptions{}); err != nil {
+			if _, err := routes.Create(t.Context(), route(fmt.Sprint(name, "-", i), host, "one", 0), metav1.CreateOptions{}); err != nil {
 				t.Fatal(err)
 			}
 			began := time.Now()
@@ -249,28 +298,58 @@ func TestProbe(t *testing.T) {
 		out.Failure, _ = failure.Load().(string)
 		return out
 	}
-	result := map[string]measured{"idle": measure("idle")}
-	ctx, stop := context.WithCancel(t.Context())
-	for w := range churners {
-		wg.Go(func() {
-			for g := 1; ctx.Err() == nil; g++ {
-				i := (g*churners + w) % standing
-				patch, err := json.Marshal(map[string]any{"spec": route("", fmt.Sprintf("h%d.example.com", i), g).Object["spec"]})
-				if err != nil {
-					t.Error(err)
-					return
+	pods := client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).Namespace(ns)
+	result := map[string]measured{}
+	for _, m := range modes {
+		ctx, stop := context.WithCancel(t.Context())
+		var changes atomic.Int64
+		beside := func(pause func() time.Duration, do func(i int) error) {
+			wg.Go(func() {
+				for i := 0; ctx.Err() == nil; i++ {
+					if err := do(i); err != nil && ctx.Err() == nil {
+						t.Error(err)
+						return
+					}
+					changes.Add(1)
+					select {
+					case <-time.After(pause()):
+					case <-ctx.Done():
+					}
 				}
-				if _, err := routes.Patch(ctx, fmt.Sprint("standing-", i), types.MergePatchType, patch, metav1.PatchOptions{}); err != nil && ctx.Err() == nil {
-					t.Error(err)
-					return
+			})
+		}
+		switch m.name {
+		case "bench":
+			jitter := func(mean time.Duration) func() time.Duration {
+				return func() time.Duration {
+					return max(0, mean+time.Duration(rand.NormFloat64()*float64(mean)/4))
 				}
-				time.Sleep(20 * time.Millisecond)
 			}
-		})
+			beside(jitter(time.Second), func(i int) error { return change(ctx, routes, (10*i+9)%standing, i+1) })
+			beside(jitter(2*time.Second), func(i int) error {
+				list, err := pods.List(ctx, metav1.ListOptions{LabelSelector: "app=two"})
+				if err != nil || len(list.Items) == 0 {
+					return err
+				}
+				err = pods.Delete(ctx, list.Items[i%len(list.Items)].GetName(), metav1.DeleteOptions{GracePeriodSeconds: new(int64(1))})
+				if apierrors.IsNotFound(err) { // it was on its way already
+					return nil
+				}
+				return err
+			})
+		case "churn":
+			for w := range churners {
+				beside(func() time.Duration { return 20 * time.Millisecond }, func(i int) error {
+					return change(ctx, routes, ((i+1)*churners+w)%standing, i+1)
+				})
+			}
+		}
+		r := measure(m)
+		stop()
+		wg.Wait()
+		r.Changes = changes.Load()
+		result[m.name] = r
 	}
-	result["churn"] = measure("churn")
-	stop()
-	wg.Wait()
 	raw, err := json.Marshal(result)
 	if err != nil {
 		t.Fatal(err)
