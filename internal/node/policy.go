@@ -75,7 +75,8 @@ type Policy struct {
 	services serviceNames
 	asking   confirmer
 
-	expiry    map[resolution]time.Time // until when answers of resolvers count
+	expiry    *expiries // until when answers of resolvers count
+	names     namesFile
 	lapser    *time.Timer
 	nextLapse time.Time // when it goes off; zero: it doesn't
 }
@@ -95,10 +96,10 @@ func NewPolicy(cfg PolicyConfig) (*Policy, error) {
 	}
 	p := &Policy{
 		cfg: cfg, log: cfg.Log, table: t, compiler: policy.NewCompiler(cfg.Node), stale: true,
-		uncut: map[netip.Addr]bool{}, pinned: map[string]string{}, news: make(chan struct{}), expiry: map[resolution]time.Time{},
+		uncut: map[netip.Addr]bool{}, pinned: map[string]string{}, news: make(chan struct{}), expiry: newExpiries(),
 		services: serviceNames{},
 	}
-	p.cfg.NamesFile = cmp.Or(cfg.NamesFile, DefaultNamesFile)
+	p.names.path = cmp.Or(cfg.NamesFile, DefaultNamesFile)
 	p.asking = confirmer{read: cfg.Confirm, latest: map[string]*confirmation{}}
 	p.compiler.Trust(cfg.Resolvers...)
 	if cfg.DNSNamespace != "" {

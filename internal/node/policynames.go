@@ -4,13 +4,9 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -30,18 +26,6 @@ const (
 	// DefaultNamesFile is where a node's agent keeps what names resolved to. It is to outlive the agent, not the node.
 	DefaultNamesFile = "/run/weft/names.json"
 )
-
-// resolution is one address of one name.
-type resolution struct {
-	Name string     `json:"name"`
-	Addr netip.Addr `json:"address"`
-}
-
-// learned is a resolution as it is kept.
-type learned struct {
-	resolution
-	Until time.Time `json:"until"`
-}
 
 // followNames takes resolvers' answers to pods whose policies go by name, until ctx is done.
 func (p *Policy) followNames(ctx context.Context) {
@@ -89,7 +73,7 @@ func (p *Policy) learn(message []byte, now time.Time) error {
 	defer p.mu.Unlock()
 	until := now.Add(ttl + nameGrace)
 	var errs []error
-	news := false
+	var changed []*expiring
 	for _, name := range names {
 		if !p.compiler.NamesMatter(name) {
 			continue
@@ -97,25 +81,19 @@ func (p *Policy) learn(message []byte, now time.Time) error {
 		var kept []netip.Addr // only what lapses one day may be opened
 		for _, addr := range addrs {
 			r := resolution{name, addr}
-			old, known := p.expiry[r]
-			if !known && len(p.expiry) >= maxNames {
+			if !p.expiry.knows(r) && p.expiry.len() >= maxNames {
 				errs = append(errs, fmt.Errorf("%s: %s stays closed, for %d addresses are known already: make the policies' domainNames narrower", name, addr, maxNames))
 				continue
 			}
 			kept = append(kept, addr)
-			news = news || !known
-			if !known || until.After(old) {
-				p.expiry[r] = until
-			}
+			changed = append(changed, p.expiry.extend(r, until))
 		}
 		change := p.compiler.Learn(name, kept...)
 		if !change.Empty() {
 			errs = append(errs, p.enforce(change))
 		}
 	}
-	if news {
-		errs = append(errs, p.keepNames())
-	}
+	errs = append(errs, p.names.keep(changed, p.expiry))
 	p.alarm(now)
 	return errors.Join(errs...)
 }
@@ -160,17 +138,12 @@ func resolutions(wire []byte) (names []string, addrs []netip.Addr, ttl time.Dura
 func (p *Policy) nameCount() float64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return float64(len(p.expiry))
+	return float64(p.expiry.len())
 }
 
 // alarm sees to it that what is too old lapses. Callers hold mu.
 func (p *Policy) alarm(now time.Time) {
-	var next time.Time
-	for _, t := range p.expiry {
-		if next.IsZero() || t.Before(next) {
-			next = t
-		}
-	}
+	next := p.expiry.first()
 	if next.IsZero() || !p.nextLapse.IsZero() && !next.Before(p.nextLapse) {
 		return
 	}
@@ -193,61 +166,23 @@ func (p *Policy) lapse(now time.Time) error {
 		return nil
 	}
 	var errs []error
-	for r, t := range p.expiry {
-		if t.After(now) {
-			continue
-		}
-		delete(p.expiry, r)
-		errs = append(errs, p.enforce(p.compiler.Lapse(r.Name, r.Addr)))
+	for name, addrs := range p.expiry.due(now) {
+		errs = append(errs, p.enforce(p.compiler.Lapse(name, addrs...)))
 	}
-	errs = append(errs, p.keepNames())
 	p.nextLapse = time.Time{}
 	p.alarm(now)
 	return errors.Join(errs...)
 }
 
-// keepNames writes what names resolve to where the next agent finds it.
-func (p *Policy) keepNames() error {
-	list := make([]learned, 0, len(p.expiry))
-	for r, t := range p.expiry {
-		list = append(list, learned{r, t})
-	}
-	text, err := json.Marshal(list)
-	if err != nil {
-		return err
-	}
-	file := p.cfg.NamesFile
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return fmt.Errorf("keep what names resolve to: %w", err)
-	}
-	if err := os.WriteFile(file+".new", text, 0o600); err != nil {
-		return fmt.Errorf("keep what names resolve to: %w", err)
-	}
-	if err := os.Rename(file+".new", file); err != nil {
-		return fmt.Errorf("keep what names resolve to: %w", err)
-	}
-	return nil
-}
-
-// recallNames reads what an earlier agent of this node has kept.
+// recallNames takes over what an earlier agent of this node has kept.
 func (p *Policy) recallNames(now time.Time) error {
-	text, err := os.ReadFile(p.cfg.NamesFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	var list []learned
-	if err == nil {
-		err = json.Unmarshal(text, &list)
-	}
-	if err != nil {
-		return fmt.Errorf("what names resolved to is forgotten: %w", err)
-	}
+	list, err := p.names.read()
 	for _, l := range list {
 		if l.Until.After(now) {
-			p.expiry[l.resolution] = l.Until
+			p.expiry.extend(l.resolution, l.Until)
 			p.compiler.Learn(l.Name, l.Addr)
 		}
 	}
 	p.alarm(now)
-	return nil
+	return err
 }

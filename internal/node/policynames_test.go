@@ -188,7 +188,7 @@ func TestPolicyByName(t *testing.T) {
 		lookUp("udp", "www.allowed.example.")
 		r.part.mu.Lock()
 		defer r.part.mu.Unlock()
-		return len(r.part.expiry) > 0
+		return r.part.expiry.len() > 0
 	})
 
 	for site := range sites {
@@ -267,7 +267,7 @@ func TestPolicyByNameFirstPacket(t *testing.T) {
 		ask(t, client, "udp", resolver.pod.Addrs[0], "0.many.example.", dns.TypeA)
 		r.part.mu.Lock()
 		defer r.part.mu.Unlock()
-		return len(r.part.expiry) > 0
+		return r.part.expiry.len() > 0
 	})
 	for i := 1; i <= 200; i++ {
 		for _, a := range ask(t, client, "udp", resolver.pod.Addrs[i%2], fmt.Sprintf("%d.many.example.", i), dns.TypeA) {
@@ -294,7 +294,7 @@ func TestPolicyByNameStopsAtTheLimit(t *testing.T) {
 	now := time.Now()
 	r.part.mu.Lock()
 	for i := range maxNames - 1 {
-		r.part.expiry[resolution{fmt.Sprintf("%d.example.com", i), netip.MustParseAddr("192.0.2.1")}] = now.Add(time.Hour)
+		r.part.expiry.extend(resolution{fmt.Sprintf("%d.example.com", i), netip.MustParseAddr("192.0.2.1")}, now.Add(time.Hour))
 	}
 	r.part.mu.Unlock()
 	q := new(dns.Msg)
