@@ -3,14 +3,9 @@
 package node
 
 import (
-	"encoding/binary"
 	"fmt"
-	"hash/crc32"
-	"net"
-	"net/netip"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/weft-net/weft/internal/model"
 )
@@ -239,83 +234,4 @@ func TestServiceMatrix(t *testing.T) {
 	if t.Failed() {
 		t.Log(c.log)
 	}
-}
-
-// TestSCTP sends an INIT through a cluster IP and a node port. There is no SCTP socket behind: what counts is that the
-// packet gets to the endpoint, with the port translated and the checksum right.
-func TestSCTP(t *testing.T) {
-	c := newCluster(t)
-	c.start(t)
-	s := newShop()
-	s.endpoints = s.endpoints[:1]
-	s.service.Ports = []model.ServicePort{{Name: "sctp", Protocol: model.SCTP, Port: 80, NodePort: 30080}}
-	d := s.delta()
-	for _, sl := range d.EndpointSlices {
-		sl.Ports = []model.EndpointPort{{Name: "sctp", Protocol: model.SCTP, Port: 8080}}
-	}
-	c.update(t, d)
-	for _, f := range families {
-		network, listen := "ip4:sctp", "0.0.0.0"
-		if f == model.IPv6 {
-			network, listen = "ip6:sctp", "::"
-		}
-		var server net.PacketConn
-		var err error
-		c.pod["a1"].in(func() { server, err = net.ListenPacket(network, listen) })
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer server.Close()
-		for _, target := range []string{"cluster IP", "node port", "LB IP"} {
-			addr := netip.MustParseAddrPort(targets[target][f])
-			from := c.client("pod")
-			if target != "cluster IP" {
-				from = c.outside
-			}
-			from.in(func() {
-				var conn net.Conn
-				if conn, err = net.Dial(network, addr.Addr().String()); err == nil {
-					_, err = conn.Write(sctpInit(4000, addr.Port()))
-					conn.Close()
-				}
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			buf := make([]byte, 2048)
-			_ = server.SetReadDeadline(time.Now().Add(patience))
-			n, _, err := server.ReadFrom(buf)
-			if err != nil {
-				t.Errorf("%s %s: no packet at the endpoint: %v", target, f, err)
-				continue
-			}
-			if port := binary.BigEndian.Uint16(buf[2:]); port != 8080 {
-				t.Errorf("%s %s: to port %d, want 8080", target, f, port)
-			}
-			if sum := binary.LittleEndian.Uint32(buf[8:]); sum != sctpSum(buf[:n]) {
-				t.Errorf("%s %s: the checksum is wrong", target, f)
-			}
-		}
-	}
-}
-
-// sctpInit is an SCTP packet with an INIT chunk (RFC 9260 sections 3.1 and 3.3.2).
-func sctpInit(from, to uint16) []byte {
-	p := binary.BigEndian.AppendUint16(nil, from)
-	p = binary.BigEndian.AppendUint16(p, to)
-	p = append(p, 0, 0, 0, 0, 0, 0, 0, 0) // verification tag 0, checksum
-	p = append(p, 1, 0, 0, 20)            // INIT, 20 bytes
-	p = binary.BigEndian.AppendUint32(p, 0x12345678)
-	p = binary.BigEndian.AppendUint32(p, 65536)
-	p = append(p, 0, 1, 0, 1)
-	p = binary.BigEndian.AppendUint32(p, 1)
-	binary.LittleEndian.PutUint32(p[8:], sctpSum(p))
-	return p
-}
-
-// sctpSum is the CRC32c of a packet with its checksum field zero.
-func sctpSum(p []byte) uint32 {
-	q := slices.Clone(p)
-	clear(q[8:12])
-	return crc32.Checksum(q, crc32.MakeTable(crc32.Castagnoli))
 }
