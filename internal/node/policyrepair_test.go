@@ -129,7 +129,7 @@ func TestPolicyRepairEndsWhatSlippedThrough(t *testing.T) {
 		if !alive {
 			t.Fatal("without a table nothing should be closed")
 		}
-		policytest.Eventually(t, time.Second, "a connection that was opened while the table was gone ends", func() bool {
+		policytest.Eventually(t, policytest.Deadline, "a connection that was opened while the table was gone ends", func() bool {
 			return !policytest.Echoes(t, app, false)
 		})
 		t.Logf("ended within %s", time.Since(start))

@@ -278,7 +278,7 @@ func TestRestartUnderTraffic(t *testing.T) {
 								return
 							default:
 							}
-							if got, err := c.from.ask("tcp", c.to, c.port); err != nil || got != c.want {
+							if got, err := c.from.askFor(gapless, "tcp", c.to, c.port); err != nil || got != c.want {
 								ch <- fmt.Sprintf("%s to %s: request %d: saw %v, %v", c.from.name, c.to, n, got, err)
 								return
 							}

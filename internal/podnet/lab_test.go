@@ -241,6 +241,10 @@ func addrOf(a net.Addr) netip.Addr {
 // patience is how long is waited for what must come, on a machine that may have much else to do.
 const patience = 20 * time.Second
 
+// gapless is how long a request may take that nothing may hold up but how busy the machine is: what a longer gap in
+// forwarding swallows is not made up for by then, as TCP tries again after 1, 3 and 7 seconds.
+const gapless = 5 * time.Second
+
 // ask dials and returns what address the server saw. It does not wait long: it is for what is asked again, or may not
 // answer.
 func (s *space) ask(network string, to netip.Addr, port uint16) (seen netip.Addr, err error) {
@@ -378,7 +382,7 @@ func (nd *node) newPod(name string, ports ...plugin.PortMapping) *pod {
 }
 
 func (p *pod) add() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	a, err := p.node.n.Add(ctx, p.req, p.netNS)
 	p.ips, p.link = a.Pod.IPs, a.Pod.Link
@@ -482,7 +486,7 @@ func (s *space) sendDF(to netip.Addr, port uint16, size int) error {
 		if to.Is6() {
 			header = 48
 		}
-		if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 			return err
 		}
 		if _, err := c.Write(make([]byte, size-header)); err != nil {

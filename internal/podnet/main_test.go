@@ -109,7 +109,7 @@ func (nd *node) process(dieAt string, nodes ...*node) (cmd *exec.Cmd, wait func(
 		select {
 		case err := <-ended:
 			return err
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			return fmt.Errorf("the agent still runs")
 		}
 	}

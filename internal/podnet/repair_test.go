@@ -48,9 +48,7 @@ func TestRepair(t *testing.T) {
 		}
 		return a.n.Check(p.req, p.ips, p.netNS)
 	}
-	if err := works(); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, "the pod works before anything is broken", works)
 	link := func(name string, fn func(netlink.Link) error) func() error {
 		return func() error {
 			l, err := netlink.LinkByName(name)
@@ -334,7 +332,7 @@ func TestRepairBackoff(t *testing.T) {
 				t.Error("the first news waited")
 			}
 			p.add(news{links: []string{"good", "bad"}})
-		case <-time.After(10 * time.Second):
+		case <-time.After(patience):
 			t.Fatalf("%d tries", len(bad))
 		}
 	}

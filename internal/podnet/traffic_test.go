@@ -108,7 +108,7 @@ func b2i(b bool) uint16 {
 func (s *space) mss(to netip.Addr, port uint16) (mss int) {
 	s.t.Helper()
 	s.run(func() error {
-		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(to, port).String(), 2*time.Second)
+		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(to, port).String(), patience)
 		if err != nil {
 			return err
 		}
@@ -149,12 +149,12 @@ func transfer(from, to *space, ip netip.Addr, bytes int64) error {
 		return err
 	}
 	err = from.do(func() error {
-		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(ip, 9000).String(), 2*time.Second)
+		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(ip, 9000).String(), patience)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 			return err
 		}
 		buf := make([]byte, 1<<16)
@@ -200,7 +200,7 @@ func TestHostPorts(t *testing.T) {
 				}
 				near.sees(proto, to, 7000, near.ip(f))
 				for _, s := range []*space{a.space, server.space} { // the pod to itself comes from the node
-					if seen, err := s.ask(proto, to, 7000); err != nil || seen != second[f] && seen != a.ip(f) {
+					if seen, err := s.askFor(patience, proto, to, 7000); err != nil || seen != second[f] && seen != a.ip(f) {
 						t.Errorf("%s to %s: %v, %v", s.name, to, seen, err)
 					}
 				}

@@ -44,7 +44,7 @@ func TestSend(t *testing.T) {
 			at("UDP", a.mute, 53), at("TCP", a.nowhere, 80), at("SCTP", a.server, 80),
 		}
 		want := []Outcome{Answered, Refused, Answered, Refused, Silent, Unreachable, Failed}
-		for i, r := range Send(t.Context(), ns, 2*time.Second, targets...) {
+		for i, r := range Send(t.Context(), ns, 5*time.Second, targets...) {
 			if r.Outcome != want[i] || r.Target != targets[i] {
 				t.Errorf("%s %s: %s (%s), want %s", targets[i].Protocol, targets[i].Addr, r.Outcome, r.Text, want[i])
 			}
