@@ -79,7 +79,7 @@ func (r *ruleCompiler) httpFilters(in []gwv1.HTTPRouteFilter, prefix, backend bo
 				missing()
 				continue
 			}
-			r.externalAuth(f.ExternalAuth, backend)
+			r.externalAuth(i, f.ExternalAuth, backend)
 		default:
 			r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: type %q is not supported", f.Type)
 		}
@@ -111,8 +111,9 @@ func (r *ruleCompiler) grpcFilters(in []gwv1.GRPCRouteFilter) (out []route.Filte
 
 // externalAuth makes a policy of the rule that asks an authorization server (GEP-1494), over HTTP or in Envoy's protocol of
 // gRPC. A body that is to be told is told whole: the API says both that larger ones are rejected and that they are cut, and
-// what was cut off would be let through unseen. The policy's key stays as long as the rule has its place.
-func (r *ruleCompiler) externalAuth(f *gwv1.HTTPExternalAuthFilter, backend bool) {
+// what was cut off would be let through unseen. Release 1.7 has a wider maxSize. The policy's key stays as long as the rule
+// has its place.
+func (r *ruleCompiler) externalAuth(index int, f *gwv1.HTTPExternalAuthFilter, backend bool) {
 	switch {
 	case backend:
 		r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: externalAuth is for rules, not for one of their backendRefs: who may is decided before a backend is chosen")
@@ -136,6 +137,14 @@ func (r *ruleCompiler) externalAuth(f *gwv1.HTTPExternalAuthFilter, backend bool
 	}
 	if f.ForwardBody != nil {
 		p.ExternalAuth.ForwardBody = int(f.ForwardBody.MaxSize)
+		var wide int
+		if r.extra.take(fmt.Sprintf("filters[%d].externalAuth.forwardBody.maxSize", index), &wide) {
+			p.ExternalAuth.ForwardBody = wide
+		}
+		if size := p.ExternalAuth.ForwardBody; size < 0 || size > route.MaxForwardBody {
+			r.refuse(gwv1.RouteReasonUnsupportedValue, "filters[%d]: externalAuth.forwardBody.maxSize: %d is not from 0 to %d bytes", index, size, route.MaxForwardBody)
+			return
+		}
 	}
 	r.rule.Policies = []string{key}
 	if h := f.HTTPAuthConfig; h != nil && as == spokenHTTP {
