@@ -76,7 +76,7 @@ func TestPropagation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := lab.Exec(t.Context(), "outside", "env", probeEnv+"="+ns+" "+addr, fmt.Sprint("WEFT_ROUTES=", standing), self, "-test.run=^TestProbe$", "-test.v")
+	out, err := lab.Exec(t.Context(), "outside", "env", probeEnv+"="+ns+" "+addr, "WEFT_ROUTES="+os.Getenv("WEFT_ROUTES"), self, "-test.run=^TestProbe$", "-test.v")
 	if err != nil {
 		t.Fatal(err)
 	}
