@@ -54,7 +54,15 @@ func TestChangesOfAnOldSource(t *testing.T) {
 	first := d.source.Load()
 	done := make(chan struct{})
 	go func() { defer close(done); d.follow(ctx, changes, configs) }()
+	l, err := d.server.Listen(ctx, netip.MustParseAddrPort(anyPort), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- l.Serve() }()
+	p := &process{dns: []string{l.Addr().String()}}
 	(<-sources).deltas <- webAt("10.96.0.1")
+	eventually(t, "the first picture is in force", func() bool { return len(p.ask(t, web).Answer) == 1 })
 	configs <- []byte("pods: verified")
 	second := <-sources
 	partial := &model.Delta{Complete: true}
@@ -64,13 +72,6 @@ func TestChangesOfAnOldSource(t *testing.T) {
 	whole := webAt("10.96.0.2")
 	n := model.Name{Namespace: "shop", Name: "p"}
 	whole.Pods = map[model.Name]*model.Pod{n: {Meta: model.Meta{Name: n}, IPs: []netip.Addr{netip.MustParseAddr("10.1.0.1")}}}
-	l, err := d.server.Listen(ctx, netip.MustParseAddrPort(anyPort), 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan error, 1)
-	go func() { served <- l.Serve() }()
-	p := &process{dns: []string{l.Addr().String()}}
 	if m := p.ask(t, web); len(m.Answer) != 1 || m.Answer[0].(*dns.A).A.String() != "10.96.0.1" || m.Answer[0].Header().Ttl != 5 {
 		t.Errorf("before the new source's picture is whole: %v", m)
 	}
