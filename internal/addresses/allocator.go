@@ -111,7 +111,7 @@ func (a *Allocator) Apply(d *model.Delta) *Result {
 		e := a.services[name]
 		if s == nil || !a.opts.Ours(s) {
 			eased = a.forget(name) || eased
-			if s != nil && (e != nil || s.Annotations[AllocatedAnnotation] != "") {
+			if s != nil && (e != nil || s.Annotations[AllocatedAnnotation] != "" || s.AddressCondition != nil) {
 				r.Services[name] = Decision{}
 			}
 			continue

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -14,7 +15,7 @@ import (
 	"github.com/weft-net/weft/internal/kube"
 )
 
-// Cleanup takes back everything that weft wrote on Services: addresses, annotations, and the finalizer, without which
+// Cleanup takes back everything that weft wrote on Services: addresses, conditions, annotations, and the finalizer, without which
 // nobody could delete them once no controller runs. It returns how many Services it freed; the error joins those that
 // it could not. No controller may run meanwhile.
 func Cleanup(ctx context.Context, api *rest.Config, opts addresses.Options) (int, error) {
@@ -29,7 +30,7 @@ func Cleanup(ctx context.Context, api *rest.Config, opts addresses.Options) (int
 	freed := 0
 	var bad []error
 	for name, s := range d.Services {
-		due := patches(s, addresses.Decision{}, opts)
+		due := patches(s, addresses.Decision{}, opts, time.Now())
 		if err := send(ctx, client, name, due); err != nil {
 			bad = append(bad, fmt.Errorf("service %s: %w", name, err))
 		} else if len(due) > 0 {

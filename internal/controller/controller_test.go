@@ -152,13 +152,31 @@ func TestLoadBalancerLife(t *testing.T) {
 			len(conditions) == 1 && conditions[0].(object)["status"] == "True"
 	})
 
+	// A condition says so, beside those of others.
+	condition := func(name string) string {
+		st, _ := f.get(svcPath + name)["status"].(object)
+		conditions, _ := st["conditions"].([]any)
+		var out []string
+		for _, c := range conditions {
+			out = append(out, fmt.Sprint(c.(object)["type"], "=", c.(object)["status"], " ", c.(object)["message"]))
+		}
+		slices.Sort(out)
+		return strings.Join(out, "; ")
+	}
+	if got := condition("a"); got != `weft.dev/AddressAssigned=True 192.0.2.1 of AddressPool "p"` {
+		t.Errorf("conditions: %s", got)
+	}
+
 	// Someone else's change of the status is undone.
 	o := f.get(svcPath + "a")
-	o["status"] = object{}
+	o["status"] = object{"conditions": []any{object{"type": "x.example/y", "status": "False", "message": "theirs"}}}
 	f.mu.Lock()
 	f.store(svcPath+"a", o)
 	f.mu.Unlock()
 	f.wants(t, "a", "192.0.2.1/VIP | "+finalize+" | p")
+	if got := condition("a"); got != `weft.dev/AddressAssigned=True 192.0.2.1 of AddressPool "p"; x.example/y=False theirs` {
+		t.Errorf("conditions: %s", got)
+	}
 
 	// No longer a load balancer: weft's marks go. (The API server clears the status by itself.)
 	f.put(svcPath+"a", `{"spec":{"type":"ClusterIP"},"metadata":{"annotations":{"weft.dev/allocated-from":"p"}},"status":{"loadBalancer":{}}}`)
@@ -320,25 +338,54 @@ func TestPatches(t *testing.T) {
 	otherClass := func(x *model.Service) { x.LoadBalancer.Class = "x.example/lb" }
 	deleting := func(x *model.Service) { x.Deleting = true }
 	clusterIP := func(x *model.Service) { x.Type = model.ClusterIP }
+	says := func(status bool, reason, message string) func(*model.Service) {
+		return func(x *model.Service) {
+			x.AddressCondition = &model.Condition{Status: status, Reason: reason, Message: message}
+		}
+	}
+	told := says(true, "AddressAssigned", `192.0.2.1 of AddressPool "p"`)
+	refused := says(false, "NoAddressPool", "there is none")
 	has := addresses.Decision{Ours: true, Addresses: []addresses.Assigned{{Addr: model192, Pool: "p"}}}
+	wishes := addresses.Decision{Ours: true, Addresses: has.Addresses, Problem: addresses.Problem{Reason: "AddressUnavailable", Message: "192.0.2.9 is taken"}}
 	none := addresses.Decision{Ours: true}
+	lacks := addresses.Decision{Ours: true, Problem: addresses.Problem{Reason: "NoAddressPool", Message: "there is none"}}
 	const (
-		add    = `{"metadata":{"annotations":{"weft.dev/allocated-from":"p"},"finalizers":["service.kubernetes.io/load-balancer-cleanup"],"uid":"u"}}`
-		remove = `{"metadata":{"$deleteFromPrimitiveList/finalizers":["service.kubernetes.io/load-balancer-cleanup"],"annotations":{"weft.dev/allocated-from":null},"uid":"u"}}`
-		unmark = `{"metadata":{"annotations":{"weft.dev/allocated-from":null},"uid":"u"}}`
-		show   = `{"metadata":{"uid":"u"},"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.1","ipMode":"VIP"}]}}}`
-		clear  = `{"metadata":{"uid":"u"},"status":{"loadBalancer":{"ingress":null}}}`
+		add     = `{"metadata":{"annotations":{"weft.dev/allocated-from":"p"},"finalizers":["service.kubernetes.io/load-balancer-cleanup"],"uid":"u"}}`
+		remove  = `{"metadata":{"$deleteFromPrimitiveList/finalizers":["service.kubernetes.io/load-balancer-cleanup"],"annotations":{"weft.dev/allocated-from":null},"uid":"u"}}`
+		unmark  = `{"metadata":{"annotations":{"weft.dev/allocated-from":null},"uid":"u"}}`
+		show    = `{"metadata":{"uid":"u"},"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.1","ipMode":"VIP"}]}}}`
+		clear   = `{"metadata":{"uid":"u"},"status":{"loadBalancer":{"ingress":null}}}`
+		ingress = `"loadBalancer":{"ingress":[{"ip":"192.0.2.1","ipMode":"VIP"}]}`
+		since   = `"lastTransitionTime":"2026-01-02T03:04:05Z",`
+		yes     = `"message":"192.0.2.1 of AddressPool \"p\"","reason":"AddressAssigned","status":"True","type":"weft.dev/AddressAssigned"`
+		no      = `"message":"there is none","reason":"NoAddressPool","status":"False","type":"weft.dev/AddressAssigned"`
+		keeps   = `"message":"192.0.2.9 is taken (the Service keeps 192.0.2.1 of AddressPool \"p\")","reason":"AddressUnavailable","status":"False","type":"weft.dev/AddressAssigned"`
+		forget  = `{"$patch":"delete","type":"weft.dev/AddressAssigned"}`
 	)
+	status := func(parts ...string) string {
+		return `{"metadata":{"uid":"u"},"status":{` + strings.Join(parts, ",") + `}}`
+	}
+	condition := func(c string) string { return `"conditions":[` + c + `]` }
 	for _, c := range []struct {
 		name string
 		s    *model.Service
 		d    addresses.Decision
 		want []string
 	}{
-		{"new", s(), has, []string{add, show}},
-		{"done", s(marked, finalizer, shown), has, nil},
-		{"finalizer removed by hand", s(marked, shown), has, []string{add}},
-		{"status cleared by hand", s(marked, finalizer), has, []string{show}},
+		{"new", s(), has, []string{add, status(condition("{"+since+yes+"}"), ingress)}},
+		{"done", s(marked, finalizer, shown, told), has, nil},
+		{"finalizer removed by hand", s(marked, shown, told), has, []string{add}},
+		{"address removed by hand", s(marked, finalizer, told), has, []string{show}},
+		{"condition removed by hand", s(marked, finalizer, shown), has, []string{status(condition("{" + since + yes + "}"))}},
+		{"a wish that can't be met", s(marked, finalizer, shown, told), wishes, []string{status(condition("{" + since + keeps + "}"))}},
+		{"no address", s(), lacks, []string{status(condition("{" + since + no + "}"))}},
+		{"still none", s(refused), lacks, nil},
+		{"still none, for another reason", s(says(false, "AddressPoolExhausted", "full")), lacks, []string{status(condition("{" + no + "}"))}},
+		{"an address at last", s(refused), has, []string{add, status(condition("{"+since+yes+"}"), ingress)}},
+		{"no load balancer any more, and never had an address", s(refused, clusterIP), addresses.Decision{}, []string{status(condition(forget))}},
+		{"no load balancer any more", s(marked, finalizer, told, clusterIP), addresses.Decision{}, []string{status(condition(forget)), remove}},
+		{"deleted, with a condition", s(marked, finalizer, shown, told, deleting), addresses.Decision{}, []string{remove}},
+		{"another class's, with a condition", s(marked, finalizer, shown, told, otherClass), addresses.Decision{}, []string{status(condition(forget)), unmark}},
 		{"taken away", s(marked, finalizer, shown), none, []string{clear, remove}},
 		{"pending", s(), none, nil},
 		{"deleted", s(marked, finalizer, shown, deleting), addresses.Decision{}, []string{remove}},
@@ -348,7 +395,7 @@ func TestPatches(t *testing.T) {
 		{"another's finalizer", s(finalizer, shown), addresses.Decision{}, nil},
 	} {
 		var got []string
-		for _, p := range patches(c.s, c.d, lbOpts) {
+		for _, p := range patches(c.s, c.d, lbOpts, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)) {
 			got = append(got, string(p.data))
 		}
 		if !slices.Equal(got, c.want) {

@@ -172,7 +172,7 @@ func (p *LoadBalancers) writeService(ctx context.Context, name model.Name) error
 	if s == nil {
 		return nil
 	}
-	due := patches(s, d, p.opts)
+	due := patches(s, d, p.opts, time.Now())
 	err := send(ctx, p.services, name, due)
 	if err == nil && len(due) > 0 {
 		p.metrics.written.WithLabelValues("Service").Inc()

@@ -5,8 +5,10 @@ package controller
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,25 +28,25 @@ type patch struct {
 }
 
 // patches are what brings a Service as the API shows it to what was decided, in the order to send them. The
-// finalizer and annotation come before an address and go after it: whoever sees the address can rely on them.
-func patches(s *model.Service, d addresses.Decision, opts addresses.Options) []patch {
+// finalizer and annotation come before an address and go after it: whoever sees the address can rely on them. now is the
+// time of a condition that changes.
+func patches(s *model.Service, d addresses.Decision, opts addresses.Options, now time.Time) []patch {
 	marked := s.Annotations[addresses.AllocatedAnnotation]
+	status := statusPatch{service: s, condition: conditionOf(d), now: now}
 	var out []patch
 	if !d.Ours {
-		if marked == "" {
-			return nil // nothing on it is weft's
-		}
 		// A Service that went to another class may have that controller's status and finalizer by now.
 		foreign := s.Type == model.LoadBalancer && s.LoadBalancer.Class != "" && s.LoadBalancer.Class != opts.Class
-		if s.Type == model.LoadBalancer && !foreign && !s.Deleting && len(s.Ingress) > 0 {
-			out = append(out, statusPatch(s, nil))
+		status.ingress = marked != "" && s.Type == model.LoadBalancer && !foreign && !s.Deleting && len(s.Ingress) > 0
+		out = status.appendTo(out)
+		if marked == "" {
+			return out // nothing else on it is weft's
 		}
 		return append(out, metaPatch(s, "", !foreign))
 	}
 	if len(d.Addresses) == 0 {
-		if len(s.Ingress) > 0 {
-			out = append(out, statusPatch(s, nil))
-		}
+		status.ingress = len(s.Ingress) > 0
+		out = status.appendTo(out)
 		if marked != "" {
 			out = append(out, metaPatch(s, "", true))
 		}
@@ -59,13 +61,30 @@ func patches(s *model.Service, d addresses.Decision, opts addresses.Options) []p
 	if mark := strings.Join(pools, ","); mark != marked || !s.CleanupFinalizer {
 		out = append(out, metaPatch(s, mark, true))
 	}
-	shown := slices.EqualFunc(s.Ingress, d.Addresses, func(in model.LoadBalancerIngress, a addresses.Assigned) bool {
+	status.addresses = d.Addresses
+	status.ingress = !slices.EqualFunc(s.Ingress, d.Addresses, func(in model.LoadBalancerIngress, a addresses.Assigned) bool {
 		return in.IP == a.Addr && in.Hostname == "" && !in.Proxy
 	})
-	if !shown {
-		out = append(out, statusPatch(s, d.Addresses))
+	return status.appendTo(out)
+}
+
+// conditionOf says of a Service whether it has the addresses that it asks for; nil is nothing to say.
+func conditionOf(d addresses.Decision) *model.Condition {
+	var has []string
+	for _, a := range d.Addresses {
+		has = append(has, fmt.Sprintf("%s of AddressPool %q", a.Addr, a.Pool))
 	}
-	return out
+	switch {
+	case !d.Ours:
+		return nil
+	case d.Problem != addresses.Problem{} && len(has) > 0:
+		return &model.Condition{Reason: d.Problem.Reason, Message: fmt.Sprintf("%s (the Service keeps %s)", d.Problem.Message, strings.Join(has, ", "))}
+	case d.Problem != addresses.Problem{}:
+		return &model.Condition{Reason: d.Problem.Reason, Message: d.Problem.Message}
+	case len(has) == 0:
+		return nil
+	}
+	return &model.Condition{Status: true, Reason: addresses.ReasonAssigned, Message: strings.Join(has, ", ")}
 }
 
 // fieldManager is whom the API server notes as the writer.
@@ -97,18 +116,48 @@ func metaPatch(s *model.Service, mark string, finalizer bool) patch {
 	return patch{data: encode(map[string]any{"metadata": meta})}
 }
 
-// statusPatch sets status.loadBalancer.ingress. ipMode is VIP (KEP-1860): packets come to the node with the address
-// as their destination, so nodes may short-cut to the Service.
-func statusPatch(s *model.Service, addrs []addresses.Assigned) patch {
-	var ingress []corev1.LoadBalancerIngress
-	mode := corev1.LoadBalancerIPModeVIP
-	for _, a := range addrs {
-		ingress = append(ingress, corev1.LoadBalancerIngress{IP: a.Addr.String(), IPMode: &mode})
+// statusPatch is what is to become of a Service's status.
+type statusPatch struct {
+	service   *model.Service
+	ingress   bool // status.loadBalancer.ingress is to become these:
+	addresses []addresses.Assigned
+	condition *model.Condition // nil: none
+	now       time.Time
+}
+
+// appendTo appends the patch if there is something to change. Conditions of others are not touched. A Service that is
+// being deleted keeps its condition, which goes with it.
+//
+// ipMode is VIP (KEP-1860): packets come to the node with the address as their destination, so nodes may short-cut to the
+// Service.
+func (p *statusPatch) appendTo(out []patch) []patch {
+	status := make(map[string]any)
+	if p.ingress {
+		var ingress []corev1.LoadBalancerIngress
+		mode := corev1.LoadBalancerIPModeVIP
+		for _, a := range p.addresses {
+			ingress = append(ingress, corev1.LoadBalancerIngress{IP: a.Addr.String(), IPMode: &mode})
+		}
+		status["loadBalancer"] = map[string]any{"ingress": ingress}
 	}
-	return patch{[]string{"status"}, encode(map[string]any{
-		"metadata": map[string]any{"uid": s.UID},
-		"status":   map[string]any{"loadBalancer": map[string]any{"ingress": ingress}},
-	})}
+	switch is, was := p.condition, p.service.AddressCondition; {
+	case p.service.Deleting, is == nil && was == nil, is != nil && was != nil && *is == *was:
+	case is == nil:
+		status["conditions"] = []any{map[string]any{"$patch": "delete", "type": model.ConditionAddressAssigned}}
+	default:
+		c := map[string]any{"type": model.ConditionAddressAssigned, "status": metav1.ConditionFalse, "reason": is.Reason, "message": is.Message}
+		if is.Status {
+			c["status"] = metav1.ConditionTrue
+		}
+		if was == nil || was.Status != is.Status { // else the API keeps what it has
+			c["lastTransitionTime"] = p.now.UTC().Format(time.RFC3339)
+		}
+		status["conditions"] = []any{c}
+	}
+	if len(status) == 0 {
+		return out
+	}
+	return append(out, patch{[]string{"status"}, encode(map[string]any{"metadata": map[string]any{"uid": p.service.UID}, "status": status})})
 }
 
 func encode(v any) []byte {

@@ -143,6 +143,7 @@ func feedsFor(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, kinds K
 func leanService(in *corev1.Service) (*model.Service, error) {
 	slim := *in
 	slim.Spec.Selector = nil
+	slim.Status.Conditions = nil
 	s, err := FromService(&slim)
 	for i := range s.Ports {
 		s.Ports[i].TargetPort = ""

@@ -195,6 +195,11 @@ func FromService(s *corev1.Service) (*model.Service, error) {
 	case corev1.ServiceTrafficDistributionPreferSameNode:
 		out.Distribution = model.PreferSameNode
 	}
+	for i := range s.Status.Conditions {
+		if c := &s.Status.Conditions[i]; c.Type == model.ConditionAddressAssigned {
+			out.AddressCondition = &model.Condition{Status: c.Status == metav1.ConditionTrue, Reason: intern(c.Reason), Message: c.Message}
+		}
+	}
 	if out.Type == model.LoadBalancer {
 		lb := &out.LoadBalancer
 		lb.Class = deref(s.Spec.LoadBalancerClass)

@@ -14,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/weft-net/weft/internal/model"
@@ -275,12 +276,17 @@ func TestReadManifests(t *testing.T) {
 // A lean watcher leaves out what only people ask for, and changes no object of the API.
 func TestLean(t *testing.T) {
 	in := &corev1.Service{Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "x"}, ClusterIP: "10.96.0.1",
-		Ports: []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(8080)}}}}
+		Ports: []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(8080)}}},
+		Status: corev1.ServiceStatus{Conditions: []metav1.Condition{{Type: "x.example/y"},
+			{Type: model.ConditionAddressAssigned, Status: metav1.ConditionTrue, Reason: "R", Message: "m"}}}}
+	if s, err := FromService(in); err != nil || s.AddressCondition == nil || *s.AddressCondition != (model.Condition{Status: true, Reason: "R", Message: "m"}) {
+		t.Errorf("condition %+v, %v", s.AddressCondition, err)
+	}
 	s, err := leanService(in)
-	if err != nil || len(s.Selector) != 0 || s.Ports[0].TargetPort != "" || s.Ports[0].Port != 80 || len(s.ClusterIPs) != 1 {
+	if err != nil || len(s.Selector) != 0 || s.AddressCondition != nil || s.Ports[0].TargetPort != "" || s.Ports[0].Port != 80 || len(s.ClusterIPs) != 1 {
 		t.Errorf("%+v, %v", s, err)
 	}
-	if len(in.Spec.Selector) != 1 {
+	if len(in.Spec.Selector) != 1 || len(in.Status.Conditions) != 2 {
 		t.Error("the API's object was changed")
 	}
 	e, err := leanEndpointSlice(&discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{

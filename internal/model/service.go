@@ -52,9 +52,21 @@ type Service struct {
 
 	LoadBalancer LoadBalancerSpec
 	Ingress      []LoadBalancerIngress // status.loadBalancer.ingress
+	// AddressCondition is that of status.conditions of which the type is ConditionAddressAssigned; nil is none.
+	AddressCondition *Condition
 	// CleanupFinalizer says that the Service has the service.kubernetes.io/load-balancer-cleanup finalizer: it stays,
 	// whatever its type, until the controller of its load balancer has let go.
 	CleanupFinalizer bool
+}
+
+// ConditionAddressAssigned is the type of the condition that says whether a Service of weft's has the load balancer
+// addresses that it asks for.
+const ConditionAddressAssigned = "weft.dev/AddressAssigned"
+
+// Condition is what a condition of an object's status says.
+type Condition struct {
+	Status          bool // True; anything else is not
+	Reason, Message string
 }
 
 // ProxyNameLabel is the well-known label that hands a Service to another proxy.
