@@ -43,6 +43,24 @@ func running(t *testing.T, c config) (_ config, stop func() error) {
 	return c, stop
 }
 
+// TestSourcePorts: each request gets a port of its own, and the first again after the last there is.
+func TestSourcePorts(t *testing.T) {
+	p, err := newPorts(maxPort - 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []int{maxPort - 1, maxPort, maxPort - 1} {
+		if got := p.take(); got != want {
+			t.Errorf("port %d is %d, want %d", i, got, want)
+		}
+	}
+	for _, bad := range []uint{0, maxPort + 1} {
+		if _, err := newPorts(bad); err == nil {
+			t.Errorf("%d was taken for a port", bad)
+		}
+	}
+}
+
 func TestEveryProtocolAnswers(t *testing.T) {
 	c, stop := running(t, config{http: "0", https: "0", tcp: "0", udp: "0",
 		self: self{Pod: "cart-1", Node: "n1", Namespace: "shop", IP: "127.0.0.1"}})

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -41,7 +42,26 @@ type plan struct {
 	quiet    bool
 	body     bool // print what came back
 	fail     bool // a status of 400 and above is a failure
+	ports    *ports
 }
+
+// ports hands out source ports one after the other.
+type ports struct {
+	first uint32
+	taken atomic.Uint32
+}
+
+// maxPort is the last port; the first is asked for.
+const maxPort = 1<<16 - 1
+
+func newPorts(first uint) (*ports, error) {
+	if first < 1 || first > maxPort {
+		return nil, fmt.Errorf("-from-port %d: want 1 to %d", first, maxPort)
+	}
+	return &ports{first: uint32(first)}, nil
+}
+
+func (p *ports) take() int { return int(p.first + (p.taken.Add(1)-1)%(maxPort+1-p.first)) }
 
 const getUsage = `echo get [flags] URL
 
@@ -64,6 +84,7 @@ func get(ctx context.Context, args []string, out io.Writer) error {
 	fs.BoolVar(&p.quiet, "q", false, "print only failures and the summary")
 	fs.BoolVar(&p.body, "body", false, "print each answer's body too")
 	fs.BoolVar(&p.fail, "fail", true, "count an HTTP status of 400 and above as failed")
+	first := fs.Uint("from-port", 0, "UDP: the first request's source port; the others take the next ones, so that no request looks like one more of an earlier connection")
 	four, six := fs.Bool("4", false, "IPv4 only"), fs.Bool("6", false, "IPv6 only")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
@@ -81,6 +102,11 @@ func get(ctx context.Context, args []string, out io.Writer) error {
 		return fmt.Errorf("%s: want http://, https://, tcp:// or udp://", fs.Arg(0))
 	}
 	p.url = u
+	if *first > 0 {
+		if p.ports, err = newPorts(*first); err != nil {
+			return err
+		}
+	}
 	switch {
 	case *four:
 		p.network = "4"
@@ -207,6 +233,9 @@ func (p plan) http(c *http.Client) result {
 
 // raw asks over TCP or UDP: one line or datagram with the facts comes back.
 func (p plan) raw(d *net.Dialer) result {
+	if p.url.Scheme == "udp" && p.ports != nil {
+		d = &net.Dialer{Timeout: d.Timeout, LocalAddr: &net.UDPAddr{Port: p.ports.take()}}
+	}
 	c, err := d.Dial(p.url.Scheme+p.network, p.url.Host)
 	if err != nil {
 		return result{err: err}

@@ -237,9 +237,10 @@ func killAgent(t testing.TB, node string) {
 }
 
 // hammer sends from a pod beside the test; the returned function stops it and wants that nothing failed.
-func hammer(t *testing.T, namespace, pod, url string) func() {
+func hammer(t *testing.T, namespace, pod, url string, more ...string) func() {
 	t.Helper()
-	tr := lab.Background(t, "kubectl", "exec", "-n", namespace, pod, "--", "/echo", "get", "-for", "120s", "-c", "4", "-interval", "5ms", "-timeout", "3s", "-q", url)
+	args := append([]string{"kubectl", "exec", "-n", namespace, pod, "--", "/echo", "get", "-for", "120s", "-c", "4", "-interval", "5ms", "-timeout", "3s", "-q"}, more...)
+	tr := lab.Background(t, append(args, url)...)
 	return func() {
 		t.Helper()
 		// kubectl does not pass SIGINT on: the client in the pod is told itself.
