@@ -24,7 +24,10 @@ func newMatrixCommand() *cobra.Command {
 		Short: "Who can talk to whom, by policy",
 		Long: `Who can talk to whom, by policy. Pods that no policy can tell apart are one row and one column. "outside" is everybody
 beyond the cluster whom no policy names; ranges of addresses that policies judge otherwise are rows and columns of their
-own, and so are nodes. A cell is "all", "-" for nothing, or the ports that are let through, of all there are.`,
+own, and so are nodes. A cell is "all", "-" for nothing, or the ports that are let through, of all there are.
+
+With one namespace, pods of others are rows and columns too, together where the same is true of them: "other namespaces"
+are those that have no row of their own. What they may open to each other, and to the outside, is left empty: ask with -A.`,
 		Example: `  weft matrix -n shop
   weft matrix -f manifests/ -o dot | dot -Tsvg > who.svg`,
 		GroupID: "person",

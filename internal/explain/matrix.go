@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -15,7 +16,7 @@ import (
 
 // Group is pods that policies can't tell apart, or a part of the world outside that they can't.
 type Group struct {
-	Name string // "namespace/name", of several workloads with commas; "outside"; "10.0.0.0/8 except 10.1.0.0/16"
+	Name string // "namespace/name", of several workloads with commas; "namespace/*"; "outside"; "10.0.0.0/8 except 10.1.0.0/16"
 	Pods int    // how many; 0 for who is no pod
 }
 
@@ -25,6 +26,9 @@ type Cell struct {
 	Ports []string `json:"ports,omitempty"` // what is let through; empty if all is
 	Not   []string `json:"not,omitempty"`   // what is not; empty if nothing is let through
 	All   bool     `json:"all"`
+
+	// Elsewhere tells that it was not asked: neither group has pods of the namespaces that the matrix is about.
+	Elsewhere bool `json:"-"`
 }
 
 func cellOf(r reach) Cell {
@@ -37,9 +41,11 @@ func cellOf(r reach) Cell {
 	return Cell{Ports: r.texts(), Not: r.complement().texts()}
 }
 
-// String is "all", "-", or the ports.
+// String is "all", "-", or the ports; "" if nobody asked.
 func (c Cell) String() string {
 	switch {
+	case c.Elsewhere:
+		return ""
 	case c.All:
 		return "all"
 	case len(c.Ports) == 0:
@@ -59,25 +65,125 @@ type Matrix struct {
 // Outside is the name of the group of everybody beyond the cluster whom no policy names.
 const Outside = "outside"
 
-// Matrix tells who may talk to whom among the pods of some namespaces (all, if none are given), and the world outside, in as many
-// parts as policies judge differently. The addresses of nodes are part of that; a node's own pods, which it always reaches, aside.
+// Matrix tells who may talk to whom: the pods of some namespaces (all, if none are given) among each other, and with the
+// world outside and the pods of other namespaces, both in as many parts as are judged differently. The addresses of nodes
+// are part of the outside; a node's own pods, which it always reaches, aside.
 func (w *World) Matrix(namespaces ...string) *Matrix {
-	cuts := w.blocks(namespaces)
-	pods := w.ends(namespaces, cuts)
-	parts := merge(w.inUse(outside(regions(cuts, w), w)), func(e *end, f int) string { return rowKey(e, f, pods) })
+	// Ranges that policies elsewhere name may tell these pods apart too.
+	pods, others := w.endsOf(namespaces, w.blocks(nil))
+	parts := merge(w.inUse(outside(regions(w.blocks(namespaces), w), w)), func(e *end, f int) string { return rowKey(e, f, pods) })
+	others = peersOf(pods, others)
+	all := slices.Concat(pods, others, parts)
 	m := &Matrix{}
-	all := slices.Concat(pods, parts)
-	for _, from := range all {
+	for i, from := range all {
 		m.Groups = append(m.Groups, Group{Name: from.name, Pods: from.count})
 		row := make([]Cell, len(all))
 		for j, to := range all {
-			if row[j] = (Cell{All: true}); from.pod != nil || to.pod != nil {
+			switch {
+			case from.pod == nil && to.pod == nil:
+				row[j] = Cell{All: true}
+			case i >= len(pods) && j >= len(pods):
+				row[j] = Cell{Elsewhere: true}
+			default:
 				row[j] = cellOf(from.reach(to))
 			}
 		}
 		m.Cells = append(m.Cells, row)
 	}
 	return m
+}
+
+// endsOf are the ends of these namespaces' pods (all, if none are given), and those of the others'.
+func (w *World) endsOf(namespaces []string, cuts []netip.Prefix) (meant, others []*end) {
+	for _, e := range w.ends(nil, cuts) {
+		if len(namespaces) == 0 || slices.Contains(namespaces, e.pod.Namespace) {
+			meant = append(meant, e)
+		} else {
+			others = append(others, e)
+		}
+	}
+	return meant, others
+}
+
+// OtherNamespaces is the name of the group of all pods of other namespaces that are in no other group.
+const OtherNamespaces = "other namespaces"
+
+// peersOf puts pods of other namespaces together that can reach, and be reached by, the same of the pods in question, and
+// names each group by its workloads, or by namespaces that are in it as a whole. One of many is named by not being in
+// the others.
+func peersOf(pods, others []*end) []*end {
+	whole := map[string]int{} // how many workloads a namespace has
+	for _, n := range workloads(others) {
+		whole[namespaceOf(n)]++
+	}
+	byKey := map[string]*end{}
+	var out []*end
+	for _, e := range others {
+		key := peerKey(e, pods)
+		if with := byKey[key]; with != nil {
+			with.names, with.count = unique(append(with.names, e.names...)), with.count+e.count
+			continue
+		}
+		byKey[key], out = e, append(out, e)
+	}
+	var most *end
+	for _, e := range out {
+		e.names = byNamespace(e.names, whole)
+		if most == nil || len(e.names) > len(most.names) {
+			most = e
+		}
+	}
+	for _, e := range out {
+		e.name = some(e.names)
+		if e == most && (len(out) == 1 || e.name != strings.Join(e.names, ", ")) {
+			e.name = OtherNamespaces
+		}
+	}
+	return out
+}
+
+func workloads(ends []*end) []string {
+	var out []string
+	for _, e := range ends {
+		out = append(out, e.names...)
+	}
+	return unique(out)
+}
+
+func namespaceOf(name string) string {
+	ns, _, _ := strings.Cut(name, "/")
+	return ns
+}
+
+// byNamespace writes "namespace/*" for all workloads of a namespace. whole is how many each has.
+func byNamespace(names []string, whole map[string]int) []string {
+	has := map[string]int{}
+	for _, n := range names {
+		has[namespaceOf(n)]++
+	}
+	var out []string
+	for _, n := range names {
+		if ns := namespaceOf(n); has[ns] > 1 && has[ns] == whole[ns] {
+			n = ns + "/*"
+		}
+		out = append(out, n)
+	}
+	return unique(out)
+}
+
+// peerKey is equal for pods that can reach, and be reached by, the same of the pods in question.
+func peerKey(e *end, pods []*end) string {
+	var b strings.Builder
+	for _, p := range pods {
+		for _, way := range [][2]*end{{p, e}, {e, p}} {
+			if way[0].egress.Open() && way[1].ingress.Open() {
+				b.WriteString("open;")
+			} else {
+				fmt.Fprint(&b, way[0].reach(way[1]), ";")
+			}
+		}
+	}
+	return b.String()
 }
 
 // rowKey is equal for ends of the outside that can reach, and be reached by, the same pods in a family.
@@ -190,7 +296,9 @@ func (m *Matrix) Connections() []Connection {
 	var out []Connection
 	for i, from := range m.Groups {
 		for j, to := range m.Groups {
-			out = append(out, Connection{from.Name, to.Name, m.Cells[i][j]})
+			if !m.Cells[i][j].Elsewhere {
+				out = append(out, Connection{from.Name, to.Name, m.Cells[i][j]})
+			}
 		}
 	}
 	return out
@@ -205,7 +313,7 @@ func (m *Matrix) WriteDOT(out io.Writer) {
 	for i := range m.Groups {
 		for j := range m.Groups {
 			c := m.Cells[i][j]
-			if i != j && c.String() != "-" && (m.Groups[i].Pods > 0 || m.Groups[j].Pods > 0) {
+			if i != j && !c.Elsewhere && c.String() != "-" && (m.Groups[i].Pods > 0 || m.Groups[j].Pods > 0) {
 				fmt.Fprintf(out, "  n%d -> n%d [label=%q];\n", i, j, c.String())
 			}
 		}
@@ -228,6 +336,9 @@ func (m *Matrix) WriteSVG(out io.Writer) {
 		fmt.Fprintf(out, `<text transform="translate(%d %d) rotate(-60)">%s</text>`+"\n", at+18, head-8, html.EscapeString(g.Name))
 		for j, to := range m.Groups {
 			c := m.Cells[i][j]
+			if c.Elsewhere {
+				continue
+			}
 			fill := "#e5c34b"
 			switch c.String() {
 			case "all":

@@ -114,6 +114,48 @@ func TestDiffOfNamespaces(t *testing.T) {
 	}
 }
 
+// The matrix of a namespace has the pods of others too, in as few rows as are judged differently by either side's
+// policies; what is between those of other namespaces nobody asked.
+func TestMatrixOfANamespace(t *testing.T) {
+	pod := func(namespace, name string) string {
+		return fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: %s, labels: {app: %[1]s}}\nspec: {containers: [{name: c, image: x}]}", name, namespace)
+	}
+	all := []string{webAndDB,
+		ingressOf("{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}], ports: [{port: 9090}]}"),
+		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: shut, namespace: dev}\nspec: {podSelector: {matchLabels: {app: a}}, policyTypes: [Ingress, Egress]}",
+		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web, namespace: dev}\n" +
+			"spec: {podSelector: {matchLabels: {app: b}}, policyTypes: [Ingress], ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}, podSelector: {matchLabels: {app: web}}}]}]}",
+		pod("monitoring", "grafana"), pod("monitoring", "prometheus")}
+	for _, n := range []string{"a", "b", "c", "d", "e", "f", "g"} {
+		all = append(all, pod("dev", n), pod("stage", n))
+	}
+	m := read(t, all...).Matrix("shop")
+	var b bytes.Buffer
+	m.WriteTable(&b)
+	golden(t, "matrix-namespace.txt", b.String())
+	for _, c := range m.Connections() {
+		if c.From == OtherNamespaces && c.To == "monitoring/*" || c.From == "dev/a" && c.To == Outside {
+			t.Errorf("%s to %s: nobody asked", c.From, c.To)
+		}
+	}
+	b.Reset()
+	m.WriteDOT(&b)
+	if strings.Contains(b.String(), `label=""`) {
+		t.Error("an arrow that says nothing:\n" + b.String())
+	}
+	pods := 0
+	for _, g := range m.Groups {
+		pods += g.Pods
+	}
+	if pods != 18 {
+		t.Errorf("%d pods are in the matrix, want 18", pods)
+	}
+	// All alike: one row, which says of whom it is not.
+	if m := read(t, webAndDB, pod("dev", "a"), pod("stage", "b")).Matrix("shop"); len(m.Groups) != 4 || m.Groups[2].Name != OtherNamespaces || m.Groups[2].Pods != 2 {
+		t.Errorf("%+v", m.Groups)
+	}
+}
+
 // What policies let out by name is told by name.
 func TestMatrixByName(t *testing.T) {
 	w := load(t, "testdata/names.yaml")
