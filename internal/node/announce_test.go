@@ -6,15 +6,18 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/addresses"
 	"github.com/weft-net/weft/internal/model"
@@ -67,12 +70,12 @@ func TestAnnounce(t *testing.T) {
 		return &model.EndpointSlice{Meta: model.Meta{Name: model.Name{Namespace: "shop", Name: "web-1"}}, Service: "web", Family: model.IPv4,
 			Endpoints: []model.Endpoint{{Ready: true, Serving: true, Node: node}}}
 	}
-	slices := func(s *model.EndpointSlice) map[model.Name]*model.EndpointSlice {
+	only := func(s *model.EndpointSlice) map[model.Name]*model.EndpointSlice {
 		return map[model.Name]*model.EndpointSlice{s.Name: s}
 	}
 	err = p.Update(ctx, &model.Delta{Complete: true,
 		Services:       map[model.Name]*model.Service{name: service},
-		EndpointSlices: slices(slice("n1")),
+		EndpointSlices: only(slice("n1")),
 		Nodes:          map[string]*model.Node{"n1": {Meta: model.Meta{Name: model.Name{Name: "n1"}}, Ready: true}, "n2": {Meta: model.Meta{Name: model.Name{Name: "n2"}}, Ready: true}},
 	})
 	if err == nil || !strings.Contains(err.Error(), "kube-system") {
@@ -96,12 +99,22 @@ func TestAnnounce(t *testing.T) {
 	if got := p.Announced(); len(got) != 1 || got[0].Addr != addr || got[0].Link != "eth0" {
 		t.Errorf("announced: %v", got)
 	}
+	// A host outside the cluster uses the address: it is told on the Service.
+	claim(t, s, "far", addr)
+	select {
+	case e := <-events:
+		if e.Kind != "Service" || e.Name != name || e.UID != "u" || !e.Warning || e.Reason != "AddressConflict" || !strings.Contains(e.Message, addr.String()) || !strings.Contains(e.Message, stranger.String()) {
+			t.Errorf("event %+v", e)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("no event about the conflict in 20 s")
+	}
 	// Local: the node no longer has an endpoint. By the time Update returns it answers no more.
-	update(&model.Delta{EndpointSlices: slices(slice("n2"))})
+	update(&model.Delta{EndpointSlices: only(slice("n2"))})
 	if got := p.Announced(); len(got) != 0 {
 		t.Errorf("announced though the endpoints are elsewhere: %v", got)
 	}
-	update(&model.Delta{EndpointSlices: slices(slice("n1"))})
+	update(&model.Delta{EndpointSlices: only(slice("n1"))})
 	if got := p.Announced(); len(got) != 1 {
 		t.Errorf("announced after the endpoint came back: %v", got)
 	}
@@ -109,6 +122,28 @@ func TestAnnounce(t *testing.T) {
 	if got := p.Announced(); len(got) != 0 {
 		t.Errorf("announced though the Service is gone: %v", got)
 	}
+}
+
+// stranger is the link address of a host outside the cluster.
+var stranger = net.HardwareAddr{2, 0, 0, 0, 0, 99}
+
+// claim has the stranger say by ARP (RFC 5227, section 2.3) that an address is its own.
+func claim(t *testing.T, s *space, link string, a netip.Addr) {
+	t.Helper()
+	broadcast := net.HardwareAddr{255, 255, 255, 255, 255, 255}
+	frame := slices.Concat(broadcast, stranger, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 1}, stranger, a.AsSlice(), make([]byte, 6), a.AsSlice())
+	index := s.link(t, link).Attrs().Index
+	s.in(func() {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer func() { _ = unix.Close(fd) }()
+		if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: index, Halen: 6}); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestAnnounceWithoutAPI: an agent that restarts while the API server is away announces what it did before; what the
