@@ -71,7 +71,8 @@ type weft struct {
 }
 
 func newWeft() (*weft, error) {
-	part, err := node.NewServices(node.ServicesConfig{Node: nodeName, Pods: nil, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	// Shared, or nobody could do the tables the harm that is to be repaired.
+	part, err := node.NewServices(node.ServicesConfig{Node: nodeName, Shared: true, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		return nil, err
 	}
