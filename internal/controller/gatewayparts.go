@@ -288,8 +288,14 @@ func serviceOf(meta metav1.ObjectMeta, selector map[string]string, in *gatewayap
 			IPFamilyPolicy: new(corev1.IPFamilyPolicyPreferDualStack),
 		},
 	}
-	if conf.Type != "" {
+	switch {
+	case conf.Type != "":
 		out.Spec.Type = corev1.ServiceType(conf.Type)
+	case in.ClusterOnly:
+		out.Spec.Type = corev1.ServiceTypeClusterIP
+	}
+	if len(in.ClusterAddresses) > 0 {
+		out.Spec.ClusterIP, out.Spec.ClusterIPs = in.ClusterAddresses[0], in.ClusterAddresses
 	}
 	if out.Spec.Type != corev1.ServiceTypeClusterIP {
 		out.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicy(conf.ExternalTrafficPolicy)
@@ -377,6 +383,7 @@ func addressesOf(svc *corev1.Service, in *gatewayapi.Infrastructure, nodes []str
 		return nil, nil
 	case svc == nil:
 		return nil, &gatewayapi.Problem{Reason: gatewayv1.GatewayReasonPending, Message: "The Gateway's Service is being made."}
+	case in.ClusterOnly:
 	case svc.Spec.Type == corev1.ServiceTypeLoadBalancer:
 		for _, i := range svc.Status.LoadBalancer.Ingress {
 			add(i.IP, i.Hostname)
@@ -397,15 +404,32 @@ func addressesOf(svc *corev1.Service, in *gatewayapi.Infrastructure, nodes []str
 				want, svc.Namespace, svc.Name)}
 		}
 	}
+	for _, want := range in.ClusterAddresses {
+		if !slices.Contains(svc.Spec.ClusterIPs, want) {
+			return out, &gatewayapi.Problem{Reason: gatewayv1.GatewayReasonAddressNotUsable, Message: fmt.Sprintf(
+				"spec.addresses asks for the ClusterIP %s, and Service %s/%s has %s, which can't change: make the Gateway anew with an address that no other Service has.",
+				want, svc.Namespace, svc.Name, strings.Join(svc.Spec.ClusterIPs, " and "))}
+		}
+	}
 	if len(in.Addresses) > 0 {
 		// What was asked for is the answer; an address of the other family is not the Gateway's.
 		out = slices.DeleteFunc(out, func(a gatewayapi.Address) bool {
 			return !slices.ContainsFunc(in.Addresses, func(want string) bool { w, ok := parseAddress(want); return ok && w == a.IP })
 		})
 	}
-	if len(out) == 0 {
+	if len(out) == 0 && !in.ClusterOnly {
 		return nil, &gatewayapi.Problem{Reason: gatewayv1.GatewayReasonAddressNotAssigned, Message: fmt.Sprintf(
 			"Service %s/%s of type %s has no address yet (see its Events): is there an AddressPool with free addresses?", svc.Namespace, svc.Name, svc.Spec.Type)}
+	}
+	if in.Cluster {
+		for _, ip := range svc.Spec.ClusterIPs {
+			a, ok := parseAddress(ip)
+			if !ok || len(in.ClusterAddresses) > 0 && !slices.Contains(in.ClusterAddresses, ip) {
+				continue
+			}
+			out = slices.DeleteFunc(out, func(o gatewayapi.Address) bool { return o.IP == a }) // a Service of type ClusterIP has no other
+			out = append(out, gatewayapi.Address{IP: a, Cluster: true})
+		}
 	}
 	return out, nil
 }

@@ -3,9 +3,12 @@
 package controller
 
 import (
+	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -27,5 +30,57 @@ func TestTunnelIdleOfAGateway(t *testing.T) {
 				t.Errorf("want %q in %s", c.want, text)
 			}
 		}
+	}
+}
+
+// A Gateway that asks for nothing but ClusterIPs has no load balancer; one that asks for both has both; its status tells
+// them apart.
+func TestClusterAddressesOfAGateway(t *testing.T) {
+	ports := []gatewayapi.Port{{Port: 80, BindPort: 61080, Name: "tcp-80"}}
+	only := &gatewayapi.Infrastructure{Ports: ports, Cluster: true, ClusterOnly: true}
+	value := &gatewayapi.Infrastructure{Ports: ports, Cluster: true, ClusterOnly: true, ClusterAddresses: []string{"10.96.0.9"}}
+	both := &gatewayapi.Infrastructure{Ports: ports, Cluster: true, Addresses: []string{"192.0.2.1"}}
+	for _, c := range []struct {
+		name string
+		in   *gatewayapi.Infrastructure
+		conf v1alpha1.GatewayService
+		want corev1.ServiceSpec // what was asked of the API server
+		has  []string           // the ClusterIPs that it gave
+		told string
+	}{
+		{"any", only, v1alpha1.GatewayService{}, corev1.ServiceSpec{Type: "ClusterIP"}, []string{"10.96.0.7", "fd00::7"}, "[10.96.0.7 cluster fd00::7 cluster]"},
+		{"a given one", value, v1alpha1.GatewayService{}, corev1.ServiceSpec{Type: "ClusterIP", ClusterIP: "10.96.0.9"}, []string{"10.96.0.9", "fd00::7"}, "[10.96.0.9 cluster]"},
+		{"another than the given one", value, v1alpha1.GatewayService{}, corev1.ServiceSpec{Type: "ClusterIP", ClusterIP: "10.96.0.9"}, []string{"10.96.0.7"},
+			"[] AddressNotUsable"},
+		{"both", both, v1alpha1.GatewayService{}, corev1.ServiceSpec{Type: "LoadBalancer"}, []string{"10.96.0.7"}, "[192.0.2.1 10.96.0.7 cluster]"},
+		{"of a Service that has no other", &gatewayapi.Infrastructure{Ports: ports, Cluster: true}, v1alpha1.GatewayService{Type: "ClusterIP"}, corev1.ServiceSpec{Type: "ClusterIP"}, []string{"10.96.0.7"},
+			"[10.96.0.7 cluster]"},
+	} {
+		svc := serviceOf(metav1.ObjectMeta{}, nil, c.in, &c.conf)
+		if svc.Spec.Type != c.want.Type || svc.Spec.ClusterIP != c.want.ClusterIP {
+			t.Errorf("%s: a Service of type %s, %s", c.name, svc.Spec.Type, svc.Spec.ClusterIP)
+		}
+		svc.Spec.ClusterIPs = c.has
+		if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+			svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}
+		}
+		addrs, problem := addressesOf(svc, c.in, nil)
+		var told []string
+		for _, a := range addrs {
+			told = append(told, strings.TrimSpace(a.IP.String()+map[bool]string{true: " cluster"}[a.Cluster]))
+		}
+		got := fmt.Sprint(told)
+		if problem != nil {
+			got += " " + string(problem.Reason)
+		}
+		if got != c.told {
+			t.Errorf("%s: %s, want %s", c.name, got, c.told)
+		}
+	}
+	st := &gatewayv1.GatewayStatus{Addresses: []gatewayv1.GatewayStatusAddress{{Value: "192.0.2.1"}, {Value: "10.96.0.7"}}}
+	addrs := []gatewayapi.Address{{IP: netip.MustParseAddr("192.0.2.1")}, {IP: netip.MustParseAddr("10.96.0.7"), Cluster: true}}
+	if got := string(withRoutability([]byte(`{"metadata":{"uid":"u"},"status":{"listeners":[]}}`), st, addrs)); got !=
+		`{"metadata":{"uid":"u"},"status":{"addresses":[{"value":"192.0.2.1"},{"routability":"Cluster","value":"10.96.0.7"}],"listeners":[]}}` {
+		t.Errorf("the status: %s", got)
 	}
 }

@@ -169,6 +169,29 @@ func targets(there, wanted []v1alpha1.TrafficPolicyAncestor, now metav1.Time) []
 	}, gatewayapi.OwnedConditions.Policy, len(there)+len(wanted), now)
 }
 
+// withRoutability completes the patch of a Gateway's status with which of its addresses are ClusterIPs that were asked for
+// as such: a field of release 1.7 that the Go type does not have. Addresses are in every patch then, since what the object
+// says of it is not known here; what it is to say changes with the object's spec only, and that is in patches anyway.
+func withRoutability(patch []byte, merged *gatewayv1.GatewayStatus, addrs []gatewayapi.Address) []byte {
+	cluster := map[string]bool{}
+	for _, a := range addrs {
+		if a.Cluster {
+			cluster[a.IP.String()] = true
+		}
+	}
+	list := []any{}
+	for _, a := range merged.Addresses {
+		f := fields(a)
+		if cluster[a.Value] {
+			f["routability"] = "Cluster"
+		}
+		list = append(list, f)
+	}
+	out := fields(json.RawMessage(patch))
+	out["status"].(map[string]any)["addresses"] = list
+	return encode(out)
+}
+
 // mergePatch is a JSON merge patch (RFC 7386) that brings a status from one to the other; nil when they are the same.
 // It holds for the very version of the object that was looked at: if that has changed since, the API server says so.
 func mergePatch(o metav1.Object, old, merged any) []byte {

@@ -72,6 +72,10 @@ func (p *Gateways) writeStatus(ctx context.Context, key model.ObjectKey) error {
 		p.mu.Lock()
 		writing := p.writing[key]
 		o, wanted = p.objects[key], p.wanted[key]
+		var addrs []gatewayapi.Address
+		if g := p.gateways[model.Name{Namespace: key.Namespace, Name: key.Name}]; key.Kind == "Gateway" && g != nil && g.feedback != nil {
+			addrs = g.feedback.Addresses
+		}
 		p.mu.Unlock()
 		if o == nil || wanted == nil {
 			return nil
@@ -83,6 +87,9 @@ func (p *Gateways) writeStatus(ctx context.Context, key model.ObjectKey) error {
 		old, merged = statusOf(o, wanted, metav1.Now())
 		if data = mergePatch(m, old, merged); data == nil {
 			return nil
+		}
+		if st, ok := merged.(*gatewayv1.GatewayStatus); ok && addrs != nil {
+			data = withRoutability(data, st, addrs)
 		}
 		if waited || !p.wait(ctx) {
 			break

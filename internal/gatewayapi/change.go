@@ -120,6 +120,7 @@ type Feedback struct {
 type Address struct {
 	IP       netip.Addr // invalid when only a hostname is known
 	Hostname string
+	Cluster  bool // it is a ClusterIP that was asked for as such
 }
 
 // Problem is why a Gateway is not programmed.

@@ -25,8 +25,10 @@ var spans = map[features.FeatureName]span{
 	features.SupportHTTPRouteRetryBackendTimeout:  {last: 6, experimental: 6},
 	features.SupportHTTPRouteRetryConnectionError: {experimental: 6},
 
-	// Names of release 1.7, which the Go module of the API in use does not have. Not among them, as weft does not have them:
-	// GatewayListenerFilters, GatewayAddressRoutability and GatewayAddressRoutabilityCluster.
+	// Names of release 1.7, which the Go module of the API in use does not have. Not among them, as weft does not have it:
+	// GatewayListenerFilters.
+	"GatewayAddressRoutability":                  {first: 7, experimental: 7},
+	"GatewayAddressRoutabilityCluster":           {first: 7, experimental: 7},
 	"ClusterTrustBundle":                         {first: 7, experimental: 7},
 	"HTTPRouteRetryCodes":                        {first: 7},
 	"HTTPRouteBackendURLRewrite":                 {first: 7},

@@ -34,6 +34,7 @@ type gateway struct {
 	sets       []setState  // of the ListenerSets that name it, in their order of precedence
 	parameters *model.Name // the GatewayConfig that it names itself
 	infra      *Infrastructure
+	cluster    set[int] // which of spec.addresses are to be ClusterIPs
 
 	// What it was compiled from, besides the Gateway and its ListenerSets.
 	refs      set[ref]
@@ -313,8 +314,26 @@ func (s *State) acceptGateway(g *gateway) {
 	own, problem := s.parametersRef(g)
 	g.parameters = own
 	x := s.extraOf("Gateway", g.name)
-	if why := notKnown(x.within("spec.addresses")); why != "" && unsupported == "" {
-		unsupported = why
+	asked := x.under("spec.addresses")
+	g.cluster = nil
+	for i := range g.obj.Spec.Addresses {
+		var routability string
+		if !asked.take(fmt.Sprintf("[%d].routability", i), &routability) || routability == "" {
+			continue
+		}
+		if routability != "Cluster" && unsupported == "" {
+			unsupported = fmt.Sprintf("addresses[%d].routability: %q is not supported: Cluster is", i, routability)
+		}
+		if g.cluster == nil {
+			g.cluster = set[int]{}
+		}
+		g.cluster.add(i)
+	}
+	if left := asked.without(); len(left) > 0 && unsupported == "" {
+		for i := range left {
+			left[i] = "addresses" + left[i]
+		}
+		unsupported = notKnown(left)
 	}
 	if why := notKnown(x.within("spec.infrastructure")); why != "" && problem == "" {
 		problem = why
@@ -418,8 +437,15 @@ func (g *gateway) infrastructure(s *State) *Infrastructure {
 		out.Ports = append(out.Ports, p)
 	}
 	slices.SortFunc(out.Ports, func(a, b Port) int { return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol)) })
-	for _, a := range g.obj.Spec.Addresses {
-		if _, err := netip.ParseAddr(a.Value); err == nil {
+	out.Cluster = len(g.cluster) > 0
+	out.ClusterOnly = out.Cluster && len(g.cluster) == len(g.obj.Spec.Addresses)
+	for i, a := range g.obj.Spec.Addresses {
+		ip, err := netip.ParseAddr(a.Value)
+		switch {
+		case err != nil:
+		case g.cluster.has(i):
+			out.ClusterAddresses = append(out.ClusterAddresses, ip.String()) // as Services have it
+		default:
 			out.Addresses = append(out.Addresses, a.Value)
 		}
 	}

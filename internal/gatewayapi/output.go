@@ -61,8 +61,10 @@ type Infrastructure struct {
 	Accepted bool
 	// Ports of its Service, ordered by port, TCP before UDP.
 	Ports []Port
-	// Addresses that spec.addresses asks for by value, ordered as written.
-	Addresses []string
+	// Cluster says that a ClusterIP is asked for (routability Cluster, of release 1.7), ClusterOnly that nothing else is.
+	Cluster, ClusterOnly bool
+	// Addresses and ClusterAddresses are those of either kind that spec.addresses asks for by value, ordered as written.
+	Addresses, ClusterAddresses []string
 	// Labels and Annotations for every object that is made for it.
 	Labels, Annotations map[string]string
 	// ClassParameters and Parameters name the GatewayConfigs of its class and its own; nil is none. Its own come first.
