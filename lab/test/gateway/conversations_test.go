@@ -111,8 +111,8 @@ spec: {hostnames: [ws.test], parentRefs: [{name: all, sectionName: https}], rule
 `, backend)
 }
 
-// newCertificate is a Secret with a certificate of a number.
-func newCertificate(t *testing.T, serial int64) string {
+// certificate is a certificate of a number and its key, both in PEM.
+func certificate(t *testing.T, serial int64) (cert, private []byte) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -125,13 +125,17 @@ func newCertificate(t *testing.T, serial int64) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := func(kind string, b []byte) string {
-		return base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}))
-	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
+}
+
+// newCertificate is a Secret with a certificate of a number.
+func newCertificate(t *testing.T, serial int64) string {
+	t.Helper()
+	cert, private := certificate(t, serial)
 	return fmt.Sprintf(`
 apiVersion: v1
 kind: Secret
@@ -139,7 +143,7 @@ metadata: {name: cert}
 type: kubernetes.io/tls
 data: {tls.crt: %s, tls.key: %s}
 ---
-`, text("CERTIFICATE", der), text("PRIVATE KEY", private))
+`, base64.StdEncoding.EncodeToString(cert), base64.StdEncoding.EncodeToString(private))
 }
 
 // No conversation fails, of whatever protocol: not when routes point elsewhere, a certificate is renewed, or the

@@ -96,3 +96,44 @@ stringData: {auth: "ann:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ="}
 	lab.Kubectl(t, "delete", "trafficpolicy", "--all", "-n", ns)
 	answers(t, url(addr, "/"), "one")
 }
+
+// CA certificates come from a ClusterTrustBundle as soon as it is there.
+func TestTrustBundle(t *testing.T) {
+	gatewayAPI(t)
+	ns := lab.Namespace(t)
+	lab.Apply(t, ns, httpGateway+httpRoute("r", "/", "secure")+fmt.Sprintf(`
+apiVersion: v1
+kind: Service
+metadata: {name: secure}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: secure}
+spec:
+  targetRefs: [{group: "", kind: Service, name: secure}]
+  validation: {hostname: secure.test, caCertificateRefs: [{group: certificates.k8s.io, kind: ClusterTrustBundle, name: %s}]}
+`, ns))
+	resolved := func(want string) {
+		t.Helper()
+		labtest.Eventually(t, 30*time.Second, func() error {
+			got := lab.Get(t, ns, "backendtlspolicy/secure", `{.status.ancestors[0].conditions[?(@.type=="ResolvedRefs")].reason}`)
+			if got != want {
+				return fmt.Errorf("ResolvedRefs is %q, want %q", got, want)
+			}
+			return nil
+		})
+	}
+	resolved("InvalidCACertificateRef")
+	cert, _ := certificate(t, 1)
+	t.Cleanup(func() { lab.Kubectl(t, "delete", "clustertrustbundle", ns) })
+	lab.Apply(t, "", fmt.Sprintf(`
+apiVersion: certificates.k8s.io/v1
+kind: ClusterTrustBundle
+metadata: {name: %s}
+spec:
+  trustBundle: |
+    %s
+`, ns, strings.ReplaceAll(strings.TrimSpace(string(cert)), "\n", "\n    ")))
+	resolved("ResolvedRefs")
+}
