@@ -56,8 +56,9 @@ func (c *Cluster) build(d Direction, pod *model.Pod, admin []*model.ClusterNetwo
 		rules = append(rules, Rule{Op: Jump, Target: b.tier("admin", admin)})
 	}
 	if len(nps) > 0 {
-		var union []*rule
-		var isolating []string
+		union := make([]*rule, 0, len(nps))
+		isolating := make([]string, 0, len(nps))
+		b.out.source.Isolating = make([]PolicyRef, 0, len(nps))
 		for _, np := range nps {
 			b.out.source.Isolating = append(b.out.source.Isolating, refOf(np))
 			isolating = append(isolating, np.Name.String())
@@ -113,7 +114,7 @@ func (b *builder) union(rules []*rule, policies string) []Rule {
 		PortRange
 		r *rule
 	}
-	var spans []span
+	spans := make([]span, 0, 2*len(rules))
 	var named []namedPort
 	for _, r := range rules {
 		r.peersKey() // once, not in every place that peers are copied to
@@ -139,25 +140,27 @@ func (b *builder) union(rules []*rule, policies string) []Rule {
 		out = append(out, b.peerRules(everyPort, Rule{Op: Admit})...)
 	}
 
-	// Cut each protocol's ports at every bound, and give each piece the union of the peers of the spans over it.
-	var pieces []PortRange
-	byProtocol := map[model.Protocol][]span{}
-	for _, s := range spans {
-		byProtocol[s.Protocol] = append(byProtocol[s.Protocol], s)
+	// Cut each protocol's ports at every bound, and give each piece the union of the peers of the spans over it. There
+	// may be tens of thousands of spans, so it is numbers that are sorted: a first port, then which span.
+	pieces := make([]PortRange, 0, len(spans))
+	byProtocol := map[model.Protocol][]uint64{}
+	for i, s := range spans {
+		byProtocol[s.Protocol] = append(byProtocol[s.Protocol], uint64(s.From)<<32|uint64(i))
 	}
 	for _, proto := range slices.Sorted(mapKeys(byProtocol)) {
 		list := byProtocol[proto]
-		slices.SortFunc(list, func(a, b span) int { return cmp.Compare(a.From, b.From) })
-		var cuts []uint32
-		for _, s := range list {
-			cuts = append(cuts, uint32(s.From), uint32(s.To)+1)
+		slices.Sort(list)
+		of := func(x uint64) *span { return &spans[uint32(x)] }
+		cuts := make([]uint32, 0, 2*len(list))
+		for _, x := range list {
+			cuts = append(cuts, uint32(of(x).From), uint32(of(x).To)+1)
 		}
 		slices.Sort(cuts)
 		cuts = slices.Compact(cuts)
-		next, open := 0, []span(nil)
+		next, open := 0, []uint64(nil)
 		for i, at := range cuts[:len(cuts)-1] {
-			open = slices.DeleteFunc(open, func(s span) bool { return uint32(s.To) < at })
-			for next < len(list) && uint32(list[next].From) <= at {
+			open = slices.DeleteFunc(open, func(x uint64) bool { return uint32(of(x).To) < at })
+			for next < len(list) && uint32(of(list[next]).From) <= at {
 				open = append(open, list[next])
 				next++
 			}
@@ -166,13 +169,13 @@ func (b *builder) union(rules []*rule, policies string) []Rule {
 			}
 			piece := PortRange{Protocol: proto, From: uint16(at), To: uint16(cuts[i+1] - 1)}
 			switch {
-			case slices.ContainsFunc(open, func(s span) bool { return len(s.r.peers) == 0 }): // anyone
+			case slices.ContainsFunc(open, func(x uint64) bool { return len(of(x).r.peers) == 0 }): // anyone
 			case len(open) == 1:
-				piece.Target = b.peerChain(open[0].r.peers, open[0].r.peersKey())
+				piece.Target = b.peerChain(of(open[0]).r.peers, of(open[0]).r.peersKey())
 			default:
 				var peers []term
-				for _, s := range open {
-					peers = append(peers, s.r.peers...)
+				for _, x := range open {
+					peers = append(peers, of(x).r.peers...)
 				}
 				peers, keys := distinct(peers)
 				piece.Target = b.peerChain(peers, strings.Join(keys, "\n"))

@@ -24,6 +24,7 @@ type Cluster struct {
 	nodeAddrs  map[netip.Addr]string // a node's own addresses to its name
 
 	policies map[string]map[string]*model.NetworkPolicy // by namespace, then name
+	byName   map[string][]*model.NetworkPolicy          // those of each namespace, sorted
 	cluster  map[string]*model.ClusterNetworkPolicy
 	admin    []*model.ClusterNetworkPolicy // in the order they are tried
 	baseline []*model.ClusterNetworkPolicy
@@ -41,6 +42,7 @@ func NewCluster() *Cluster {
 		nodes:      map[string]*model.Node{},
 		nodeAddrs:  map[netip.Addr]string{},
 		policies:   map[string]map[string]*model.NetworkPolicy{},
+		byName:     map[string][]*model.NetworkPolicy{},
 		cluster:    map[string]*model.ClusterNetworkPolicy{},
 		names:      newResolutions(),
 	}
@@ -58,9 +60,7 @@ func (c *Cluster) Apply(d *model.Delta) {
 		c.setNode(n, node)
 	}
 	c.names.applyServices(d)
-	for n, p := range d.NetworkPolicies {
-		put2(c.policies, n.Namespace, n.Name, p)
-	}
+	c.applyPolicies(d.NetworkPolicies)
 	if len(d.ClusterNetworkPolicies) > 0 {
 		for n, p := range d.ClusterNetworkPolicies {
 			put(c.cluster, n, p)
@@ -272,15 +272,39 @@ func withOwnName(ns *model.Namespace) *model.Namespace {
 	return &with
 }
 
+// applyPolicies takes over NetworkPolicies. Those of a namespace are sorted anew only when there are others than before.
+func (c *Cluster) applyPolicies(d map[model.Name]*model.NetworkPolicy) {
+	others := map[string]bool{}
+	for n, p := range d {
+		old := c.policies[n.Namespace][n.Name]
+		put2(c.policies, n.Namespace, n.Name, p)
+		if at, ok := c.policyAt(n); ok && old != nil && p != nil {
+			c.byName[n.Namespace][at] = p
+		} else if old != nil || p != nil {
+			others[n.Namespace] = true
+		}
+	}
+	for ns := range others {
+		list := slices.SortedFunc(maps.Values(c.policies[ns]), func(a, b *model.NetworkPolicy) int { return strings.Compare(a.Name.Name, b.Name.Name) })
+		if c.byName[ns] = list; len(list) == 0 {
+			delete(c.byName, ns)
+		}
+	}
+}
+
+// policyAt is where a policy is in its namespace's list.
+func (c *Cluster) policyAt(n model.Name) (int, bool) {
+	return slices.BinarySearchFunc(c.byName[n.Namespace], n.Name, func(p *model.NetworkPolicy, name string) int { return strings.Compare(p.Name.Name, name) })
+}
+
 // selecting lists the NetworkPolicies that isolate a pod for a direction, by name.
 func (c *Cluster) selecting(p *model.Pod, d Direction) []*model.NetworkPolicy {
 	var out []*model.NetworkPolicy
-	for _, np := range c.policies[p.Namespace] {
+	for _, np := range c.byName[p.Namespace] {
 		if isolatesFor(np, d) && np.PodSelector.Matches(p.Labels) {
 			out = append(out, np)
 		}
 	}
-	slices.SortFunc(out, func(a, b *model.NetworkPolicy) int { return strings.Compare(a.Name.Name, b.Name.Name) })
 	return out
 }
 

@@ -106,6 +106,7 @@ const shortRange = 16
 
 // singles parts ranges into those ports that are listed one by one and the ranges that stay.
 func singles(in []PortRange) (one, ranges []PortRange) {
+	one = make([]PortRange, 0, len(in))
 	for _, r := range in {
 		if int(r.To)-int(r.From) >= shortRange {
 			ranges = append(ranges, r)
