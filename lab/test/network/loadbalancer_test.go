@@ -225,9 +225,11 @@ func TestLoadBalancerLocal(t *testing.T) {
 // finalizer, and the answers to what can't be had.
 func TestLoadBalancerRequests(t *testing.T) {
 	ns := lab.Namespace(t)
+	const condition = `{range .status.conditions[?(@.type=="weft.dev/AddressAssigned")]}{.status} {.reason} {.message}{end}`
+	const pool = "requests"
 	const share = "  annotations: {weft.dev/share-key: k, weft.dev/load-balancer-ips: 172.30.0.233}\n"
 	noted := func(s, annotations string) string { return strings.Replace(s, "spec:\n", annotations+"spec:\n", 1) }
-	lab.Apply(t, ns, loadBalancerPool(t, "requests", "172.30.0.230-172.30.0.239")+deployment("web", 1, "")+
+	lab.Apply(t, ns, loadBalancerPool(t, pool, "172.30.0.230-172.30.0.239")+deployment("web", 1, "")+
 		noted(annotatable(service("a", "web", "  type: LoadBalancer\n"+httpPort)), share)+
 		noted(annotatable(service("b", "web", "  type: LoadBalancer\n  ports: [{name: raw, port: 9000, targetPort: 9000}]\n")), share)+
 		service("taken", "web", "  type: LoadBalancer\n  loadBalancerIP: 172.30.0.233\n"+httpPort)+
@@ -251,6 +253,9 @@ func TestLoadBalancerRequests(t *testing.T) {
 		if !strings.Contains(out, "has 172.30.0.233: to share it") {
 			return fmt.Errorf("events about taken: %q", out)
 		}
+		if got := lab.Get(t, ns, "service/taken", condition); !strings.HasPrefix(got, "False AddressUnavailable ") {
+			return fmt.Errorf("condition of taken: %q", got)
+		}
 		return nil
 	})
 	if got := lab.Get(t, ns, "service/other", "{.metadata.finalizers}{.status.loadBalancer.ingress}{.metadata.annotations.weft\\.dev/allocated-from}"); got != "" {
@@ -263,10 +268,13 @@ func TestLoadBalancerRequests(t *testing.T) {
 	if ips := lbAddrs(t, ns, "taken", 1); ips[0] != "172.30.0.233" {
 		t.Errorf("the address that was freed went to nobody: %v", ips)
 	}
+	if got := lab.Get(t, ns, "service/taken", condition); got != `True AddressAssigned 172.30.0.233 of AddressPool "`+pool+`"` {
+		t.Errorf("condition of taken, with an address: %q", got)
+	}
 	lab.Kubectl(t, "patch", "service", "-n", ns, "taken", "-p", `{"spec":{"type":"ClusterIP"}}`)
 	labtest.Eventually(t, 10*time.Second, func() error {
-		if got := lab.Get(t, ns, "service/taken", "{.metadata.finalizers}"); got != "" {
-			return fmt.Errorf("finalizers of what is no load balancer any more: %s", got)
+		if got := lab.Get(t, ns, "service/taken", "{.metadata.finalizers}"+condition); strings.TrimSpace(got) != "" {
+			return fmt.Errorf("finalizers and condition of what is no load balancer any more: %s", got)
 		}
 		return nil
 	})
