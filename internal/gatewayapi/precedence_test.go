@@ -15,13 +15,18 @@ import (
 	"github.com/weft-net/weft/internal/route"
 )
 
-// noHeaders is a request without any.
-type noHeaders struct{}
+// headers are a request's, by their names in small letters.
+type headers map[string]string
 
-func (noHeaders) Lookup(string) (string, bool) { return "", false }
+func (h headers) Lookup(name string) (string, bool) { v, ok := h[name]; return v, ok }
 
 // winner tells which route and rule a request to a listener gets.
 func winner(s *State, gateway, listener, host, path string) string {
+	return winnerWith(s, gateway, listener, host, path, nil)
+}
+
+// winnerWith is winner for a request with headers. What an invalid rule wins says so.
+func winnerWith(s *State, gateway, listener, host, path string, has headers) string {
 	entries := map[string][]*route.Entry{}
 	var hosts route.Hosts[string]
 	u := s.Tables(model.Name{Namespace: "infra", Name: gateway})
@@ -38,9 +43,14 @@ func winner(s *State, gateway, listener, host, path string) string {
 	}
 	won := "none"
 	hosts.Find(host, func(h string) bool {
-		e := route.NewHostTable(entries[h]).Match(&route.Request{Method: "GET", Path: path, Header: noHeaders{}})
+		e := route.NewHostTable(entries[h]).Match(&route.Request{Method: "GET", Path: path, Header: has})
 		if e != nil {
 			won = fmt.Sprintf("%s %d", e.Route.Name, e.Rule)
+			for _, b := range e.Route.Rules[e.Rule].Backends {
+				if b.Invalid != "" {
+					won += " invalid"
+				}
+			}
 		}
 		return e == nil
 	})
@@ -119,10 +129,35 @@ func TestOwnHostnamesDecide(t *testing.T) {
 	}
 }
 
-// Of two rules of a route that match the same the first one wins.
+// Of two rules of a route that match the same the first one wins, in whatever order they name headers, and whether or not
+// its backend is there: release 1.7's conformance tests ask for that.
 func TestFirstOfTwoIdenticalRulesWins(t *testing.T) {
 	s := precedence(route.HTTPRoute, map[string]string{"l": "a.example.com"}, "r 1 - /x /x /x")
 	if got := winner(s, "web", "l", "a.example.com", "/x"); got != "infra/r 0" {
 		t.Errorf("%s wins", got)
+	}
+	header := func(name, value string) gwv1.HTTPHeaderMatch {
+		return gwv1.HTTPHeaderMatch{Name: gwv1.HTTPHeaderName(name), Value: value}
+	}
+	rule := func(backend, path string, h ...gwv1.HTTPHeaderMatch) gwv1.HTTPRouteRule {
+		return gwv1.HTTPRouteRule{
+			Matches:     []gwv1.HTTPRouteMatch{{Path: &gwv1.HTTPPathMatch{Type: new(gwv1.PathMatchExact), Value: &path}, Headers: h}},
+			BackendRefs: []gwv1.HTTPBackendRef{{BackendRef: gwv1.BackendRef{BackendObjectReference: gwv1.BackendObjectReference{Name: gwv1.ObjectName(backend), Port: new(gwv1.PortNumber(80))}}}},
+		}
+	}
+	n, svc := model.Name{Namespace: "infra", Name: "r"}, model.Name{Namespace: "infra", Name: "there"}
+	s.Apply(&Change{
+		Services: map[model.Name]*model.Service{svc: {Meta: model.Meta{Name: svc}, Ports: []model.ServicePort{{Protocol: model.TCP, Port: 80}}}},
+		HTTPRoutes: map[model.Name]*gwv1.HTTPRoute{n: {ObjectMeta: metav1.ObjectMeta{Namespace: "infra", Name: "r", Generation: 2}, Spec: gwv1.HTTPRouteSpec{
+			CommonRouteSpec: gwv1.CommonRouteSpec{ParentRefs: []gwv1.ParentReference{{Name: "web"}}},
+			Rules: []gwv1.HTTPRouteRule{
+				rule("there", "/headers", header("x-version", "one"), header("x-color", "blue")), rule("there", "/headers", header("x-color", "blue"), header("x-version", "one")),
+				rule("gone", "/gone"), rule("there", "/gone"),
+			}}}},
+	})
+	for path, want := range map[string]string{"/headers": "infra/r 0", "/gone": "infra/r 2 invalid"} {
+		if got := winnerWith(s, "web", "l", "a.example.com", path, headers{"x-version": "one", "x-color": "blue"}); got != want {
+			t.Errorf("%s: %s wins, want %s", path, got, want)
+		}
 	}
 }
