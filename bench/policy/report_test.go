@@ -105,15 +105,27 @@ func (p *peerRun) markdown(md *strings.Builder) {
 		"from its event handler to the end of its iptables-restore. It looks at everything for each change.\n", p.Program, p.When)
 	for _, shape := range []string{spread, stack} {
 		fmt.Fprintf(md, "\n%s:\n\n| policies | new connections | bulk | pod change p50 / max | local pod change p50 / max | policy edit p50 / max | full sync | whole process |\n|---|---|---|---|---|---|---|---|\n", titles[shape])
+		var missing []string
 		for _, r := range p.Results {
-			switch {
-			case r.Shape != shape:
-			case r.Error != "":
-				fmt.Fprintf(md, "| %d | %s | | | | | | |\n", r.Policies, r.Error)
-			default:
-				fmt.Fprintf(md, "| %d | %.2f | %.3f ± %.3f | %s | %s | %s | %s | %s |\n", r.Policies, r.Connections, r.Bulk, r.BulkError,
-					r.PodChange.worst(), r.LocalChange.worst(), r.Edit.worst(), r.FullSync.Round(time.Millisecond), mebibytes(r.Resident))
+			if r.Shape != shape {
+				continue
 			}
+			through := "- | -"
+			if r.Connections > 0 {
+				through = fmt.Sprintf("%.2f | %.3f ± %.3f", r.Connections, r.Bulk, r.BulkError)
+			}
+			full := "-"
+			if r.FullSync > 0 {
+				full = r.FullSync.Round(time.Millisecond).String()
+			}
+			fmt.Fprintf(md, "| %d | %s | %s | %s | %s | %s | %s |\n", r.Policies, through,
+				r.PodChange.worst(), r.LocalChange.worst(), r.Edit.worst(), full, mebibytes(r.Resident))
+			if r.Error != "" {
+				missing = append(missing, fmt.Sprintf("%d policies: %s.", r.Policies, r.Error))
+			}
+		}
+		if len(missing) > 0 {
+			fmt.Fprintf(md, "\n%s\n", strings.Join(missing, "\n"))
 		}
 	}
 }
@@ -154,8 +166,11 @@ func (l latency) String() string {
 	return fmt.Sprintf("%.2f / %.2f ms", milliseconds(l.P50), milliseconds(l.P99))
 }
 
-// worst is String for a sample too small to have a 99th percentile.
+// worst is String for a sample that is too small to have a 99th percentile.
 func (l latency) worst() string {
+	if l == (latency{}) {
+		return "-"
+	}
 	return fmt.Sprintf("%.0f / %.0f ms", milliseconds(l.P50), milliseconds(l.Max))
 }
 
