@@ -168,7 +168,9 @@ func (c *Conn) Sets(t Table) ([]SetInfo, error) {
 	return out, err
 }
 
-// Elements calls f with each element of a set.
+// Elements calls f with each element of a set. Some time after a set has grown the kernel puts it into another order; an
+// answer of several parts then has some elements twice, and for each of them lacks another. That is the caller's to see:
+// who gets one twice has to ask again.
 func (c *Conn) Elements(s *Set, f func(Elem)) error {
 	req := appendString(nil, unix.NFTA_SET_ELEM_LIST_TABLE, s.Table.Name)
 	req = appendString(req, unix.NFTA_SET_ELEM_LIST_SET, s.Name)

@@ -211,22 +211,27 @@ func (t *Table) change(typ uint16, setName string, es elements) []nft.Message {
 	return out
 }
 
-// listElements reads what a set holds.
+// listElements reads what a set holds. The error is nft.ErrInterrupted where the kernel put the set into another order
+// meanwhile, as it does some time after the set has grown: then for each element that came twice another did not come.
 func (t *Table) listElements(name string) (elements, error) {
 	var a nft.Attrs
 	a.String(unix.NFTA_SET_ELEM_LIST_TABLE, t.name)
 	a.String(unix.NFTA_SET_ELEM_LIST_SET, name)
-	out := elements{}
+	out, came := elements{}, 0
 	err := t.conn.Dump(unix.NFT_MSG_GETSETELEM, nft.Inet, a, func(b []byte) {
 		nft.EachAttr(b, func(typ uint16, data []byte) {
 			if typ == unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 				nft.EachAttr(data, func(_ uint16, e []byte) {
 					k, v := readElement(e)
 					out[k] = v
+					came++
 				})
 			}
 		})
 	})
+	if err == nil && came != len(out) {
+		err = nft.ErrInterrupted
+	}
 	return out, err
 }
 

@@ -170,8 +170,8 @@ func (t *Table) readGroups(f *family, c *contents) error {
 // There every frontend had numbers of its own, and remembered clients for itself.
 func (t *Table) inherit(f *family, c *contents) error {
 	old := nft.Table{Family: f.table.Family, Name: firstName}
-	if !slices.Contains(c.obsolete, old) {
-		return nil
+	if !slices.Contains(c.obsolete, old) || slices.Contains(c.chains, chainPrerouting) {
+		return nil // there is none, or ours is in force and knows better
 	}
 	// What is read is to be of one moment.
 	if err := t.flush(true); err != nil {
@@ -186,12 +186,16 @@ func (t *Table) inherit(f *family, c *contents) error {
 		service.Frontend
 		n uint16
 	}
+	// Where a set was reordered while it was read, some elements come twice, and others do not come.
+	twice := false
 	endpoints := make(map[numbered]netip.AddrPort)
 	for _, s := range []*nft.Set{f.stay, f.stayInside} {
 		err := t.conn.Elements(set(s), func(e nft.Elem) {
 			fe, rest, ok := f.parseKey(e.Key)
 			n, ok2 := codeOf(rest)
 			if ep, ok3 := f.parseEndpoint(e.Data); ok && ok2 && ok3 {
+				was := endpoints[numbered{fe, n}]
+				twice = twice || was == ep
 				endpoints[numbered{fe, n}] = ep
 			}
 		})
@@ -209,10 +213,13 @@ func (t *Table) inherit(f *family, c *contents) error {
 		timeout, left time.Duration
 	}
 	clients := make(map[client]stay)
+	seen := make(map[string]bool)
 	err := t.conn.Elements(set(f.affinity), func(e nft.Elem) {
 		if len(e.Key) < f.bits/8 {
 			return
 		}
+		twice = twice || seen[string(e.Key)]
+		seen[string(e.Key)] = true
 		from, _ := netip.AddrFromSlice(e.Key[:f.bits/8])
 		fe, _, ok := f.parseKey(e.Key[f.bits/8:])
 		n, ok2 := codeOf(e.Data)
@@ -227,6 +234,9 @@ func (t *Table) inherit(f *family, c *contents) error {
 	})
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return err
+	}
+	if twice {
+		return nft.ErrInterrupted
 	}
 	for k, s := range clients {
 		t.batch.AddTimed(f.affinity, appendKey(appendAddr(nil, k.Addr), k.port), native32(uint32(s.n)), s.timeout, s.left)

@@ -61,7 +61,7 @@
 // all of it, in search of loops, whenever one Service changed (5 ms at 50,000 Services; 0.02 ms this way). Within a
 // rule the number goes through the packet priority, since that is the way in which old releases of the nft tool can
 // print it, on the first packet of a connection only. A label is below 2^16, which no traffic class is; it, and the
-// slot that takes its place there, are cleared before the packet goes on.
+// slot or number that takes its place there, are cleared before the packet goes on.
 //
 // # Mark
 //

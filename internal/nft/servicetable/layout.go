@@ -24,6 +24,9 @@ const TableName = firstName + "-2"
 // firstName is what all names of tables begin with, and is the name of the first layout's.
 const firstName = "weft-services"
 
+// chainPrerouting is the base chain by which what arrives comes to the tables: those that have it are in force.
+const chainPrerouting = "prerouting"
+
 // MasqueradeMark is the packet mark bit that asks postrouting to masquerade.
 const MasqueradeMark = 0x1000
 
@@ -183,7 +186,7 @@ func (f *family) chains(cfg *service.Scope) []chain {
 		}},
 		{name: "nodeports", rules: []rule{newRule("", toLabel(np, f.services, f.nodePortDispatch))}},
 		{name: "services", rules: services},
-		{name: "prerouting", hook: &nft.Hook{Type: "nat", Num: unix.NF_INET_PRE_ROUTING, Priority: priorityDNAT}, rules: []rule{newRule("", one(gotoChain("services")))}},
+		{name: chainPrerouting, hook: &nft.Hook{Type: "nat", Num: unix.NF_INET_PRE_ROUTING, Priority: priorityDNAT}, rules: []rule{newRule("", one(gotoChain("services")))}},
 		{name: "output", hook: &nft.Hook{Type: "nat", Num: unix.NF_INET_LOCAL_OUT, Priority: priorityDNAT}, rules: []rule{newRule("", one(gotoChain("services")))}},
 		{name: "postrouting", hook: &nft.Hook{Type: "nat", Num: unix.NF_INET_POST_ROUTING, Priority: prioritySNAT}, rules: f.postrouting()},
 	}

@@ -4,6 +4,7 @@ package servicetable
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -152,6 +153,37 @@ func TestFlushOfOrphans(t *testing.T) {
 	verify(t, now)
 }
 
+// TestHalfMade: a table that an agent left unfinished does not forward, and the next agent finishes it.
+func TestHalfMade(t *testing.T) {
+	nstest.Enter(t)
+	now := random(rand.New(rand.NewPCG(7, 7)), 1)
+	died := errors.New("died")
+	first := open(t)
+	first.serial = true
+	commits := 0
+	first.commit = func(b *nft.Batch) error {
+		if commits++; commits > 4 {
+			return died
+		}
+		return first.conn.Commit(b)
+	}
+	if _, err := first.Sync(now); !errors.Is(err, died) {
+		t.Fatal(err)
+	}
+	_ = first.Close()
+	next := open(t)
+	if there, err := next.Present(); err != nil || there {
+		t.Errorf("unfinished: present %v, %v", there, err)
+	}
+	if _, err := next.Sync(now); err != nil {
+		t.Fatal(err)
+	}
+	if there, err := next.Present(); err != nil || !there {
+		t.Errorf("finished: present %v, %v", there, err)
+	}
+	verify(t, now)
+}
+
 // TestSharedAfterOwned: an agent that is told to share the tables takes those over that had an owner, and one that is
 // not those that had none.
 func TestSharedAfterOwned(t *testing.T) {
@@ -169,8 +201,20 @@ func TestSharedAfterOwned(t *testing.T) {
 }
 
 // TestOlderLayout: the tables of an agent before this layout are in force until the new ones are, and are gone then. What
-// they remember of clients with session affinity is not lost with them.
+// they remember of clients with session affinity is not lost with them. That holds wherever an agent dies on the way.
 func TestOlderLayout(t *testing.T) {
+	for lives := 0; ; lives++ {
+		whole := false
+		t.Run(fmt.Sprintf("dies after %d transactions", lives), func(t *testing.T) { whole = olderLayout(t, lives) })
+		if whole || t.Failed() {
+			return
+		}
+	}
+}
+
+// olderLayout has an agent die after so many transactions, unless it is done before, which is told, and another one
+// finish.
+func olderLayout(t *testing.T, lives int) (whole bool) {
 	nstest.Enter(t)
 	other := dial(t)
 	tab := open(t)
@@ -199,6 +243,7 @@ func TestOlderLayout(t *testing.T) {
 		stay, affinity := set(f.stay), set(f.affinity)
 		var b nft.Batch
 		b.AddTable(old, "")
+		b.AddChain(nft.Chain{Table: old, Name: chainPrerouting, Hook: &nft.Hook{Type: "nat", Num: unix.NF_INET_PRE_ROUTING, Priority: priorityDNAT}})
 		b.AddSet(stay)
 		b.AddSet(affinity)
 		for i, ep := range eps {
@@ -219,9 +264,13 @@ func TestOlderLayout(t *testing.T) {
 	if there, err := tab.Present(); err != nil || !there {
 		t.Errorf("present: %v, %v", there, err)
 	}
+	died := errors.New("died")
 	commits := 0
 	tab.serial = true
 	tab.commit = func(b *nft.Batch) error {
+		if commits == lives {
+			return died
+		}
 		for f, infos := range tableInfos(t, other) {
 			if !slices.ContainsFunc(infos, func(i nft.TableInfo) bool { return i.Name == firstName }) {
 				t.Errorf("%s: after %d transactions the old table is gone, and there are more to come", f, commits)
@@ -230,8 +279,19 @@ func TestOlderLayout(t *testing.T) {
 		commits++
 		return tab.conn.Commit(b)
 	}
-	if _, err := tab.Sync(now); err != nil {
-		t.Fatal(err)
+	_, err := tab.Sync(now)
+	if whole = err == nil; !whole {
+		if !errors.Is(err, died) {
+			t.Fatal(err)
+		}
+		_ = tab.Close()
+		tab = open(t)
+		if there, err := tab.Present(); err != nil || !there {
+			t.Errorf("present: %v, %v", there, err)
+		}
+		if _, err := tab.Sync(now); err != nil {
+			t.Fatal(err)
+		}
 	}
 	verify(t, now)
 	for f, infos := range tableInfos(t, other) {
@@ -264,6 +324,7 @@ func TestOlderLayout(t *testing.T) {
 			t.Errorf("%s: what is left of clients' time: %v", f.table, left)
 		}
 	}
+	return whole
 }
 
 // TestAnotherPort: a frontend that becomes another Service port's knows each endpoint by that port's number, also where

@@ -555,7 +555,7 @@ func (t *Table) skeleton(f *family, c *contents) error {
 	}
 	for _, ch := range f.chains(&t.cfg) {
 		known[ch.name] = true
-		if ch.hook == nil || c.there {
+		if ch.hook == nil || slices.Contains(c.chains, ch.name) {
 			t.ensureChain(f, c, ch)
 		}
 	}
@@ -675,14 +675,11 @@ func (t *Table) counted(f *family, c *contents, open bool) error {
 	return nil
 }
 
-// finish gives a new table its base chains. With them it comes into force, in the same transaction in which any older
-// layout goes.
+// finish gives a table the base chains that it lacks: all of them, if it is new, or if an agent that made it never came to
+// this point. With them it comes into force, in the same transaction in which any older layout goes.
 func (t *Table) finish(f *family, c *contents) {
-	if c.there {
-		return
-	}
 	for _, ch := range f.chains(&t.cfg) {
-		if ch.hook != nil {
+		if ch.hook != nil && !slices.Contains(c.chains, ch.name) {
 			t.writeChain(f, ch)
 		}
 	}

@@ -227,11 +227,23 @@ func (t *Table) await() error {
 	return err
 }
 
-// Present tells whether there are tables of an earlier agent: as they come into force when they are complete, they
-// forward.
+// Present tells whether there are tables of an earlier agent, of any layout, that forward: those that were not completed
+// don't.
 func (t *Table) Present() (bool, error) {
 	names, err := t.conn.Tables(nft.IPv4)
-	return slices.ContainsFunc(names, ours), err
+	if err != nil {
+		return false, err
+	}
+	for _, n := range names {
+		if !ours(n) {
+			continue
+		}
+		chains, err := t.conn.Chains(nft.Table{Family: nft.IPv4, Name: n})
+		if err != nil || slices.Contains(chains, chainPrerouting) {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 // Remove deletes the tables, those of other layouts too, and with them every trace.
