@@ -61,12 +61,12 @@ func newControllerCommand() *cobra.Command {
 			}
 			reg := prometheus.NewRegistry()
 			reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-			parts := []*controller.Role{controller.NewLoadBalancers(cfg, opts, told, log), controller.NewServiceEvents(told)}
-			more, err := gateways.parts(cfg, leaseNamespace, told, log)
+			// Gateways come first: what changes is on its way to their pods before anything else is made of it.
+			parts, err := gateways.parts(cfg, leaseNamespace, told, log)
 			if err != nil {
 				return err
 			}
-			parts = append(parts, more...)
+			parts = append(parts, controller.NewLoadBalancers(cfg, opts, told, log), controller.NewServiceEvents(told))
 			c, err := controller.New(controller.Config{
 				API:       cfg,
 				Parts:     parts,
