@@ -111,7 +111,7 @@ spec: {hostnames: [ws.test], parentRefs: [{name: all, sectionName: https}], rule
 `, backend)
 }
 
-// certificate is a certificate of a number and its key, both in PEM.
+// certificate is one of a number, which is a CA as well, and its key, both in PEM.
 func certificate(t *testing.T, serial int64) (cert, private []byte) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -120,7 +120,8 @@ func certificate(t *testing.T, serial int64) (cert, private []byte) {
 	}
 	now := time.Now()
 	c := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "test"}, DNSNames: []string{"*.test"},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour), KeyUsage: x509.KeyUsageDigitalSignature}
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour), KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		BasicConstraintsValid: true, IsCA: true}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)

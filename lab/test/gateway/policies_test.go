@@ -97,7 +97,7 @@ stringData: {auth: "ann:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ="}
 	answers(t, url(addr, "/"), "one")
 }
 
-// CA certificates come from a ClusterTrustBundle as soon as it is there.
+// CA certificates come from a ClusterTrustBundle as soon, and as long, as it is there.
 func TestTrustBundle(t *testing.T) {
 	gatewayAPI(t)
 	ns := lab.Namespace(t)
@@ -126,7 +126,6 @@ spec:
 	}
 	resolved("InvalidCACertificateRef")
 	cert, _ := certificate(t, 1)
-	t.Cleanup(func() { lab.Kubectl(t, "delete", "clustertrustbundle", ns) })
 	lab.Apply(t, "", fmt.Sprintf(`
 apiVersion: certificates.k8s.io/v1
 kind: ClusterTrustBundle
@@ -136,4 +135,6 @@ spec:
     %s
 `, ns, strings.ReplaceAll(strings.TrimSpace(string(cert)), "\n", "\n    ")))
 	resolved("ResolvedRefs")
+	lab.Kubectl(t, "delete", "clustertrustbundle", ns)
+	resolved("InvalidCACertificateRef")
 }
