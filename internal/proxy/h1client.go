@@ -381,8 +381,9 @@ func (p *pump) run(b body, length int64, u *upstream) {
 	for {
 		if !b.ready() {
 			w.deliverBy(time.Now(), p.send)
-			if w.flush() != nil {
-				return // the endpoint's answer, if any, tells why
+			if err := w.flush(); err != nil {
+				p.unsent(err, w)
+				return
 			}
 		}
 		piece, err := b.next()
@@ -398,7 +399,8 @@ func (p *pump) run(b body, length int64, u *upstream) {
 		p.duplex.move()
 		if length >= 0 && len(piece) >= large {
 			w.deliverBy(time.Now(), p.send)
-			if w.flushWith(piece) != nil {
+			if err := w.flushWith(piece); err != nil {
+				p.unsent(err, w)
 				return
 			}
 		} else if length >= 0 {
@@ -408,7 +410,8 @@ func (p *pump) run(b body, length int64, u *upstream) {
 		}
 		if len(w.out) >= spill {
 			w.deliverBy(time.Now(), p.send)
-			if w.flush() != nil {
+			if err := w.flush(); err != nil {
+				p.unsent(err, w)
 				return
 			}
 		}
@@ -418,7 +421,19 @@ func (p *pump) run(b body, length int64, u *upstream) {
 		w.out = appendFields(w.out, b.trailers())
 		w.out = append(w.out, "\r\n"...)
 	}
-	p.complete = w.flush() == nil
+	err := w.flush()
+	p.unsent(err, w)
+	p.complete = err == nil
+}
+
+// unsent is told why a part of the body could not be sent. The endpoint's answer, if any, says more; of one that takes
+// nothing none is awaited, unless a deadline bounds that anyway.
+func (p *pump) unsent(err error, w *wire) {
+	if err == nil || !timedOut(err) || w.more == nil {
+		return
+	}
+	p.duplex.stuck.Store(true)
+	_ = w.conn.SetReadDeadline(time.Unix(1, 0))
 }
 
 // ended tells whether the body's goroutine has ended.

@@ -558,13 +558,26 @@ func (p *pump) runH2(b body, call *h2call) {
 		}
 		p.touched.Store(true)
 		p.duplex.move()
-		if call.sendData(piece) != nil {
-			return // the endpoint's answer, if any, tells why
+		if err := call.sendData(piece); err != nil {
+			call.unsent(err)
+			return
 		}
 	}
 	m.mu.Lock()
 	p.complete = call.gone == nil
 	call.sendEnd(b.trailers())
+	m.flush()
+}
+
+// unsent is told why a part of the body could not be sent. The endpoint's answer, if any, says more; of one that takes
+// nothing none is awaited.
+func (c *h2call) unsent(err error) {
+	m := c.m
+	m.mu.Lock()
+	if timedOut(err) && !c.headed && c.gone == nil {
+		c.abandon(err)
+		m.out = appendReset(m.room(), c.id, http2.ErrCodeCancel)
+	}
 	m.flush()
 }
 

@@ -17,6 +17,7 @@ type duplex struct {
 	answer  time.Duration // the endpoint, once the request has been sent
 	talks   atomic.Bool   // the sides speak when they like: the answer has begun, or it is a call of gRPC
 	sending atomic.Bool   // the request has not ended
+	stuck   atomic.Bool   // the endpoint has taken nothing of it for longer than it may: no answer is awaited any more
 	moved   atomic.Int64  // when anything did last, Unix nanoseconds
 }
 
@@ -52,6 +53,9 @@ func (d *duplex) client() time.Duration {
 
 // endpoint tells how much longer the endpoint may be silent. Whoever holds up the sending is told by his own patience.
 func (d *duplex) endpoint() time.Duration {
+	if d.stuck.Load() && !d.talks.Load() {
+		return 0
+	}
 	if d.sending.Load() {
 		return d.left(max(d.idle, d.answer))
 	}

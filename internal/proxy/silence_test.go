@@ -223,17 +223,27 @@ func TestLongUploads(t *testing.T) {
 func TestSendTimeoutOfBodies(t *testing.T) {
 	stop := make(chan struct{})
 	defer close(stop)
-	addr := talk(t, func(c net.Conn) {
+	one := talk(t, func(c net.Conn) {
 		defer c.Close()
 		_, _ = http.ReadRequest(bufio.NewReaderSize(c, 512))
 		<-stop
 	})
-	u := guarded(route.Policy{SendTimeout: route.Duration(200 * time.Millisecond), ReadTimeout: route.Duration(200 * time.Millisecond)}, addr)
-	c := start(t, u).dial()
-	c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n")
-	go func() { _, _ = io.Copy(c, strings.NewReader(strings.Repeat("x", 100_000_000))) }()
-	if resp, err := http.ReadResponse(c.r, nil); err != nil || resp.StatusCode != 504 {
-		t.Errorf("%v, %v", resp, err)
+	two := serve2(t, func(http.ResponseWriter, *http.Request) { <-stop }).Listener.Addr().String()
+	for _, c := range []struct {
+		endpoint string
+		protocol route.BackendProtocol
+		read     time.Duration
+	}{{one, route.HTTP1, 200 * time.Millisecond}, {one, route.HTTP1, time.Hour}, {one, route.HTTP1, 0}, {two, route.HTTP2, time.Hour}} {
+		u := guarded(route.Policy{SendTimeout: route.Duration(200 * time.Millisecond), ReadTimeout: route.Duration(c.read)}, c.endpoint)
+		u.Backends[0].Protocol = c.protocol
+		r := start(t, u)
+		conn := r.dial()
+		conn.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n")
+		go func() { _, _ = io.Copy(conn, strings.NewReader(strings.Repeat("x", 100_000_000))) }()
+		if resp, err := http.ReadResponse(conn.r, nil); err != nil || resp.StatusCode != 504 {
+			t.Errorf("%v, which may be silent for %v: %v, %v", c.protocol, c.read, resp, err)
+		}
+		until(t, "the request is over", func() bool { return r.srv.active.Load() == 0 })
 	}
 }
 

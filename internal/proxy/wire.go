@@ -204,6 +204,7 @@ func (w *wire) bears(err error) bool {
 	d := w.more()
 	if d > 0 {
 		w.setRead(time.Now().Add(d))
+		d = w.more() // it may have been told, and woken up, meanwhile
 	}
 	return d > 0
 }
