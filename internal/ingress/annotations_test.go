@@ -217,6 +217,7 @@ func TestValues(t *testing.T) {
 		{"ssl-ciphers=ALL:!aNULL", func(s served) string { return text(s.listener.TLS.CipherSuites) }, "null"}, {"ssl-ciphers=RC4-SHA", read, "!none of these"},
 		{"enable-modsecurity=true ; modsecurity-snippet=SecRuleEngine On", func(s served) string { return text(*s.policy.WAF) }, `{"rules":"SecRuleEngine On"}`},
 		{"enable-modsecurity=true ; modsecurity-snippet=Include /etc/nginx/owasp-modsecurity-crs/nginx-modsecurity.conf", func(s served) string { return text(*s.policy.WAF) }, `{"detectOnly":true,"coreRules":true}`},
+		{"enable-modsecurity=true", func(s served) string { return text(s.policy.WAF.Disabled) }, "true"},
 		{"enable-modsecurity=false", func(s served) string { return text(s.policy.WAF.Disabled) }, "true"},
 		{"mirror-target=https://a.test:8443$request_uri ; mirror-request-body=off", func(s served) string {
 			return text(*filter(s.rule, func(f route.Filter) *route.Mirror { return f.Mirror }))

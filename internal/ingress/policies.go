@@ -210,10 +210,11 @@ func (s *settings) balancing() *route.Balance {
 
 var engineOn = regexp.MustCompile(`(?im)^\s*SecRuleEngine\s+On\b`)
 
-// firewall is nil where nothing was said about it.
+// firewall is nil where nothing was said about it. One without rules has nothing to look for and keeps nobody out, as in
+// ingress-nginx, whose own rules only look at how bodies are encoded, and only detect.
 func (s *settings) firewall() *route.WAF {
 	switch {
-	case s.waf:
+	case s.waf && (s.wafCoreRules || s.wafRules != ""):
 		return &route.WAF{DetectOnly: !engineOn.MatchString(s.wafRules), CoreRules: s.wafCoreRules, Rules: s.wafRules}
 	case s.wafSet:
 		return &route.WAF{Disabled: true}
