@@ -234,24 +234,31 @@ func (r *relay) sweep() {
 	}
 }
 
-// lookAtAll ends pairs on which nothing moves. It tells in how many nanoseconds it is to be done again: seldom, for there
-// may be many.
+// lookAtAll ends pairs on which nothing moves. It tells in how many nanoseconds it is to be done again: when there may be
+// another, but seldom, for there may be many.
 func (r *relay) lookAtAll() int64 {
 	idle := int64(r.srv.conf.TunnelIdle)
+	ask := min(idle/8, int64(30*time.Second)) + 1
+	next := ask
 	for _, p := range r.pairs {
 		if p == nil || p.connectBy != 0 {
 			continue
 		}
 		quiet := r.now - p.last
-		if quiet >= min(idle/8, int64(30*time.Second)) && !p.alive { // a client's socket has it from the listener; here most connections end before
+		if quiet >= ask && !p.alive { // a client's socket has it from the listener; here most connections end before
 			p.alive = true
 			_ = p.half[endpointSide].fd.keepAlive() // a dead endpoint is then found out by the idle time alone
 		}
-		if quiet >= idle {
+		switch {
+		case quiet >= idle:
 			r.close(p)
+		case p.alive:
+			next = min(next, idle-quiet)
+		default:
+			next = min(next, ask-quiet)
 		}
 	}
-	return min(idle/8+1, int64(time.Minute))
+	return max(next, ask/8+1)
 }
 
 // end closes everything.
