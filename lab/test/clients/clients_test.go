@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package clients tests `weft gateway` with clients and servers that are not weft's: those of grpc-go and its suite of
-// interoperability tests, gorilla's WebSockets, curl. It needs no cluster: the gateway has its tables from a file, and all
-// is on the loopback. It imports labtest, for where the program is.
+// interoperability tests, gorilla's WebSockets, curl, nghttp and h2load. It needs no cluster: the gateway has its tables
+// from a file, and all is on the loopback. It imports labtest, for where the program is.
 package clients
 
 import (
@@ -188,6 +188,9 @@ func webServer(t *testing.T, two bool) string {
 		w.Header().Set("X-Protocol", r.Proto)
 		w.Header().Set("X-Method", r.Method)
 		_, _ = io.Copy(w, r.Body)
+		for name, values := range r.Trailer {
+			w.Header()[http.TrailerPrefix+name] = values
+		}
 	}))
 	if two {
 		s.Config.Protocols = &http.Protocols{}
@@ -309,13 +312,7 @@ func TestWebSocket(t *testing.T) {
 
 // curl speaks each version of HTTP to endpoints of each.
 func TestCurl(t *testing.T) {
-	path, err := exec.LookPath("curl")
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	path := program(t, "curl")
 	g := start(t)
 	big := filepath.Join(t.TempDir(), "big")
 	if err := os.WriteFile(big, []byte(strings.Repeat("0123456789abcdef", 1<<18)), 0o600); err != nil {
