@@ -50,8 +50,7 @@ func TestKubeRouter(t *testing.T) {
 	}
 	gaveUp := map[string]int{} // by shape: the smallest number of policies that was too much
 	peer := &peerRun{Program: versions(t)}
-	peer.When = today()
-	peer.Results = each(t, func(t *testing.T, policies int, shape string) result {
+	all := each(t, func(t *testing.T, policies int, shape string) result {
 		r := result{Policies: policies, Pods: *pods, Shape: shape}
 		if n := gaveUp[shape]; n != 0 && n < policies {
 			r.Error = fmt.Sprintf("not tried: %d were too many", n)
@@ -61,6 +60,7 @@ func TestKubeRouter(t *testing.T) {
 		}
 		return r
 	})
+	peer.run = finished(t, all)
 	record(t, func(d *document) { d.Peer = peer })
 }
 

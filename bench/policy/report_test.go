@@ -24,6 +24,7 @@ import (
 // run is one run of `make bench-policy`, or of one of its tests.
 type run struct {
 	When    string   `json:"when"`
+	Load    float64  `json:"load,omitempty"` // of the machine, over the last quarter of an hour, at the end
 	Results []result `json:"results"`
 }
 
@@ -41,7 +42,19 @@ type peerRun struct {
 	run
 }
 
-func today() string { return time.Now().UTC().Format(time.DateOnly) }
+// finished is a run that ends now.
+func finished(t *testing.T, all []result) run {
+	r := run{When: time.Now().UTC().Format(time.DateOnly), Results: all}
+	var one, five float64
+	b, err := os.ReadFile("/proc/loadavg")
+	if err == nil {
+		_, err = fmt.Sscan(string(b), &one, &five, &r.Load)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
 
 // record writes the results with what f makes of them.
 func record(t *testing.T, f func(*document)) {
@@ -101,8 +114,10 @@ func (p *peerRun) markdown(md *strings.Builder) {
 	if p == nil {
 		return
 	}
-	fmt.Fprintf(md, "\n%s with the same objects, on %s. Its network policy controller takes the changes from its own informers; times go\n"+
-		"from its event handler to the end of its iptables-restore. It looks at everything for each change.\n", p.Program, p.When)
+	fmt.Fprintf(md, "\n%s with the same objects, on %s, at a load average of %.0f. Its network policy controller\n"+
+		"takes the changes from its own informers; times go from its event handler to the end of its iptables-restore. It looks at\n"+
+		"everything for each change. It is the newest release that is a Go module, and security flaws are known of it: it is built for\n"+
+		"this alone, and runs in the network namespaces of the benchmark.\n", p.Program, p.When, p.Load)
 	for _, shape := range []string{spread, stack} {
 		fmt.Fprintf(md, "\n%s:\n\n| policies | new connections | bulk | pod change p50 / max | local pod change p50 / max | policy edit p50 / max | full sync | whole process |\n|---|---|---|---|---|---|---|---|\n", titles[shape])
 		var missing []string

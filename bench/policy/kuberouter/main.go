@@ -2,7 +2,7 @@
 
 // Kuberouter runs kube-router's network policy controller, as it is released, in the network namespace that it is
 // started in: the peer of `make bench-policy`. It is a module of its own, so that what it needs is no part of weft's
-// builds. It imports nothing of this project.
+// builds: security flaws are known of its newest release that is a Go module. It imports nothing of this project.
 //
 // Standard input is a stream of JSON values: the first holds all objects, each later one what changed. For each, one
 // line on standard output says how many nanoseconds it took from kube-router's own event handler, or from its start,
