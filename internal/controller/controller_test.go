@@ -53,7 +53,7 @@ func start(t *testing.T, f *fakeAPI, identity string, opts addresses.Options) *r
 	}
 	c, err := New(Config{
 		API: f.config(), Identity: identity, Namespace: "weft", Lease: "weft-controller", Metrics: r.registry,
-		LeaseDuration: 1200 * time.Millisecond, RenewDeadline: 800 * time.Millisecond, RetryPeriod: 100 * time.Millisecond,
+		LeaseDuration: 8 * time.Second, RenewDeadline: 4 * time.Second, RetryPeriod: 100 * time.Millisecond, // a busy machine ends no term
 		Record: record, Log: log,
 		Parts: []*Role{NewLoadBalancers(f.config(), opts, record, log)},
 	})

@@ -4,6 +4,7 @@ package controller
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,10 +17,15 @@ func TestConfigurationGoesFirst(t *testing.T) {
 	_, addr := startGatewaysWith(t, f, "one", time.Minute)
 	readyGateway(t, f, plainListener, "a")
 	accepted := func(name string) string { return condition(f.get(routePath+name), "Accepted", "parents", 0) }
-	told := make(chan string, 100)
+	var mu sync.Mutex
+	before := map[string]string{} // each route's status when the pod got it first: a pod that comes back gets all once more
 	namedPod(t, f, "a", secretPath+"web-weft", addr, func(u *route.Update) error {
+		mu.Lock()
+		defer mu.Unlock()
 		for _, r := range u.Routes {
-			told <- accepted(r.Name[len("default/"):])
+			if name := r.Name[len("default/"):]; !has(before, name) {
+				before[name] = accepted(name)
+			}
 		}
 		return nil
 	})
@@ -28,10 +34,16 @@ func TestConfigurationGoesFirst(t *testing.T) {
 		name := fmt.Sprint("r", i)
 		f.put(routePath+name, `{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"generation":1},"spec":{"parentRefs":[{"name":"web"}],"rules":[{}]}}`)
 		eventually(t, "the status", func() bool { return accepted(name) != "" })
-		if before := <-told; before != "" {
-			t.Errorf("%s had its status before the pod had it: %s", name, before)
+		eventually(t, "the pod has it", func() bool { mu.Lock(); defer mu.Unlock(); return has(before, name) })
+		if before[name] != "" {
+			t.Errorf("%s had its status before the pod had it: %s", name, before[name])
 		}
 	}
+}
+
+func has(m map[string]string, key string) bool {
+	_, ok := m[key]
+	return ok
 }
 
 // A pod that does not confirm does not hold statuses up.
