@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/weft-net/weft/internal/route"
+)
+
+// mortal is an endpoint that can be killed, with what it has in hand, and comes back where it was.
+type mortal struct {
+	t    *testing.T
+	addr string
+	srv  *http.Server
+	hits *atomic.Int64
+}
+
+func newMortal(t *testing.T, hits *atomic.Int64) *mortal {
+	m := &mortal{t: t, addr: "127.0.0.1:0", hits: hits}
+	m.live()
+	t.Cleanup(func() { m.srv.Close() })
+	return m
+}
+
+func (m *mortal) live() {
+	var l net.Listener
+	until(m.t, "the endpoint has its address again", func() bool {
+		var err error
+		l, err = net.Listen("tcp", m.addr)
+		return err == nil
+	})
+	m.addr = l.Addr().String()
+	m.srv = &http.Server{Protocols: &http.Protocols{}, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			m.hits.Add(1)
+			_, _ = io.WriteString(w, "alive")
+		})}
+	m.srv.Protocols.SetHTTP1(true)
+	m.srv.Protocols.SetUnencryptedHTTP2(true)
+	go func(s *http.Server) { _ = s.Serve(l) }(m.srv)
+}
+
+func (m *mortal) die() { m.srv.Close() }
+
+// Endpoints die with requests in hand and come back: where the rule has retries each request is answered, over HTTP/1.1 and
+// HTTP/2 to endpoints, also while the tables take out who is dead and put it back.
+func TestNoRequestFailsAsEndpointsDie(t *testing.T) {
+	for _, protocol := range []route.BackendProtocol{route.HTTP1, route.HTTP2} {
+		for _, told := range []bool{false, true} {
+			name := string(protocol)
+			if told {
+				name += ", and the tables tell"
+			}
+			t.Run(name, func(t *testing.T) { dying(t, protocol, told) })
+		}
+	}
+}
+
+func dying(t *testing.T, protocol route.BackendProtocol, told bool) {
+	var hits [3]atomic.Int64
+	all := []*mortal{newMortal(t, &hits[0]), newMortal(t, &hits[1]), newMortal(t, &hits[2])}
+	u := simple(all[0].addr, all[1].addr, all[2].addr)
+	u.Backends[0].Protocol = protocol
+	u.Routes[0].Rules[0].Retry = &route.Retry{Attempts: 3, Codes: []int{502, 503}}
+	r := start(t, u)
+	set := r.update.Endpoints[0].Endpoints
+
+	var answered, failed [4]atomic.Int64
+	stop := make(chan struct{})
+	var clients sync.WaitGroup
+	for i := range answered {
+		c := r.dial()
+		_ = c.SetDeadline(time.Time{})
+		clients.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n") // a failure shows in the answer
+				resp, err := http.ReadResponse(c.r, nil)
+				if err != nil {
+					t.Errorf("client %d: %v", i, err)
+					failed[i].Add(1)
+					return
+				}
+				body, err := io.ReadAll(resp.Body)
+				if err != nil || resp.StatusCode != 200 || string(body) != "alive" {
+					t.Errorf("client %d: %s %q, %v", i, resp.Status, body, err)
+					failed[i].Add(1)
+				}
+				answered[i].Add(1)
+			}
+		})
+	}
+	// goOn waits until no client has a request under way that began before.
+	goOn := func() {
+		t.Helper()
+		var before [len(answered)]int64
+		for i := range answered {
+			before[i] = answered[i].Load()
+		}
+		until(t, "each client is answered", func() bool {
+			for i := range answered {
+				if failed[i].Load() == 0 && answered[i].Load() < before[i]+2 {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	for i := range 12 {
+		goOn()
+		all[i%3].die()
+		if told {
+			r.update.Endpoints[0].Endpoints = []route.Endpoint{set[(i+1)%3], set[(i+2)%3]}
+			r.apply()
+		}
+		goOn()
+		all[i%3].live()
+		if told {
+			r.update.Endpoints[0].Endpoints = set
+			r.apply()
+		}
+	}
+	goOn()
+	close(stop)
+	clients.Wait()
+	n := int64(0)
+	for i := range answered {
+		n += answered[i].Load()
+	}
+	t.Logf("%d requests", n)
+	for i := range hits {
+		if hits[i].Load() == 0 {
+			t.Errorf("endpoint %d was never asked", i)
+		}
+	}
+}
