@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/florianl/go-nflog/v2"
@@ -87,9 +88,11 @@ const (
 // hear calls f with each packet that is logged to a group, up to so many bytes of it, until ctx is done. Flags that
 // the kernel does not know are left out.
 func (t *Table) hear(ctx context.Context, group uint16, length uint32, flags uint16, f func(*nflog.Attribute)) error {
+	end := &ending{ended: make(chan struct{})}
 	n, err := nflog.Open(&nflog.Config{
 		NetNS: max(t.netns, 0), Group: group, Copymode: nflog.CopyPacket, Bufsize: length, Flags: flags,
 		QThresh: 1, // each packet at once: there are few
+		Logger:  end,
 	})
 	if err != nil {
 		return fmt.Errorf("listen to netlink log group %d: %w", group, err)
@@ -103,11 +106,12 @@ func (t *Table) hear(ctx context.Context, group uint16, length uint32, flags uin
 		f(&a)
 		return 0
 	}, func(err error) int {
+		if ctx.Err() == nil && errors.Is(err, unix.ENOBUFS) {
+			return 0 // packets were lost: there were more than anybody could read
+		}
+		defer end.tell()
 		if ctx.Err() != nil {
 			return 1
-		}
-		if errors.Is(err, unix.ENOBUFS) {
-			return 0 // packets were lost: there were more than anybody could read
 		}
 		select {
 		case failed <- err:
@@ -122,6 +126,10 @@ func (t *Table) hear(ctx context.Context, group uint16, length uint32, flags uin
 	if err != nil {
 		return fmt.Errorf("listen to netlink log group %d: %w", group, err)
 	}
+	defer func() {
+		cancel()
+		<-end.ended
+	}()
 	select {
 	case <-ctx.Done():
 		return nil
@@ -129,6 +137,20 @@ func (t *Table) hear(ctx context.Context, group uint16, length uint32, flags uin
 		return fmt.Errorf("listen to netlink log group %d: %w", group, err)
 	}
 }
+
+// ending tells when package nflog's reader has come to its end. Only then may the listener be closed: before, the reader
+// may have yet to add itself to the WaitGroup that Close waits for, a data race. The end comes with an error that the
+// reader hands over, or with one that it logs, which it does for no other reason.
+type ending struct {
+	once  sync.Once
+	ended chan struct{}
+}
+
+func (e *ending) tell() { e.once.Do(func() { close(e.ended) }) }
+
+// Debugf and Errorf implement nflog.Logger.
+func (e *ending) Debugf(string, ...any) {}
+func (e *ending) Errorf(string, ...any) { e.tell() }
 
 // parse reads the headers of an IP packet, which may be cut off behind them.
 func parse(b []byte) (p Packet, ok bool) {

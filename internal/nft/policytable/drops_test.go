@@ -3,11 +3,14 @@
 package policytable
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"testing"
+
+	"github.com/florianl/go-nflog/v2"
 
 	"github.com/weft-net/weft/internal/nft"
 )
@@ -86,4 +89,21 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%x: a packet without addresses", b)
 		}
 	})
+}
+
+// Whoever ceases to listen as soon as he has begun disturbs nobody: the race detector is the judge.
+func TestHearEndsAtOnce(t *testing.T) {
+	r := newRig(t)
+	for i := range 300 {
+		ctx, cancel := context.WithCancel(context.Background())
+		if i%2 == 0 {
+			cancel()
+		} else {
+			go cancel()
+		}
+		if err := r.table.hear(ctx, DefaultGroup, 64, 0, func(*nflog.Attribute) {}); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+	}
 }
