@@ -247,13 +247,15 @@ func unanswering(t *testing.T) int {
 		t.Fatal(err)
 	}
 	port := sa.(*syscall.SockaddrInet4).Port
-	for {
-		c, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", fullAt, port), 500*time.Millisecond)
+	for silent := 0; silent < 3; {
+		c, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", fullAt, port), 300*time.Millisecond)
 		if err != nil {
-			return port
+			silent++
+			continue
 		}
 		t.Cleanup(func() { c.Close() })
 	}
+	return port
 }
 
 func newWorld(t *testing.T) *wireWorld {

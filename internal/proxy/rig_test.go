@@ -174,7 +174,7 @@ func (r *rig) dial() *conn {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(40 * time.Second))
 	return &conn{r.t, c, bufio.NewReader(c)}
 }
 
@@ -304,7 +304,7 @@ func (r *rig) underLoad(changes int, pieces []string, wrong func(*http.Response,
 
 func until(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(15 * time.Second); !f(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(40 * time.Second); !f(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("never: " + what)
 		}

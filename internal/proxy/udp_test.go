@@ -86,7 +86,7 @@ func (c *talker) say(wait time.Duration) string {
 // from sends datagrams until the one who is meant answers.
 func (c *talker) from(name string) {
 	c.t.Helper()
-	until(c.t, "an answer from "+name, func() bool { return c.say(200*time.Millisecond) == name })
+	until(c.t, "an answer from "+name, func() bool { return c.say(time.Second) == name })
 }
 
 // A client that never stops sending from one port is a session that never ends by itself. Its datagrams follow the
