@@ -41,7 +41,7 @@ func (m *mortal) live() {
 	m.srv = &http.Server{Protocols: &http.Protocols{}, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			m.hits.Add(1)
-			_, _ = io.WriteString(w, "alive")
+			w.Header().Set("X-Alive", "yes") // an answer in one piece: one that has begun can't be had again
 		})}
 	m.srv.Protocols.SetHTTP1(true)
 	m.srv.Protocols.SetUnencryptedHTTP2(true)
@@ -94,7 +94,7 @@ func dying(t *testing.T, protocol route.BackendProtocol, told bool) {
 					return
 				}
 				body, err := io.ReadAll(resp.Body)
-				if err != nil || resp.StatusCode != 200 || string(body) != "alive" {
+				if err != nil || resp.StatusCode != 200 || resp.Header.Get("X-Alive") != "yes" {
 					t.Errorf("client %d: %s %q, %v", i, resp.Status, body, err)
 					failed[i].Add(1)
 				}
