@@ -228,6 +228,7 @@ func TestSendTimeoutOfBodies(t *testing.T) {
 		_, _ = http.ReadRequest(bufio.NewReaderSize(c, 512))
 		<-stop
 	})
+	body := strings.Repeat("x", 100_000_000)
 	two := serve2(t, func(http.ResponseWriter, *http.Request) { <-stop }).Listener.Addr().String()
 	for _, c := range []struct {
 		endpoint string
@@ -239,7 +240,7 @@ func TestSendTimeoutOfBodies(t *testing.T) {
 		r := start(t, u)
 		conn := r.dial()
 		conn.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n")
-		go func() { _, _ = io.Copy(conn, strings.NewReader(strings.Repeat("x", 100_000_000))) }()
+		go func() { _, _ = io.Copy(conn, strings.NewReader(body)) }()
 		if resp, err := http.ReadResponse(conn.r, nil); err != nil || resp.StatusCode != 504 {
 			t.Errorf("%v, which may be silent for %v: %v, %v", c.protocol, c.read, resp, err)
 		}
