@@ -187,7 +187,7 @@ func TestZeroLoss(t *testing.T) {
 	lab.WaitFor(t, ns, "condition=Ready", "pod", "-l", "app=c")
 	stop4 := hammer(t, ns, "c", "http://web."+ns+"/")
 	stop6 := hammer(t, ns, "d", "http://"+hostport(clusterIPs(t, ns, "web")[1], 80)+"/")
-	stopUDP := hammer(t, ns, "e", "udp://"+hostport(clusterIPs(t, ns, "web")[0], 9000), "-from-port", "20000")
+	stopUDP := hammer(t, ns, "e", "udp://"+hostport(clusterIPs(t, ns, "web")[0], 9000), "-from-port", "20000", "-c", "1", "-interval", "10ms")
 
 	lab.Kubectl(t, "rollout", "restart", "deployment/web", "-n", ns)
 	lab.Rollout(t, ns, "deployment/web")
