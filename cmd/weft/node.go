@@ -139,6 +139,9 @@ func (f *nodeFlags) run(ctx context.Context) error {
 	agent.WhenSettled(func() {
 		collect(gcLater)
 		debug.FreeOSMemory()
+		if err := releaseProgram(); err != nil {
+			log.Debug("the program's own pages stay in memory", "err", err)
+		}
 	})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { watcher.Run(ctx); return nil })
