@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -15,6 +16,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"strings"
@@ -214,9 +216,14 @@ func (p plan) sender() (func() result, func()) {
 }
 
 func (p plan) http(c *http.Client) result {
-	resp, err := c.Get(p.url.String())
+	var at progress
+	req, err := http.NewRequestWithContext(at.trace(context.Background()), http.MethodGet, p.url.String(), nil)
 	if err != nil {
 		return result{err: err}
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return result{err: fmt.Errorf("%w (%s)", err, at.String())}
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
@@ -229,6 +236,37 @@ func (p plan) http(c *http.Client) result {
 		r.err = fmt.Errorf("status %s: %s", resp.Status, bytes.TrimSpace(body[:min(len(body), 200)]))
 	}
 	return r
+}
+
+// progress is how far a request has come: of one that got lost that is half of finding out where.
+type progress struct {
+	mu   sync.Mutex
+	step string
+}
+
+func (p *progress) String() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return cmp.Or(p.step, "not begun")
+}
+
+func (p *progress) reach(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.step = fmt.Sprintf(format, args...)
+}
+
+func (p *progress) trace(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		DNSStart:     func(i httptrace.DNSStartInfo) { p.reach("looking up %s", i.Host) },
+		ConnectStart: func(_, addr string) { p.reach("connecting to %s", addr) },
+		GotConn:      func(i httptrace.GotConnInfo) { p.reach("connected to %s", i.Conn.RemoteAddr()) },
+		WroteRequest: func(i httptrace.WroteRequestInfo) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.step += ", asked"
+		},
+	})
 }
 
 // raw asks over TCP or UDP: one line or datagram with the facts comes back.
