@@ -21,8 +21,9 @@ import (
 )
 
 // inNamespace runs f on a thread in a network namespace of its own, in which the loopback has a small MTU.
-func inNamespace(t *testing.T, mtu int, f func()) {
+func inNamespace(t *testing.T, mtu int, f func() error) {
 	t.Helper()
+	var failed error
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
@@ -42,11 +43,14 @@ func inNamespace(t *testing.T, mtu int, f func()) {
 			if err := netlink.LinkSetUp(lo); err != nil {
 				return err
 			}
-			f()
+			failed = f()
 			return nil
 		}()
 	}()
 	nstest.Require(t, <-done)
+	if failed != nil {
+		t.Fatal(failed)
+	}
 }
 
 // Answers that are too long for the path to leave together still arrive, each by itself.
@@ -58,18 +62,12 @@ func TestAnswersLongerThanTheMTU(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	inNamespace(t, 700, func() {
-		if l, err = s.Listen(context.Background(), netip.MustParseAddrPort("127.0.0.1:0"), 1); err != nil {
-			t.Error(err)
-			return
+	inNamespace(t, 700, func() (err error) {
+		if l, err = s.Listen(context.Background(), netip.MustParseAddrPort("127.0.0.1:0"), 1); err == nil {
+			client, err = net.Dial("udp", l.Addr().String())
 		}
-		if client, err = net.Dial("udp", l.Addr().String()); err != nil {
-			t.Error(err)
-		}
+		return err
 	})
-	if t.Failed() || t.Skipped() {
-		return
-	}
 	defer client.Close()
 	cfg := parse(t, "forward: {upstreams: [\"127.0.0.1:1\"]}")
 	zone, err := dnszone.New(cfg.Zone())

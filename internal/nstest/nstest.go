@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package nstest gives kernel tests their throw-away network namespaces, and says what happens where there are none:
-// the test is skipped, with the reason, and in CI it fails. Only tests import it. It imports the standard library and
-// x/sys.
+// Package nstest gives kernel tests their throw-away network namespaces, and says what happens where these or something
+// else of the machine's are missing: the test is skipped, with the reason, and in CI it fails. Only tests import it. It
+// imports the standard library and x/sys.
 package nstest
 
 import (
+	"fmt"
 	"os"
 	"runtime"
 	"testing"
@@ -18,17 +19,19 @@ import (
 func Enter(t testing.TB) {
 	t.Helper()
 	runtime.LockOSThread() // and never unlocked: the thread goes with the namespace
-	Require(t, unix.Unshare(unix.CLONE_NEWNET))
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		Require(t, fmt.Errorf("make a network namespace: %w", err))
+	}
 }
 
-// Require goes on if a namespace could be had.
+// Require goes on if err is nil. Else it says what this machine lacks: the test is skipped, and fails where CI is set.
 func Require(t testing.TB, err error) {
 	t.Helper()
 	switch {
 	case err == nil:
 	case os.Getenv("CI") != "":
-		t.Fatalf("a network namespace can't be had: %v", err)
+		t.Fatalf("this machine lacks what the test needs: %v", err)
 	default:
-		t.Skipf("needs network namespaces (root, or a user namespace): %v", err)
+		t.Skipf("this machine lacks what the test needs (root or a user namespace gives it namespaces): %v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weft-net/weft/lab/labtest"
 	"github.com/weft-net/weft/lab/namespace"
 	"github.com/weft-net/weft/lab/topology"
 )
@@ -84,10 +85,7 @@ func reaches(t *testing.T, from *namespace.Net, to netip.Addr, limit time.Durati
 
 func TestFabric(t *testing.T) {
 	if os.Getuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("network namespaces need root")
-		}
-		t.Skip("network namespaces need root")
+		labtest.Require(t, errors.New("network namespaces need root"))
 	}
 	plan := topology.Plan{Families: topology.Families{IPv4: true, IPv6: true}, Segments: 2}
 	f, err := New(plan)

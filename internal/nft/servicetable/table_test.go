@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"os"
 	"os/exec"
 	"reflect"
 	"slices"
@@ -735,12 +734,7 @@ func TestSetsGrow(t *testing.T) {
 // TestReadable has the nft tool print the tables: some releases abort on what they don't expect.
 func TestReadable(t *testing.T) {
 	tool, err := exec.LookPath("nft")
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("the nft tool is not installed: .ci/run is to install it")
-		}
-		t.Skip("the nft tool is not installed")
-	}
+	nstest.Require(t, err)
 	nstest.Enter(t)
 	tab := open(t)
 	tab.cfg.LoopbackNodePorts = true

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/model"
+	"github.com/weft-net/weft/internal/nstest"
 )
 
 // Deadline bounds every wait for what must happen.
@@ -50,12 +51,7 @@ func NewNamespace(t testing.TB) *Namespace {
 			f()
 		}
 	}()
-	if err := <-ready; err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("needs root or a user namespace: ", err)
-	}
+	nstest.Require(t, <-ready)
 	t.Cleanup(func() {
 		close(n.jobs)
 		_ = unix.Close(n.FD)

@@ -4,7 +4,6 @@ package network
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -103,12 +102,7 @@ func TestNotReadyPods(t *testing.T) {
 // whoever flushes all that a node has leaves Services working.
 func TestTablesHaveAnOwner(t *testing.T) {
 	nft, err := exec.LookPath("nft")
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("the nft tool is not installed: .ci/run is to install it")
-		}
-		t.Skip("the nft tool is not installed")
-	}
+	labtest.Require(t, err)
 	ns := lab.Namespace(t)
 	lab.Apply(t, ns, deployment("web", 2, "")+client("c", "node1", "app: c")+service("web", "web", httpPort))
 	lab.Rollout(t, ns, "deployment/web")
