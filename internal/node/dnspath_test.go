@@ -119,7 +119,7 @@ func (c *dnsCluster) dns(t *testing.T, pods ...string) {
 func (c *dnsCluster) flows(t *testing.T) (out []string) {
 	t.Helper()
 	c.node[0].in(func() {
-		ct, err := conntrack.Open()
+		ct, err := conntrack.Open(0)
 		if err != nil {
 			t.Fatal(err)
 		}

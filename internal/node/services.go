@@ -102,7 +102,7 @@ func NewServices(cfg ServicesConfig) (*Services, error) {
 		_ = kernel.Close()
 		return nil, fmt.Errorf("services: %w", err)
 	}
-	if s.flows, err = conntrack.Open(); err != nil {
+	if s.flows, err = conntrack.Open(0); err != nil {
 		_ = kernel.Close()
 		return nil, fmt.Errorf("services: %w", err)
 	}
