@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/weft-net/weft/internal/conntrack"
 	"github.com/weft-net/weft/internal/flowlog"
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/nft/policytable"
@@ -59,6 +60,7 @@ type Policy struct {
 	cfg     PolicyConfig
 	log     *slog.Logger
 	table   *policytable.Table
+	tracked *conntrack.Table
 	metrics *policyMetrics
 	flows   *flowlog.Log
 	told    map[string]*told // by pod UID; used by one goroutine
@@ -94,8 +96,13 @@ func NewPolicy(cfg PolicyConfig) (*Policy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("policy: %w", err)
 	}
+	tracked, err := conntrack.Open(max(cfg.Netns, 0))
+	if err != nil {
+		t.Close()
+		return nil, fmt.Errorf("policy: %w", err)
+	}
 	p := &Policy{
-		cfg: cfg, log: cfg.Log, table: t, compiler: policy.NewCompiler(cfg.Node), stale: true,
+		cfg: cfg, log: cfg.Log, table: t, tracked: tracked, compiler: policy.NewCompiler(cfg.Node), stale: true,
 		uncut: map[netip.Addr]bool{}, pinned: map[string]string{}, news: make(chan struct{}), expiry: newExpiries(),
 		services: serviceNames{},
 	}
@@ -111,6 +118,7 @@ func NewPolicy(cfg PolicyConfig) (*Policy, error) {
 	p.flows, p.told = flowlog.New(keptFlows), map[string]*told{}
 	if p.metrics, err = newPolicyMetrics(cfg.Registerer, p.dropCounts, p.nameCount); err != nil {
 		t.Close()
+		_ = tracked.Close()
 		return nil, fmt.Errorf("policy: %w", err)
 	}
 	return p, nil
@@ -171,24 +179,6 @@ func (p *Policy) merge(change *policy.Change) {
 	for a := range change.Tightened {
 		p.uncut[a] = true
 	}
-}
-
-// cut ends flows that the policies in force no longer allow.
-func (p *Policy) cut() error {
-	if len(p.uncut) == 0 {
-		return nil
-	}
-	n, err := p.table.Cut(p.uncut, func(f policytable.Flow) bool {
-		return p.compiler.Allows(&policy.Flow{
-			Src: p.compiler.EndpointOf(f.Src), Dst: p.compiler.OpenEndpointOf(f.Dst), Protocol: f.Protocol, Port: f.Port,
-		})
-	})
-	p.metrics.cut.Add(float64(n))
-	if err != nil {
-		return err
-	}
-	clear(p.uncut)
-	return nil
 }
 
 // uid is the UID under which the API has a wired pod. Where the runtime does not tell one, the pod's name does; the
@@ -290,4 +280,5 @@ func (p *Policy) Close() {
 		p.lapser.Stop()
 	}
 	p.table.Close()
+	_ = p.tracked.Close()
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package policytable keeps a policy.Program in the kernel: it owns the nftables table "inet weft-policy" and nothing
-// else. It imports policy, model, nft, and what it needs to hear of packets and to end connections.
+// else. It imports policy, model, nft, and what it needs to hear of packets.
 //
 // # Hooks
 //
