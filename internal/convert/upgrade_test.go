@@ -4,7 +4,6 @@ package convert
 
 import (
 	"bytes"
-	"flag"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,9 +12,9 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
-)
 
-var update = flag.Bool("update", false, "write the golden files")
+	"github.com/weft-net/weft/internal/goldentest"
+)
 
 // read takes a file's documents apart.
 func read(t *testing.T, file string) []Object {
@@ -49,18 +48,7 @@ func golden(t *testing.T, file string, objects []Object, notes []Note) {
 		}
 		b.WriteString("---\n" + string(y))
 	}
-	if *update {
-		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if b.String() != string(want) {
-		t.Errorf("%s (-update writes it) differs; got\n%s", file, b.String())
-	}
+	goldentest.Compare(t, file, b.String())
 }
 
 func TestUpgrade(t *testing.T) {

@@ -8,14 +8,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/weft-net/weft/internal/dnsserver"
+	"github.com/weft-net/weft/internal/goldentest"
 )
 
-// Each testdata/*.corefile has what becomes of it beside it: the configuration, then the notes as comments. With
-// UPDATE set, the files are written anew.
+// Each testdata/*.corefile has what becomes of it beside it: the configuration, then the notes as comments.
 func TestConvert(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.corefile")
 	if err != nil || len(files) == 0 {
@@ -42,19 +41,7 @@ func TestConvert(t *testing.T) {
 			for _, n := range notes {
 				got += "# " + n.String() + "\n"
 			}
-			golden := strings.TrimSuffix(file, ".corefile") + ".yaml"
-			if os.Getenv("UPDATE") != "" {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), got); diff != "" {
-				t.Error(diff)
-			}
+			goldentest.Compare(t, strings.TrimSuffix(file, ".corefile")+".yaml", got)
 		})
 	}
 }

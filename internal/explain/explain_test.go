@@ -4,18 +4,16 @@ package explain
 
 import (
 	"bytes"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/weft-net/weft/internal/goldentest"
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/offline"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 func load(t *testing.T, files ...string) *World {
 	t.Helper()
@@ -38,22 +36,9 @@ func worldOf(t *testing.T, c *offline.Cluster) *World {
 	return w
 }
 
-// golden compares with a file of testdata.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s: got\n%s\nwant\n%s", path, got, want)
-	}
+	goldentest.Compare(t, filepath.Join("testdata", name), got)
 }
 
 func TestWhy(t *testing.T) {

@@ -4,7 +4,6 @@ package fronts
 
 import (
 	"bytes"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,11 +11,10 @@ import (
 	"testing"
 
 	"github.com/weft-net/weft/internal/explain"
+	"github.com/weft-net/weft/internal/goldentest"
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/offline"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 func load(t *testing.T, whole bool) *explain.World {
 	t.Helper()
@@ -81,19 +79,7 @@ func TestWhyURL(t *testing.T) {
 			var b bytes.Buffer
 			fmt.Fprintf(&b, "$ weft why %s %s\n", tc.from, tc.url)
 			explain.Print(&b, a)
-			path := filepath.Join("testdata", tc.name+".txt")
-			if *update {
-				if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if b.String() != string(want) {
-				t.Errorf("got\n%s\nwant\n%s", &b, want)
-			}
+			goldentest.Compare(t, filepath.Join("testdata", tc.name+".txt"), b.String())
 		})
 	}
 }

@@ -4,23 +4,19 @@ package gatewayapi
 
 import (
 	"bytes"
-	"flag"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/weft-net/weft/internal/goldentest"
 	"github.com/weft-net/weft/internal/model"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // Each file of testdata/golden is objects of a cluster, given at once; what follows from them is in the file beside it.
 // Feedback with a high Confirmed is what gateways tell that have confirmed whatever there is.
@@ -35,21 +31,7 @@ func TestGolden(t *testing.T) {
 			s := New(Options{ReservedPorts: []uint16{9642}})
 			have := newTold()
 			have.take(s.Apply(readObjects(t, in)))
-			got := describe(t, s, have)
-			golden := strings.TrimSuffix(in, ".yaml") + ".txt"
-			if *update {
-				if err := os.WriteFile(golden, got, 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if d := cmp.Diff(string(want), string(got)); d != "" {
-				t.Errorf("%s is not what came out (-want +got); see what changed, and run the test with -update:\n%s", golden, d)
-			}
+			goldentest.Compare(t, strings.TrimSuffix(in, ".yaml")+".txt", string(describe(t, s, have)))
 		})
 	}
 }

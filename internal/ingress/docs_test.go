@@ -9,26 +9,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weft-net/weft/internal/goldentest"
 	"github.com/weft-net/weft/internal/ingress"
 )
 
-const document = "../../docs/ingress-nginx.md"
-
-// The documentation is the table of the code, written down: go test -update writes it anew.
+// The documentation is the table of the code, written down: go test ./internal/ingress -run Documentation -update writes it anew.
 func TestDocumentationIsCurrent(t *testing.T) {
-	got := documentation()
-	if *update {
-		if err := os.WriteFile(document, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(document)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(want, got) {
-		t.Errorf("%s is not what the table says: run go test ./internal/ingress -run Documentation -update\n%s", document, difference(string(want), string(got)))
-	}
+	goldentest.Compare(t, "../../docs/ingress-nginx.md", documentation())
 }
 
 const introduction = `# Coming from ingress-nginx
@@ -60,7 +47,7 @@ What differs from ingress-nginx on purpose:
 This file is generated from the table that weft itself uses (` + "`internal/ingress`" + `).
 `
 
-func documentation() []byte {
+func documentation() string {
 	var b bytes.Buffer
 	b.WriteString(introduction)
 	group := ""
@@ -87,7 +74,7 @@ func documentation() []byte {
 	for _, k := range ingress.ConfigKeys() {
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", k.Name, k.Verdict, cell(k.Values), cell(k.Note))
 	}
-	return b.Bytes()
+	return b.String()
 }
 
 // Every row says what it does.

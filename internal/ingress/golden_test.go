@@ -5,18 +5,16 @@ package ingress_test
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/weft-net/weft/internal/goldentest"
 	"github.com/weft-net/weft/internal/ingress"
 	"github.com/weft-net/weft/internal/route"
 )
-
-var update = flag.Bool("update", false, "write the golden files and the documentation anew")
 
 // Every file of testdata is a cluster; its golden file holds the tables and events that follow.
 func TestGolden(t *testing.T) {
@@ -35,27 +33,14 @@ func TestGolden(t *testing.T) {
 			opts.Fallback = &route.Certificate{Key: "weft/fallback", Chain: "-", PrivateKey: "-"}
 			s := ingress.New(opts)
 			out := s.Apply(changes(t, file, append([]byte(base), text...)))
-			got := describe(t, &out)
-			golden := strings.TrimSuffix(file, ".yaml") + ".golden"
-			if *update {
-				if err := os.WriteFile(golden, got, 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !bytes.Equal(got, want) {
-				t.Errorf("%s differs from what is made now; if that is right, run go test -update\n%s", golden, difference(string(want), string(got)))
-			}
+			goldentest.Compare(t, strings.TrimSuffix(file, ".yaml")+".golden", describe(t, &out))
 		})
 	}
 }
 
 // describe writes an output down, one resource a block. What all gateways have alike is left out: the endpoints of the
 // base, the catch-all's listeners.
-func describe(t *testing.T, out *ingress.Output) []byte {
+func describe(t *testing.T, out *ingress.Output) string {
 	t.Helper()
 	var b bytes.Buffer
 	write := func(kind string, v any) {
@@ -93,17 +78,5 @@ func describe(t *testing.T, out *ingress.Output) []byte {
 		}
 		fmt.Fprintln(&b)
 	}
-	return b.Bytes()
-}
-
-// difference shows the first lines that differ.
-func difference(want, got string) string {
-	a, b := strings.Split(want, "\n"), strings.Split(got, "\n")
-	for i := range a {
-		if i >= len(b) || a[i] != b[i] {
-			end := min(i+12, len(b))
-			return fmt.Sprintf("line %d: want %q, got\n%s", i+1, a[i], strings.Join(b[min(i, len(b)):end], "\n"))
-		}
-	}
-	return "there is more than before"
+	return b.String()
 }

@@ -3,7 +3,6 @@
 package ingress_test
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -18,6 +17,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/weft-net/weft/internal/ingress"
 	"github.com/weft-net/weft/internal/model"
@@ -351,8 +352,8 @@ func TestChangesAddUp(t *testing.T) {
 				want.Update.Complete = true
 			}
 			a, b := marshal(t, s.Complete()), marshal(t, fresh.Complete())
-			if !bytes.Equal(a, b) {
-				t.Fatalf("seed %d, step %d: %s", seed, step, difference(string(b), string(a)))
+			if d := cmp.Diff(string(b), string(a)); d != "" {
+				t.Fatalf("seed %d, step %d is not what comes of the whole at once (-want +got):\n%s", seed, step, d)
 			}
 			whole := replica{}
 			whole.apply(t, s.Complete())

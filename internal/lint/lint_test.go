@@ -11,7 +11,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
-	"flag"
 	"fmt"
 	"math/big"
 	"os"
@@ -20,11 +19,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weft-net/weft/internal/goldentest"
 	"github.com/weft-net/weft/internal/kube"
 	"github.com/weft-net/weft/internal/offline"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 func run(t *testing.T, whole bool, manifests string) []Finding {
 	t.Helper()
@@ -56,18 +54,7 @@ func TestBadManifests(t *testing.T) {
 	}
 	var b bytes.Buffer
 	WriteText(&b, findings)
-	if *update {
-		if err := os.WriteFile("testdata/bad.txt", b.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile("testdata/bad.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if b.String() != string(want) {
-		t.Errorf("got\n%s\nwant\n%s", &b, want)
-	}
+	goldentest.Compare(t, "testdata/bad.txt", b.String())
 	for _, f := range findings {
 		if strings.Contains(f.Object, "excused") {
 			t.Errorf("excused, but reported: %+v", f)

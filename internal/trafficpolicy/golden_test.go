@@ -4,16 +4,13 @@ package trafficpolicy
 
 import (
 	"bytes"
-	"flag"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -21,11 +18,10 @@ import (
 
 	"github.com/weft-net/weft/api/v1alpha1"
 	"github.com/weft-net/weft/internal/gatewayapi"
+	"github.com/weft-net/weft/internal/goldentest"
 	"github.com/weft-net/weft/internal/kube"
 	"github.com/weft-net/weft/internal/model"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // Each file of testdata/golden is objects of a cluster; what the policies in it come to, in the tables of the Gateways and
 // in their statuses, is in the file beside it.
@@ -53,20 +49,7 @@ func TestGolden(t *testing.T) {
 					}
 				}
 			}
-			golden := strings.TrimSuffix(in, ".yaml") + ".txt"
-			if *update {
-				if err := os.WriteFile(golden, b.Bytes(), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if d := cmp.Diff(string(want), b.String()); d != "" {
-				t.Errorf("%s is not what came out (-want +got); see what changed, and run the test with -update:\n%s", golden, d)
-			}
+			goldentest.Compare(t, strings.TrimSuffix(in, ".yaml")+".txt", b.String())
 		})
 	}
 }
