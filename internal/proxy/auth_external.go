@@ -29,6 +29,7 @@ type externalAuth struct {
 	copied   []string // lower case
 	told     []string // lower case; nil: all
 	cache    *answerCache
+	invalid  string // why nobody can be asked; nothing passes
 }
 
 // Bounds of external authentication.
@@ -42,7 +43,7 @@ func (t *tables) newExternalAuth(c *route.ExternalAuth) *externalAuth {
 	if c == nil || c.Disabled {
 		return nil
 	}
-	a := &externalAuth{conf: c, host: text(route.Template(c.Host)), path: text(c.Path), signin: text(c.Signin), cacheKey: text(c.CacheKey)}
+	a := &externalAuth{conf: c, invalid: c.Invalid, host: text(route.Template(c.Host)), path: text(c.Path), signin: text(c.Signin), cacheKey: text(c.CacheKey)}
 	if c.Backend != "" {
 		a.cell = t.cell(c.Backend)
 	}
@@ -68,8 +69,24 @@ func (t *tables) newExternalAuth(c *route.ExternalAuth) *externalAuth {
 	return a
 }
 
+// externalFilter makes the filter of a listener or a backend ready; nil when it is one that asks nobody. err is what of it
+// can't be asked, and then nothing passes.
+func (t *tables) externalFilter(c *route.ExternalAuth) (a *externalAuth, err error) {
+	if a = t.newExternalAuth(c); a == nil {
+		return nil, nil
+	}
+	if err = c.Check(); err != nil && a.invalid == "" {
+		a.invalid = err.Error()
+	}
+	return a, err
+}
+
 // admit asks whether the request may pass. Else the client has been answered; otherwise is what else it may try.
 func (a *externalAuth) admit(x *exchange, otherwise ...field) bool {
+	if a.invalid != "" {
+		x.deny(deniedExternal, http.StatusInternalServerError, "external authentication: "+a.invalid)
+		return false
+	}
 	body, ok := a.forwarded(x)
 	if !ok {
 		return false
@@ -226,8 +243,11 @@ func (a *externalAuth) verdict(x *exchange, body []byte) (*answer, error) {
 	if a.cache != nil {
 		// The key is of the answer's policy only; what it holds may be a secret, so its hash is kept.
 		// An authority decides by host and path too, so an answer is for the host and the rule that it was given for.
-		about := append(append([]byte(x.host), 0), x.entry.Route.Key...)
-		about = append(binary.BigEndian.AppendUint32(append(about, 0), uint32(x.entry.Rule)), x.method...)
+		about := append([]byte(x.host), 0)
+		if x.entry != nil { // else it is a listener's
+			about = binary.BigEndian.AppendUint32(append(append(about, x.entry.Route.Key...), 0), uint32(x.entry.Rule))
+		}
+		about = append(about, x.method...)
 		key = sha256.Sum256(a.cacheKey.Append(append(about, 0), x))
 		if got, ok := a.cache.get(key, x.began); ok {
 			return got, nil
@@ -276,7 +296,7 @@ func (a *externalAuth) answering(x *exchange, l *listener, host string, q *quest
 	if r.invalid != "" || r.filters.redirect != nil || w == nil || w.cell == nil || w.filters.redirect != nil {
 		return nil, errNoBackend
 	}
-	if !a.mayAsk(x, l, r.planFor(l)) {
+	if len(l.filters) > 0 || !a.mayAsk(x, l, r.planFor(l)) {
 		return nil, errGuarded
 	}
 	for _, c := range r.filters.rewrite {

@@ -21,10 +21,12 @@ func (s *Server) Config() *route.Update {
 	defer t.mu.Unlock()
 	u := &route.Update{Revision: t.revision, Complete: true}
 	for _, key := range slices.Sorted(maps.Keys(t.listeners)) {
-		u.Listeners = append(u.Listeners, t.listeners[key].conf)
+		l := t.listeners[key].conf
+		l.Filters = redactedFilters(l.Filters)
+		u.Listeners = append(u.Listeners, l)
 	}
 	for _, key := range slices.Sorted(maps.Keys(t.routes)) {
-		u.Routes = append(u.Routes, *t.routes[key].conf)
+		u.Routes = append(u.Routes, redactedRoute(*t.routes[key].conf))
 	}
 	for _, key := range slices.Sorted(maps.Keys(t.backends)) {
 		if b := t.backends[key].Load(); b != nil {
@@ -61,13 +63,39 @@ func redacted(key string, p *policy) route.Policy {
 		}
 		c.BasicAuth = &b
 	}
-	if c.ExternalAuth != nil {
-		a := *c.ExternalAuth
-		a.RequestHeaders = slices.Clone(a.RequestHeaders)
-		for i := range a.RequestHeaders {
-			a.RequestHeaders[i].Value = hiddenValue
-		}
-		c.ExternalAuth = &a
-	}
+	c.ExternalAuth = redactedAuth(c.ExternalAuth)
 	return c
+}
+
+func redactedAuth(c *route.ExternalAuth) *route.ExternalAuth {
+	if c == nil || len(c.RequestHeaders) == 0 {
+		return c
+	}
+	a := *c
+	a.RequestHeaders = slices.Clone(a.RequestHeaders)
+	for i := range a.RequestHeaders {
+		a.RequestHeaders[i].Value = hiddenValue
+	}
+	return &a
+}
+
+func redactedFilters(in []route.Filter) []route.Filter {
+	out := slices.Clone(in)
+	for i := range out {
+		out[i].ExternalAuth = redactedAuth(out[i].ExternalAuth)
+	}
+	return out
+}
+
+// redactedRoute leaves out what is secret of the filters of its backends, the only ones of a route that have something.
+func redactedRoute(r route.Route) route.Route {
+	r.Rules = slices.Clone(r.Rules)
+	for i := range r.Rules {
+		rule := &r.Rules[i]
+		rule.Backends = slices.Clone(rule.Backends)
+		for j := range rule.Backends {
+			rule.Backends[j].Filters = redactedFilters(rule.Backends[j].Filters)
+		}
+	}
+	return r
 }

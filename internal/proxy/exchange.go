@@ -171,6 +171,9 @@ func (x *exchange) serve() {
 	if x.peer.client != nil && !x.certified() {
 		return
 	}
+	if x.listener.filters != nil && !x.beforeRouting() {
+		return
+	}
 	e, perr := x.match()
 	if perr != nil {
 		x.reply(perr.status, perr.reason)
@@ -194,7 +197,7 @@ func (x *exchange) serve() {
 	if r.filters.cors != nil && x.crossOrigin(r.filters.cors) {
 		return
 	}
-	x.edits = append(x.edits[:0], r.filters.response...)
+	x.edits = append(x.edits, r.filters.response...)
 	if to := cmp.Or(r.filters.redirect, x.plan.redirect); to != nil {
 		x.redirect(to, e.PrefixLength())
 		return
@@ -271,6 +274,11 @@ func (x *exchange) forward(r *rule, w *weighted, sticky *endpoint, prefix int) {
 	if w.filters.redirect != nil {
 		x.redirect(w.filters.redirect, prefix)
 		return
+	}
+	for _, a := range w.filters.external {
+		if !a.admit(x) {
+			return
+		}
 	}
 	x.editRequest(w.filters.request)
 	rewrites := r.filters.rewrite

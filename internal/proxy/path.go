@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/weft-net/weft/internal/route"
 )
@@ -44,7 +45,8 @@ func (x *exchange) match() (*route.Entry, *parseError) {
 // keepsOut tells whether the rule does not just forward whatever comes.
 func (r *rule) keepsOut(l *listener) bool {
 	p := r.planFor(l)
-	return p.guards != nil || p.invalid != "" || p.redirect != nil || r.invalid != "" || r.conf.Respond != 0 || r.filters.redirect != nil || r.total == 0
+	return p.guards != nil || p.invalid != "" || p.redirect != nil || r.invalid != "" || r.conf.Respond != 0 || r.filters.redirect != nil || r.total == 0 ||
+		slices.ContainsFunc(r.backends, func(w weighted) bool { return len(w.filters.external) > 0 })
 }
 
 // readings tells whether a path may be read in several ways, and whether slashes are all that they differ by.

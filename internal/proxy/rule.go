@@ -46,6 +46,7 @@ type filters struct {
 	rewrite  []rewrite
 	mirrors  []mirror
 	cors     *cors
+	external []*externalAuth // of a backend
 }
 
 // edit is a HeaderEdit whose names are ready to be compared. Fields that frame messages or concern one connection are
@@ -94,6 +95,9 @@ func (t *tables) compileRule(r *route.Route, i int) (out *rule, err error) {
 	var errs []error
 	out.filters, err = t.compileFilters(conf.Filters)
 	errs = append(errs, err)
+	if len(out.filters.external) > 0 {
+		errs = append(errs, errors.New("filters: externalAuth of a rule is a policy"))
+	}
 	for _, b := range conf.Backends {
 		out.total += uint64(b.Weight)
 		w := weighted{key: b.Backend, upto: out.total, invalid: b.Invalid}
@@ -162,6 +166,12 @@ func (t *tables) compileFilters(in []route.Filter) (f filters, err error) {
 			f.mirrors = append(f.mirrors, m)
 		case c.CORS != nil:
 			f.cors = compileCORS(c.CORS)
+		case c.ExternalAuth != nil:
+			a, err := t.externalFilter(c.ExternalAuth)
+			if a != nil {
+				f.external = append(f.external, a)
+			}
+			errs = append(errs, err)
 		}
 	}
 	return f, errors.Join(errs...)

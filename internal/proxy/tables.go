@@ -49,7 +49,8 @@ type listener struct {
 	// policies apply to all requests that come here; unrouted stands for the rule of those that no route has.
 	policies []*policyCell
 	unrouted *rule
-	byHost   *hostIndex // of hosts, for requests
+	filters  []*externalAuth // before routing; nil: there are none
+	byHost   *hostIndex      // of hosts, for requests
 }
 
 // hostCell is the place of one hostname's table.
@@ -331,6 +332,10 @@ func (t *tables) setListener(conf route.Listener, ch *touched) {
 			t.attach(c, conf.Key, l, ch)
 		}
 	}
+	var err error
+	if l.filters, err = t.listenerFilters(&conf); err != nil {
+		ch.errs = append(ch.errs, err)
+	}
 	t.endTLS(l)
 	t.listeners[conf.Key] = l
 	ch.ports = true
@@ -421,7 +426,8 @@ func (t *tables) renewCertificates(ch *touched, now time.Time) {
 		if l.conf.TLS == nil || !uses(l.conf.TLS.Certificates, ch.certs) {
 			continue
 		}
-		renewed := &listener{conf: l.conf, hosts: l.hosts, byHost: l.byHost, policies: l.policies, unrouted: &rule{conf: &route.Rule{}}}
+		renewed := &listener{conf: l.conf, hosts: l.hosts, byHost: l.byHost, policies: l.policies, unrouted: &rule{conf: &route.Rule{}},
+			filters: l.filters}
 		t.endTLS(renewed)
 		t.listeners[key] = renewed
 		ch.hosts[renewed] = ch.hosts[l]

@@ -72,6 +72,9 @@ func (t *tables) named(of map[route.Ref]bool) map[route.Ref]bool {
 			if f.Mirror != nil {
 				see(route.KindBackend, f.Mirror.Backend)
 			}
+			if f.ExternalAuth != nil {
+				see(route.KindBackend, f.ExternalAuth.Backend)
+			}
 		}
 	}
 	worth := false
@@ -83,6 +86,7 @@ func (t *tables) named(of map[route.Ref]bool) map[route.Ref]bool {
 	}
 	for _, l := range t.listeners {
 		see(route.KindPolicy, l.conf.Policies...)
+		filters(l.conf.Filters)
 	}
 	for _, c := range t.routes {
 		see(route.KindPolicy, c.conf.Policies...)

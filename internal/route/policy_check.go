@@ -31,33 +31,8 @@ func (p *Policy) Check() error {
 	if c := p.Connection; c != "" && c != "keep-alive" && c != "close" {
 		fault("connection", fmt.Errorf("%q is neither keep-alive nor close", c))
 	}
-	if a := p.ExternalAuth; a != nil && !a.Disabled {
-		template("externalAuth.host", Template(a.Host))
-		template("externalAuth.path", a.Path)
-		template("externalAuth.signin", a.Signin)
-		template("externalAuth.cacheKey", a.CacheKey)
-		for i, h := range a.RequestHeaders {
-			template(fmt.Sprintf("externalAuth.requestHeaders[%d]", i), Template(h.Value))
-		}
-		if a.Backend == "" && a.Host == "" {
-			fault("externalAuth.backend", errors.New("neither a backend nor a host is named"))
-		}
-		if strings.ContainsFunc(a.Method, func(r rune) bool { return r < 'A' || r > 'Z' }) {
-			fault("externalAuth.method", fmt.Errorf("%q is not a method", a.Method))
-		}
-		if a.ForwardBody < 0 || a.ForwardBody > MaxForwardBody {
-			fault("externalAuth.forwardBody", fmt.Errorf("%d is not from 0 to %d bytes", a.ForwardBody, MaxForwardBody))
-		}
-		if a.ForwardBody > 0 && a.CacheKey != "" {
-			fault("externalAuth.forwardBody", errors.New("answers to a body can't be remembered: leave out cacheKey"))
-		}
-		told := ExternalAuth{GRPC: true, Backend: a.Backend, Headers: a.Headers, ForwardBody: a.ForwardBody, Timeout: a.Timeout}
-		switch {
-		case a.GRPC && a.Backend == "":
-			fault("externalAuth.backend", errors.New("gRPC needs one"))
-		case a.GRPC && !reflect.DeepEqual(*a, told):
-			fault("externalAuth.grpc", errors.New("only backend, headers, forwardBody and timeout go with it"))
-		}
+	if p.ExternalAuth != nil {
+		errs = append(errs, p.ExternalAuth.Check())
 	}
 	path := func(field string, p *PathRewrite) {
 		if p != nil && p.Template != nil {

@@ -89,6 +89,9 @@ type Listener struct {
 	TrustedProxies []netip.Prefix `json:"trustedProxies,omitempty"`
 	// Forwarded tells backends in Forwarded (RFC 7239), too. Where a trusted proxy does so it is added to in any case.
 	Forwarded bool `json:"forwarded,omitempty"`
+	// Filters act in their order on every request before a route is looked for (GEP-5224), which then sees what they made
+	// of it. ExternalAuth is the only one that there is; any other answers 500.
+	Filters []Filter `json:"filters,omitempty"`
 	// Policies are keys; later ones come before earlier ones, and a route's before all of them.
 	Policies []string `json:"policies,omitempty"`
 }
@@ -239,6 +242,8 @@ type Filter struct {
 	Rewrite         *Rewrite    `json:"rewrite,omitempty"`
 	Mirror          *Mirror     `json:"mirror,omitempty"`
 	CORS            *CORS       `json:"cors,omitempty"`
+	// ExternalAuth is a listener's or a backend's. A rule's is a policy of it, which takes the place of more general ones.
+	ExternalAuth *ExternalAuth `json:"externalAuth,omitempty"`
 }
 
 // HeaderEdit sets (replaces), adds and removes headers.

@@ -133,6 +133,8 @@ type ExternalAuth struct {
 	// Headers, which then are all that is told, ForwardBody and Timeout go with it: the answer itself says what becomes of
 	// the request, and of what the client gets.
 	GRPC bool `json:"grpc,omitempty"`
+	// Invalid is why nobody can be asked: requests get 500.
+	Invalid string `json:"invalid,omitempty"`
 }
 
 // MaxForwardBody is the most bytes of a body that a question of ExternalAuth may tell.
