@@ -4,16 +4,9 @@ package ingress_test
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
-	"math/big"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/weft-net/weft/internal/ingress"
 	"github.com/weft-net/weft/internal/model"
@@ -119,45 +112,20 @@ var withoutKeys = map[string]string{
 // surroundings are what effects refer to.
 func surroundings(t *testing.T) string {
 	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"web.test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &k.PublicKey, k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	kb, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := func(kind string, b []byte) string {
-		out := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b})
-		return strings.ReplaceAll(strings.TrimSpace(string(out)), "\n", `\n`)
-	}
-	crt, key := text("CERTIFICATE", der), text("PRIVATE KEY", kb)
+	_, own := (*signer)(nil).sign(t, "web.test", true, "web.test")
+	crt, key := inYAML(t, own)
 	return `
 apiVersion: v1
 kind: Secret
 metadata: {name: clients, namespace: shop}
-stringData: {tls.crt: "` + crt + `", tls.key: "` + key + `", ca.crt: "` + crt + `"}
----
-apiVersion: v1
-kind: Secret
-metadata: {name: passwords, namespace: shop}
-stringData: {auth: "ann:{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M="}
+stringData: {tls.crt: ` + crt + `, tls.key: ` + key + `, ca.crt: ` + crt + `}
 ---
 apiVersion: v1
 kind: Secret
 metadata: {name: passwords, namespace: other}
 stringData: {auth: "ann:{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M="}
 ---
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: headers, namespace: shop}
-data: {X-A: b}
----
+` + referredTo + `
 apiVersion: networking.k8s.io/v1
 kind: Ingress
 metadata: {name: main, namespace: shop, annotations: {MAIN}}
@@ -200,11 +168,6 @@ func made(t *testing.T, around, settings string) string {
 		t.Fatal(err)
 	}
 	return out.String()
-}
-
-func quoted(s string) string {
-	b, _ := json.Marshal(s) // YAML has JSON's strings
-	return string(b)
 }
 
 // Each annotation and key that is said to be honoured changes what gateways are told.

@@ -4,19 +4,12 @@ package ingress_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -183,54 +176,6 @@ func (l smallBuffers) Accept() (net.Conn, error) {
 	return c, err
 }
 
-// signer is a CA.
-type signer struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-// sign makes a certificate, self-signed if s is nil.
-func (s *signer) sign(t *testing.T, name string, ca bool, hosts ...string) (*signer, tls.Certificate) {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<60))
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: name}, DNSNames: hosts, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(time.Hour), IsCA: ca, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
-	parent, by := tmpl, k
-	if s != nil {
-		parent, by = s.cert, s.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, &k.PublicKey, by)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &signer{cert, k}, tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k, Leaf: cert}
-}
-
-// inYAML gives a certificate and its key as a Secret has them.
-func inYAML(t *testing.T, c tls.Certificate) (crt, key string) {
-	t.Helper()
-	b, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := func(kind string, b []byte) string {
-		return quoted(string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b})))
-	}
-	return text("CERTIFICATE", c.Certificate[0]), text("PRIVATE KEY", b)
-}
-
 // unanswering is a socket that listens and whose queue is full: the kernel does not answer who wants to connect.
 func unanswering(t *testing.T) int {
 	t.Helper()
@@ -322,20 +267,10 @@ stringData: {tls.crt: ` + crt + `, tls.key: ` + key + `, ca.crt: ` + caText + `}
 ---
 apiVersion: v1
 kind: Secret
-metadata: {name: passwords, namespace: shop}
-stringData: {auth: "ann:{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M="}
----
-apiVersion: v1
-kind: Secret
 metadata: {name: names, namespace: shop}
 stringData: {ann: "{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M="}
 ---
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: headers, namespace: shop}
-data: {X-A: b}
----
-`
+` + referredTo
 	return w
 }
 

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,12 +17,20 @@ import (
 // datagrams is an endpoint that answers each datagram with its name and what it got.
 func datagrams(t *testing.T, name string) (addr string, stop func()) {
 	t.Helper()
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	pc, err := datagramsAt(t, "127.0.0.1:0", name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop = sync.OnceFunc(func() { pc.Close() })
-	t.Cleanup(stop)
+	return pc.LocalAddr().String(), func() { pc.Close() }
+}
+
+// datagramsAt is such an endpoint at an address of the test's choice, which another socket may have already.
+func datagramsAt(t *testing.T, addr, name string) (net.PacketConn, error) {
+	pc, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { pc.Close() })
 	go func() {
 		b := make([]byte, 2000)
 		for {
@@ -36,7 +43,7 @@ func datagrams(t *testing.T, name string) (addr string, stop func()) {
 			}
 		}
 	}()
-	return pc.LocalAddr().String(), stop
+	return pc, nil
 }
 
 // udp is simple's update for datagrams.

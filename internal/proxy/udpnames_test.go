@@ -93,39 +93,16 @@ func (s *nameServer) resolver() *net.Resolver {
 	}}
 }
 
-// datagramsAt is datagrams, at an address of the test's choice; it gives the port, "" where another socket has it.
-func datagramsAt(t *testing.T, addr, name string) string {
-	t.Helper()
-	pc, err := net.ListenPacket("udp", addr)
-	if err != nil {
-		t.Log(err)
-		return ""
-	}
-	t.Cleanup(func() { pc.Close() })
-	go func() {
-		b := make([]byte, 2000)
-		for {
-			n, from, err := pc.ReadFrom(b)
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			if err == nil {
-				_, _ = pc.WriteTo([]byte(name+" "+string(b[:n])), from)
-			}
-		}
-	}()
-	_, port, _ := net.SplitHostPort(pc.LocalAddr().String())
-	return port
-}
-
 // A client that never stops sending follows the name of its endpoint: when what the name leads to has changed, once the
 // records' time is over; and as long as nobody can tell, to where it led last.
 func TestUDPSessionsFollowNames(t *testing.T) {
 	t.Parallel()
 	port := ""
 	until(t, "a port that is free at both addresses", func() bool {
-		port = datagramsAt(t, "127.0.0.1:0", "one")
-		return datagramsAt(t, "127.0.0.2:"+port, "two") == port
+		addr, _ := datagrams(t, "one")
+		_, port, _ = net.SplitHostPort(addr)
+		_, err := datagramsAt(t, "127.0.0.2:"+port, "two")
+		return err == nil
 	})
 	dns := newNameServer(t, 1, "127.0.0.1")
 	r := start(t, udp(net.JoinHostPort("backend.example.com.", port)), Config{Resolver: dns.resolver(), UDPIdle: time.Hour})
@@ -190,7 +167,8 @@ func TestUDPSessionsFollowNames(t *testing.T) {
 
 // Many clients of a name ask for it once.
 func TestUDPNamesAreLookedUpOnce(t *testing.T) {
-	port := datagramsAt(t, "127.0.0.1:0", "one")
+	addr, _ := datagrams(t, "one")
+	_, port, _ := net.SplitHostPort(addr)
 	dns := newNameServer(t, 3600, "127.0.0.1")
 	r := start(t, udp(net.JoinHostPort("backend.example.com.", port)), Config{Resolver: dns.resolver()})
 	for range 20 {
