@@ -4,6 +4,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,17 +24,21 @@ type File struct {
 	Log  *slog.Logger
 }
 
-// Load reads the file.
-func (f File) Load() (*route.Update, error) {
-	b, err := os.ReadFile(f.Path)
+// changed reads the file. The update is nil when the text has the sum that is told, which becomes the text's otherwise.
+func (f File) changed(sum *[sha256.Size]byte) (*route.Update, error) {
+	text, err := os.ReadFile(f.Path)
 	if err != nil {
 		return nil, err
 	}
+	now := sha256.Sum256(text)
+	if now == *sum {
+		return nil, nil
+	}
 	var u route.Update
-	if err := yaml.UnmarshalStrict(b, &u); err != nil {
+	if err := yaml.UnmarshalStrict(text, &u); err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Path, err)
 	}
-	u.Complete = true
+	*sum, u.Complete = now, true
 	return &u, nil
 }
 
@@ -51,13 +56,13 @@ func (f File) Run(ctx context.Context, apply func(*route.Update) error) error {
 	if _, err := unix.InotifyAddWatch(fd, filepath.Dir(f.Path), events); err != nil {
 		return fmt.Errorf("watch %s: %w", filepath.Dir(f.Path), err)
 	}
-	u, err := f.Load()
+	var sum [sha256.Size]byte // of the text that is served
+	u, err := f.changed(&sum)
 	if err != nil {
 		return err
 	}
 	_ = apply(u) // told by apply's owner
 	defer context.AfterFunc(ctx, func() { watch.Close() })()
-	last, _ := os.ReadFile(f.Path)
 	for buf := make([]byte, 16<<10); ; {
 		if _, err := watch.Read(buf); err != nil {
 			if ctx.Err() != nil || errors.Is(err, os.ErrClosed) {
@@ -65,15 +70,11 @@ func (f File) Run(ctx context.Context, apply func(*route.Update) error) error {
 			}
 			return fmt.Errorf("inotify: %w", err)
 		}
-		now, err := os.ReadFile(f.Path)
-		if err == nil && string(now) == string(last) {
-			continue
-		}
-		if u, err = f.Load(); err != nil {
+		switch u, err := f.changed(&sum); {
+		case err != nil:
 			f.Log.Error("the changed configuration is not used", "error", err)
-			continue
+		case u != nil:
+			_ = apply(u)
 		}
-		last = now
-		_ = apply(u)
 	}
 }

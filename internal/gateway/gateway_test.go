@@ -4,6 +4,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"log/slog"
@@ -117,6 +118,32 @@ func TestFileIsServedAndFollowed(t *testing.T) {
 	}
 }
 
+// A change that comes while what was there before is being applied is one.
+func TestFileChangesMeanwhile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tables.yaml")
+	write := func(revision uint64) {
+		t.Helper()
+		if err := os.WriteFile(path, fmt.Appendf(nil, "revision: %d", revision), 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	write(1)
+	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	defer stop()
+	last := uint64(0)
+	err := File{Path: path, Log: slog.New(slog.DiscardHandler)}.Run(ctx, func(u *route.Update) error {
+		if last = u.Revision; last == 3 {
+			stop()
+		} else {
+			write(last + 1)
+		}
+		return nil
+	})
+	if err != nil || last != 3 {
+		t.Errorf("%v; revision %d was applied last, not 3", err, last)
+	}
+}
+
 func TestBadFileAtStart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.yaml")
 	if err := os.WriteFile(path, []byte("listeners: [{port: http}]"), 0o600); err != nil {
@@ -134,7 +161,7 @@ func TestExplain(t *testing.T) {
 	if err := os.WriteFile(path, fmt.Appendf(nil, config, 1, 80, "192.0.2.1:80"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	tables, err := File{Path: path}.Load()
+	tables, err := File{Path: path}.changed(new([sha256.Size]byte))
 	if err != nil {
 		t.Fatal(err)
 	}
