@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -73,7 +74,11 @@ func Run(ctx context.Context, c Config) error {
 		said := "" // what was last not served: some of it stands from one update to the next
 		err := c.Source.Run(gctx, func(u *route.Update) error {
 			err := server.Apply(u)
-			first := !served.Swap(true)
+			first := !served.Load()
+			if first || u.Complete { // reading all there is leaves many times what is kept
+				debug.FreeOSMemory()
+			}
+			served.Store(true)
 			was := said
 			if said = ""; err != nil {
 				said = err.Error()
