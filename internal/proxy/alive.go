@@ -4,7 +4,6 @@ package proxy
 
 import (
 	"crypto/tls"
-	"errors"
 	"net"
 	"syscall"
 )
@@ -24,9 +23,7 @@ func alive(c net.Conn) bool {
 	}
 	quiet := false
 	err = raw.Control(func(fd uintptr) {
-		var b [1]byte
-		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		quiet = errors.Is(err, syscall.EAGAIN)
+		quiet = rawFD(fd).silent()
 	})
 	return err == nil && quiet
 }

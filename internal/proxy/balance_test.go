@@ -163,9 +163,11 @@ func TestBalanceOverSockets(t *testing.T) {
 		r.want(200, "/", nil)
 		known := 0
 		for _, e := range r.srv.tables.backends["b"].Load().endpoints.Load().all {
+			e.took.mu.Lock()
 			if e.took.at != 0 {
 				known++
 			}
+			e.took.mu.Unlock()
 		}
 		return known == 2
 	})

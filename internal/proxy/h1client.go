@@ -75,6 +75,7 @@ func (e *endpoint) dial(limits dialLimits, p *peer, by time.Time, protos []strin
 		}
 		return nil, err
 	}
+	c = quick(c)
 	if v := e.backend.conf.ProxyProtocol; v != 0 {
 		if _, err := c.Write(proxyHeader(v, p.remote, p.local)); err != nil {
 			c.Close()

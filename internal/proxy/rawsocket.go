@@ -11,9 +11,9 @@ import (
 	"unsafe"
 )
 
-// System calls that never wait, for a relay's sockets. They are made without telling the scheduler: package syscall's
-// tell it of every call, and it takes a goroutine that makes one after the other for one that waits, and gives its
-// core to another thread again and again.
+// System calls that never wait. They are made without telling the scheduler: package syscall's tell it of every call, and
+// it takes a goroutine that makes one after the other for one that waits, and gives its core to another thread again and
+// again.
 
 // rawFD is a descriptor of which package os knows nothing.
 type rawFD int
@@ -42,6 +42,17 @@ func (fd rawFD) read(p []byte) (int, error) {
 
 func (fd rawFD) write(p []byte) (int, error) {
 	return rawCall(syscall.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+}
+
+// silent tells whether the other end has neither closed nor said anything that has not been read.
+func (fd rawFD) silent() bool {
+	var b [1]byte
+	for {
+		_, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b)), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
+		if errno != syscall.EINTR {
+			return errno == syscall.EAGAIN
+		}
+	}
 }
 
 func (fd rawFD) close() { _, _, _ = syscall.RawSyscall(syscall.SYS_CLOSE, uintptr(fd), 0, 0) }

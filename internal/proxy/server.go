@@ -311,6 +311,7 @@ func (p *port) accept() {
 func (p *port) serve(c net.Conn) {
 	s, t := p.srv, p.table.Load()
 	pe := &peer{port: p, remote: addrPort(c.RemoteAddr()), local: addrPort(c.LocalAddr()), scheme: "http"}
+	c = quick(c)
 	if t.proxy {
 		_ = c.SetReadDeadline(time.Now().Add(s.conf.HeadTimeout))
 		var err error

@@ -22,6 +22,8 @@ func (t *tracer) Trace(s *Span) { t.mu.Lock(); t.all = append(t.all, s); t.mu.Un
 func (t *tracer) wait(tt *testing.T, n int) *Span {
 	tt.Helper()
 	until(tt, "a span comes", func() bool { t.mu.Lock(); defer t.mu.Unlock(); return len(t.all) > n })
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	return t.all[n]
 }
 

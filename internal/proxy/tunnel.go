@@ -122,8 +122,8 @@ const bulk = 4
 // copySome copies until the end (nil) or an error, a passed deadline included. What flows on and on from TCP to TCP is
 // spliced, without a copy.
 func copySome(dst, src net.Conn) (total int64, err error) {
-	d, ok := dst.(*net.TCPConn)
-	s, tcp := src.(*net.TCPConn)
+	d, ok := dst.(*socket)
+	s, tcp := src.(*socket)
 	splice := ok && tcp
 	buffers, full := &largeBuffers, 0
 	if splice {
@@ -138,7 +138,7 @@ func copySome(dst, src net.Conn) (total int64, err error) {
 		return full < bulk, err
 	})
 	if err == nil {
-		n, err := d.ReadFrom(s)
+		n, err := d.ReadFrom(s.TCPConn)
 		return total + n, err
 	}
 	if err == io.EOF {
@@ -187,9 +187,8 @@ var errNothing = os.ErrDeadlineExceeded // which TLS takes as a reason to try ag
 // reader gives a connection's socket, and what reads from it without waiting, to be called while the socket can be read.
 func reader(c net.Conn) (syscall.RawConn, func(fd int, p []byte) (int, error), error) {
 	switch c := c.(type) {
-	case *net.TCPConn:
-		raw, err := c.SyscallConn()
-		return raw, readNow, err
+	case *socket:
+		return c.raw, readNow, nil
 	case *transport:
 		raw, err := c.SyscallConn()
 		return raw, c.readNow, err
@@ -214,20 +213,16 @@ func reader(c net.Conn) (syscall.RawConn, func(fd int, p []byte) (int, error), e
 
 // readNow reads from a socket, if there is anything.
 func readNow(fd int, p []byte) (int, error) {
-	for {
-		n, err := syscall.Read(fd, p)
-		switch {
-		case err == syscall.EINTR:
-			continue
-		case err == syscall.EAGAIN:
-			return 0, errNothing
-		case err != nil:
-			return 0, os.NewSyscallError("read", err)
-		case n == 0:
-			return 0, io.EOF
-		}
-		return n, nil
+	n, err := rawFD(fd).read(p)
+	switch {
+	case err == syscall.EAGAIN:
+		return 0, errNothing
+	case err != nil:
+		return 0, os.NewSyscallError("read", err)
+	case n == 0:
+		return 0, io.EOF
 	}
+	return n, nil
 }
 
 // transport is a TCP connection beneath TLS, or one of which some bytes have been read ahead.

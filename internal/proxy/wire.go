@@ -25,7 +25,6 @@ type wire struct {
 	base   int
 	pinned [][]byte
 	out    []byte // not yet written
-	parts  net.Buffers
 
 	// patience bounds each wait for a part of a body; 0 leaves the deadline alone. given is set when another goroutine
 	// wants the reader of a body to give up.
@@ -239,10 +238,12 @@ func (w *wire) flush() error {
 
 // flushWith writes what has been collected and then p, of which no copy is made.
 func (w *wire) flushWith(p []byte) error {
-	w.parts = append(w.parts[:0], w.out, p)
-	parts := w.parts // WriteTo consumes it
-	_, err := parts.WriteTo(w.conn)
-	clear(w.parts)
+	var err error
+	if s, ok := w.conn.(*socket); ok {
+		_, err = s.writeBoth(w.out, p)
+	} else if err = w.flush(); err == nil {
+		_, err = w.conn.Write(p)
+	}
 	w.out = w.out[:0]
 	return err
 }
