@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"os/exec"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,10 +20,9 @@ import (
 	"time"
 )
 
-// benchCase is one kind of load. load gives the number of operations that succeeded, or a latency in microseconds.
+// benchCase is one kind of load. load gives the number of operations that succeeded.
 type benchCase struct {
 	name, what string
-	latency    bool
 	load       func(ctx context.Context, b *bench, p portSet, d time.Duration) (float64, error)
 }
 
@@ -43,7 +41,6 @@ var cases = []benchCase{
 	{name: "tcp", what: "messages to and fro", load: pingPong(tcp, "")},
 	{name: "tcp-new", what: "a connection for each message", load: tcpNew},
 	{name: "tls-passthrough", what: "messages to and fro after a ClientHello", load: pingPong(pass, clientHello())},
-	{name: "http1-p99", what: "99th percentile at 2,000 requests a second", latency: true, load: fixedRate},
 }
 
 // upgrade asks for a WebSocket.
@@ -254,64 +251,4 @@ func grpcStream(ctx context.Context, _ *bench, p portSet, d time.Duration) (floa
 			}
 		}
 	})
-}
-
-// fixedRate sends requests when they are due, answered or not, and gives the 99th percentile of the time from then.
-func fixedRate(ctx context.Context, _ *bench, p portSet, d time.Duration) (float64, error) {
-	const rate, conns = 2000, 64
-	ctx, cancel := context.WithTimeout(ctx, d+10*time.Second)
-	defer cancel()
-	due := make(chan time.Time, rate*(int(d.Seconds())+1))
-	var mu sync.Mutex
-	var took []time.Duration
-	var all sync.WaitGroup
-	errs := make(chan error, conns)
-	for range conns {
-		all.Go(func() {
-			c, err := dial(ctx, p.plain)
-			if err != nil {
-				errs <- err
-				return
-			}
-			defer c.Close()
-			r := bufio.NewReader(c)
-			for at := range due {
-				if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
-					errs <- err
-					return
-				}
-				resp, err := http.ReadResponse(r, nil)
-				if err == nil {
-					_, err = io.Copy(io.Discard, resp.Body)
-				}
-				if err != nil {
-					errs <- err
-					return
-				}
-				mu.Lock()
-				took = append(took, time.Since(at))
-				mu.Unlock()
-			}
-		})
-	}
-	begin := time.Now()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for n := 0; time.Since(begin) < d; <-tick.C {
-		for ; n < min(int(time.Since(begin).Seconds()*rate), cap(due)); n++ {
-			due <- time.Now()
-		}
-	}
-	close(due)
-	all.Wait()
-	select {
-	case err := <-errs:
-		return 0, err
-	default:
-	}
-	if len(took) == 0 {
-		return 0, errFew
-	}
-	slices.Sort(took)
-	return float64(took[len(took)*99/100].Microseconds()), nil
 }

@@ -57,9 +57,10 @@ func run(ctx context.Context, rounds, seconds int, only, out, weft string) error
 		return err
 	}
 	r := report{rounds: rounds, figures: map[string]map[string][]float64{}}
+	wanted := func(name string) bool { return only == "" || slices.Contains(strings.Split(only, ","), name) }
 	for range rounds {
 		for _, c := range cases {
-			if only != "" && !slices.Contains(strings.Split(only, ","), c.name) {
+			if !wanted(c.name) {
 				continue
 			}
 			for _, name := range contenders {
@@ -77,6 +78,17 @@ func run(ctx context.Context, rounds, seconds int, only, out, weft string) error
 				r.add(c.name, name, us)
 				fmt.Fprintf(os.Stderr, "%s %s %.2f\n", c.name, name, us)
 			}
+		}
+		if !wanted(latencyCase) {
+			continue
+		}
+		err := latencies(ctx, time.Duration(seconds)*time.Second, func(contender string, took []int64) {
+			for row, share := range percentiles {
+				r.add(row, contender, percentile(took, share))
+			}
+		})
+		if err != nil {
+			return fmt.Errorf("%s, %w", latencyCase, err)
 		}
 	}
 	if only == "" {
@@ -96,7 +108,7 @@ func run(ctx context.Context, rounds, seconds int, only, out, weft string) error
 
 var errFew = errors.New("too few operations succeeded")
 
-// measure gives the microseconds of CPU that a contender takes for each operation of a case. Cases of latency give that.
+// measure gives the microseconds of CPU that a contender takes for each operation of a case.
 func (b *bench) measure(ctx context.Context, c benchCase, name string, d time.Duration) (float64, error) {
 	p := b.procs[name]
 	before, err := p.cpu()
@@ -106,9 +118,6 @@ func (b *bench) measure(ctx context.Context, c benchCase, name string, d time.Du
 	n, err := c.load(ctx, b, ports(name), d)
 	if err != nil {
 		return 0, err
-	}
-	if c.latency {
-		return n, nil
 	}
 	after, err := p.cpu()
 	if err != nil {

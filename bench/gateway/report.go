@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -49,6 +50,18 @@ machine was not idle, so the ratios count. The last column is the ratio to the b
 		n, h, w := r.median(c.name, "nginx"), r.median(c.name, "haproxy"), r.median(c.name, "weft")
 		fmt.Fprintf(&b, "| %s | %s | %.1f | %.1f | %.1f | %.2f |\n", c.name, c.what, n, h, w, w/min(n, h))
 	}
+	if len(r.figures["http1-p99"]) > 0 {
+		fmt.Fprintf(&b, `
+Latency of small requests at %d a second, in microseconds; medians of %d turns of %v:
+
+| percentile | nginx | HAProxy | weft | ratio |
+|---|---|---|---|---|
+`, latencyRate, len(r.figures["http1-p99"]["weft"]), latencyTurn)
+		for _, row := range slices.Sorted(maps.Keys(percentiles)) {
+			n, h, w := r.median(row, "nginx"), r.median(row, "haproxy"), r.median(row, "weft")
+			fmt.Fprintf(&b, "| %s | %.0f | %.0f | %.0f | %.2f |\n", row, n, h, w, w/min(n, h))
+		}
+	}
 	if len(r.memory) > 0 {
 		fmt.Fprintf(&b, "\nMemory (resident):\n\n| contender | what | |\n|---|---|---|\n%s", figures(r.memory))
 	}
@@ -63,7 +76,7 @@ func (r *report) json() []byte {
 			medians[c][name] = r.median(c, name)
 		}
 	}
-	out, err := json.MarshalIndent(map[string]any{"unit": "microseconds of CPU; http1-p99: of latency", "rounds": r.rounds, "routes": routes, "cases": medians, "memory": r.memory}, "", "\t")
+	out, err := json.MarshalIndent(map[string]any{"unit": "microseconds of CPU; http1-p50 and -p99: of latency", "rounds": r.rounds, "routes": routes, "cases": medians, "memory": r.memory}, "", "\t")
 	if err != nil {
 		panic(err) // numbers and strings only
 	}
