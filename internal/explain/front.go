@@ -363,6 +363,9 @@ func (q *question) gateway(f *found, r *Request) {
 		q.refuse(Step{Station: "match", Object: f.front.Object, Text: fmt.Sprintf("no rule is looked for, the answer is %d: %s", f.status, f.reason)})
 		return
 	}
+	if !q.beforeRouting(f) {
+		return
+	}
 	winners := f.winners()
 	if len(winners) == 0 {
 		details := losers(f)
@@ -395,6 +398,22 @@ func (q *question) gateway(f *found, r *Request) {
 	}
 	q.add(step)
 	q.rule(f, rt, object, &rt.Rules[rule])
+}
+
+// beforeRouting says what the listener's filters do; false when one of them lets nobody pass. What an authority adds to a
+// request is not known here, so rules are looked for as if it added nothing.
+func (q *question) beforeRouting(f *found) bool {
+	for i := range f.listener.Filters {
+		text, ends := filterText(&f.listener.Filters[i])
+		step := Step{Station: "filter", Mark: OK, Object: f.front.Object, Text: "before a rule is looked for: " + text}
+		if ends {
+			q.refuse(step)
+			return false
+		}
+		step.Details = []string{"what it adds to the request is not known here"}
+		q.add(step)
+	}
+	return true
 }
 
 // maxLosers is how many rules that lose are told of.
@@ -500,6 +519,17 @@ func (q *question) backend(front *Front, object string, b *route.WeightedBackend
 		q.add(step)
 		return
 	}
+	for j := range b.Filters {
+		text, ends := filterText(&b.Filters[j])
+		if ends {
+			if step.Text = text + share; b.Filters[j].Redirect != nil {
+				step.Mark = OK
+			}
+			q.add(step)
+			return
+		}
+		step.Details = append(step.Details, text)
+	}
 	be := &front.Tables.Backends[i]
 	var endpoints []route.Endpoint
 	for _, e := range front.Tables.Endpoints {
@@ -510,7 +540,7 @@ func (q *question) backend(front *Front, object string, b *route.WeightedBackend
 	if len(endpoints) == 0 {
 		step.Text = "has no endpoint: the answer is 503" + share
 		if s := q.serviceByKey(b.Backend); s != nil && len(s.Ports) > 0 {
-			step.Details = q.w.NoEndpoints(s, &s.Ports[0])
+			step.Details = append(step.Details, q.w.NoEndpoints(s, &s.Ports[0])...)
 		}
 		q.add(step)
 		return

@@ -25,8 +25,21 @@ func filterText(f *route.Filter) (text string, ends bool) {
 		return "a copy goes to " + f.Mirror.Backend, false
 	case f.CORS != nil:
 		return "CORS for origins " + strings.Join(f.CORS.AllowOrigins, ", "), false
+	case f.ExternalAuth != nil:
+		return authText(f.ExternalAuth), f.ExternalAuth.Invalid != ""
 	}
 	return "nothing", false
+}
+
+// authText puts into words whom requests are asked about.
+func authText(a *route.ExternalAuth) string {
+	switch {
+	case a.Invalid != "":
+		return "whether the request may pass can't be asked, the answer is 500: " + a.Invalid
+	case a.GRPC:
+		return "whether the request may pass is asked of " + a.Backend + " over gRPC"
+	}
+	return "whether the request may pass is asked of " + strings.TrimSuffix(a.Backend+" "+string(a.Path), " ")
 }
 
 func redirectText(r *route.Redirect) string {
@@ -110,7 +123,7 @@ func policyTexts(p *route.Policy) []string {
 		out = append(out, "a name and password are asked for (401 without)")
 	}
 	if a := p.ExternalAuth; a != nil && !a.Disabled {
-		out = append(out, "whether the request may pass is asked of "+strings.TrimSuffix(a.Backend+" "+string(a.Path), " "))
+		out = append(out, authText(a))
 	}
 	for _, l := range p.RateLimits {
 		out = append(out, fmt.Sprintf("at most %d requests in %s for each client, %d more at once", l.Requests, time.Duration(l.Per), l.Burst))

@@ -130,6 +130,9 @@ func (r *routing) take(m kube.Manifest) error {
 	}
 	var bad []error
 	for _, field := range slices.Sorted(maps.Keys(o.Unknown)) {
+		if gatewayapi.ReadsLater(gvk.Kind, field) {
+			continue
+		}
 		bad = append(bad, fmt.Errorf("%s: %v is not what the Gateway API has there", field, o.Unknown[field]))
 	}
 	return errors.Join(bad...)

@@ -70,6 +70,8 @@ func TestWhyURL(t *testing.T) {
 		{"ingress", "outside", "http://old.example.org/a", nil, true},
 		{"ingress-forbidden", "198.51.100.1", "http://old.example.org/a", nil, false},
 		{"cluster-name", "db", "http://cart.shop/", nil, true},
+		{"listener-filter", "outside", "http://guarded.example.net/", nil, false}, // of one backend nobody can be asked
+		{"listener-filter-broken", "outside", "http://broken.example.net/", nil, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			a := why(t, w, tc.from, tc.url, tc.headers)

@@ -57,6 +57,7 @@ func Explain(out io.Writer, u *route.Update, q Question) (found bool, err error)
 		}
 	}
 	fmt.Fprintf(out, "listener %s\n", listener.Key)
+	explainFilters(out, listener.Filters)
 	trial, err := proxy.NewTrial(u)
 	if err != nil {
 		fmt.Fprintf(out, "note: %v\n", err)
@@ -82,6 +83,35 @@ func Explain(out io.Writer, u *route.Update, q Question) (found bool, err error)
 	}
 	explainPolicies(out, u, policies)
 	return found, nil
+}
+
+// explainFilters writes what a listener's requests pass before a rule is looked for.
+func explainFilters(out io.Writer, filters []route.Filter) {
+	for i := range filters {
+		fmt.Fprintf(out, "  before routing, %d: ", i)
+		switch a := filters[i].ExternalAuth; {
+		case a == nil:
+			fmt.Fprintln(out, "500: the filter is of a kind that listeners don't have")
+		case a.Invalid != "":
+			fmt.Fprintf(out, "500: %s\n", a.Invalid)
+		default:
+			fmt.Fprintf(out, "asks %s; what it adds to the request is not known here\n", a.Backend)
+		}
+	}
+}
+
+// asked is whom a backend's requests are asked about.
+func asked(b *route.WeightedBackend) string {
+	for i := range b.Filters {
+		switch a := b.Filters[i].ExternalAuth; {
+		case a == nil:
+		case a.Invalid != "":
+			return ", but 500: " + a.Invalid
+		default:
+			return ", having asked " + a.Backend
+		}
+	}
+	return ""
 }
 
 // listenerOf finds the listener of a scheme that has a host at a port, the gateway's own or that which clients know; nil
@@ -212,8 +242,9 @@ func backends(r *route.Rule, wins bool) string {
 		return ""
 	}
 	var names []string
-	for _, b := range r.Backends {
-		names = append(names, fmt.Sprintf("%s (weight %d)", b.Backend, b.Weight))
+	for i := range r.Backends {
+		b := &r.Backends[i]
+		names = append(names, fmt.Sprintf("%s (weight %d)%s", b.Backend, b.Weight, asked(b)))
 	}
 	for _, f := range r.Filters {
 		if f.Redirect != nil {

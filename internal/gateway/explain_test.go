@@ -65,3 +65,25 @@ func TestExplainReadsPathsAsTheProxyDoes(t *testing.T) {
 		}
 	}
 }
+
+// Whom requests are asked about is told, before routing and of a backend, and where nobody can be.
+func TestExplainTellsWhoIsAsked(t *testing.T) {
+	u := guarded()
+	asks := func(a route.ExternalAuth) []route.Filter { return []route.Filter{{ExternalAuth: &a}} }
+	u.Listeners[0].Filters = append(asks(route.ExternalAuth{Backend: "auth", Path: "/"}), asks(route.ExternalAuth{Invalid: "there is no Service x"})...)
+	u.Routes[0].Rules[0].Backends = []route.WeightedBackend{{Backend: "b", Weight: 1, Filters: asks(route.ExternalAuth{Backend: "own", Path: "/"})},
+		{Backend: "c", Weight: 2, Filters: asks(route.ExternalAuth{Invalid: "there is no Service y"})}}
+	at, err := url.Parse("http://a.example.com/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	if found, err := Explain(&out, u, Question{Method: "GET", URL: at}); err != nil || !found {
+		t.Fatal(found, err)
+	}
+	for _, want := range []string{"listener l\n  before routing, 0: asks auth;", "before routing, 1: 500: there is no Service x", "b (weight 1), having asked own", "c (weight 2), but 500: there is no Service y"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, &out)
+		}
+	}
+}

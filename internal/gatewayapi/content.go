@@ -141,9 +141,10 @@ func (s *State) compileHTTP(obj *gwv1.HTTPRoute, name model.Name) *content {
 			p := in.Matches[0].Path
 			prefix = p == nil || p.Type == nil || *p.Type == gwv1.PathMatchPathPrefix
 		}
-		r.rule.Filters = r.httpFilters(in.Filters, prefix, false)
-		for _, b := range in.BackendRefs {
-			r.rule.Backends = append(r.rule.Backends, r.weighted(b.BackendRef, r.httpFilters(b.Filters, prefix, true)))
+		r.rule.Filters = r.httpFilters(ofRule, in.Filters, prefix)
+		for j, b := range in.BackendRefs {
+			filters := r.httpFilters(fmt.Sprintf("backendRefs[%d].filters", j), b.Filters, prefix)
+			r.rule.Backends = append(r.rule.Backends, r.weighted(b.BackendRef, filters))
 		}
 		if t := in.Timeouts; t != nil {
 			to := route.Timeouts{Request: r.duration("timeouts.request", t.Request), BackendRequest: r.duration("timeouts.backendRequest", t.BackendRequest)}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -15,6 +16,23 @@ import (
 // What is understood of them is taken out; what is left is refused where it stands, since it may restrict what the rest
 // of the object allows.
 type extra map[string]any
+
+// laterFields are those of release 1.7 that are read, by kind; their places in lists are left out.
+var laterFields = map[string][]string{
+	"Gateway":     {"spec.listeners[].filters", "spec.addresses[].routability"},
+	"ListenerSet": {"spec.listeners[].filters"},
+	"HTTPRoute": {"spec.rules[].sessionPersistence.cookie", "spec.rules[].sessionPersistence.header",
+		"spec.rules[].filters[].externalAuth.forwardBody.maxSize", "spec.rules[].backendRefs[].filters[].externalAuth.forwardBody.maxSize"},
+	"GRPCRoute": {"spec.rules[].sessionPersistence.cookie", "spec.rules[].sessionPersistence.header"},
+}
+
+var places = regexp.MustCompile(`\[[0-9]+\]`)
+
+// ReadsLater tells whether a field that the API's Go types do not have, or can't hold, is one of a later release that is read
+// all the same. What it holds may still be refused.
+func ReadsLater(kind, path string) bool {
+	return slices.Contains(laterFields[kind], places.ReplaceAllString(path, "[]"))
+}
 
 // under gives the fields within a part of the object, such as "spec.rules[0]", by their path within that part; nil is
 // none. They are a copy: what is taken out of it stays where it was.
@@ -62,16 +80,18 @@ func (x extra) take(path string, into any) (found bool) {
 		return false
 	}
 	raw, err := json.Marshal(v)
-	if err != nil {
-		return false
-	}
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.DisallowUnknownFields()
-	if d.Decode(into) != nil {
+	if err != nil || strictly(raw, into) != nil {
 		return false
 	}
 	delete(x, path)
 	return true
+}
+
+// strictly reads JSON, of which nothing may be unknown.
+func strictly(raw []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	return d.Decode(into)
 }
 
 // notKnown says what is wrong with fields that are left; "" when there are none.

@@ -25,11 +25,11 @@ var spans = map[features.FeatureName]span{
 	features.SupportHTTPRouteRetryBackendTimeout:  {last: 6, experimental: 6},
 	features.SupportHTTPRouteRetryConnectionError: {experimental: 6},
 
-	// Names of release 1.7, which the Go module of the API in use does not have. Not among them, as weft does not have it:
-	// GatewayListenerFilters.
+	// Names of release 1.7, which the Go module of the API in use does not have.
 	"GatewayAddressRoutability":                  {first: 7, experimental: 7},
 	"GatewayAddressRoutabilityCluster":           {first: 7, experimental: 7},
 	"ClusterTrustBundle":                         {first: 7, experimental: 7},
+	"GatewayListenerFilters":                     {first: 7, experimental: 7},
 	"HTTPRouteRetryCodes":                        {first: 7},
 	"HTTPRouteBackendURLRewrite":                 {first: 7},
 	"GRPCRouteRequestHeaderModifier":             {first: 7},

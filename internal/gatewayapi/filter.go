@@ -20,10 +20,13 @@ const (
 	defaultBackoff  = 25 * time.Millisecond // before the first of them
 )
 
-// httpFilters translates filters of a rule, or of one of its backends. prefix says that the rule matches by one prefix,
-// which a prefix replacement needs.
-func (r *ruleCompiler) httpFilters(in []gwv1.HTTPRouteFilter, prefix, backend bool) (out []route.Filter) {
-	var redirects, rewrites bool
+// ofRule is where a rule's own filters stand in it.
+const ofRule = "filters"
+
+// httpFilters translates filters of a rule, or of one of its backends; at is where they stand. prefix says that the rule
+// matches by one prefix, which a prefix replacement needs.
+func (r *ruleCompiler) httpFilters(at string, in []gwv1.HTTPRouteFilter, prefix bool) (out []route.Filter) {
+	var redirects, rewrites, asks bool
 	for i := range in {
 		f := &in[i]
 		missing := func() {
@@ -79,7 +82,17 @@ func (r *ruleCompiler) httpFilters(in []gwv1.HTTPRouteFilter, prefix, backend bo
 				missing()
 				continue
 			}
-			r.externalAuth(i, f.ExternalAuth, backend)
+			if asks {
+				r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: externalAuth is there twice")
+			}
+			asks = true
+			switch a := r.externalAuth(fmt.Sprintf("%s[%d]", at, i), f.ExternalAuth); {
+			case a == nil:
+			case at == ofRule:
+				r.askFirst(a)
+			default:
+				out = append(out, route.Filter{ExternalAuth: a})
+			}
 		default:
 			r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: type %q is not supported", f.Type)
 		}
@@ -109,65 +122,35 @@ func (r *ruleCompiler) grpcFilters(in []gwv1.GRPCRouteFilter) (out []route.Filte
 	return out
 }
 
-// externalAuth makes a policy of the rule that asks an authorization server (GEP-1494), over HTTP or in Envoy's protocol of
-// gRPC. A body that is to be told is told whole: the API says both that larger ones are rejected and that they are cut, and
-// what was cut off would be let through unseen. Release 1.7 has a wider maxSize. The policy's key stays as long as the rule
-// has its place.
-func (r *ruleCompiler) externalAuth(index int, f *gwv1.HTTPExternalAuthFilter, backend bool) {
-	switch {
-	case backend:
-		r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: externalAuth is for rules, not for one of their backendRefs: who may is decided before a backend is chosen")
-	case f.ExternalAuthProtocol != gwv1.HTTPRouteExternalAuthHTTPProtocol && f.ExternalAuthProtocol != gwv1.HTTPRouteExternalAuthGRPCProtocol:
-		r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: externalAuth.protocol %q is not supported: HTTP and GRPC are", f.ExternalAuthProtocol)
-	case len(r.rule.Policies) > 0:
-		r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: externalAuth is there twice")
-	}
+// externalAuth is whom a filter of the rule, or of one of its backends, has asked; nil when that is refused. at is where it
+// stands.
+func (r *ruleCompiler) externalAuth(at string, f *gwv1.HTTPExternalAuthFilter) *route.ExternalAuth {
 	if r.refused {
-		return
+		return nil
 	}
-	key := fmt.Sprintf("%s/%s/rules/%d/externalAuth", r.c.from.kind, r.c.from.Name, r.index)
-	p := route.Policy{Key: key, ExternalAuth: &route.ExternalAuth{Host: "$host", Path: "$request_uri", AllResponseHeaders: true,
-		Headers: []string{"Authorization"}}}
-	as := spokenHTTP
-	if f.ExternalAuthProtocol == gwv1.HTTPRouteExternalAuthGRPCProtocol {
-		as, p.ExternalAuth = spokenGRPC, &route.ExternalAuth{GRPC: true}
-		if g := f.GRPCAuthConfig; g != nil && len(g.AllowedRequestHeaders) > 0 {
-			p.ExternalAuth.Headers = g.AllowedRequestHeaders
-		}
-	}
+	body := 0
 	if f.ForwardBody != nil {
-		p.ExternalAuth.ForwardBody = int(f.ForwardBody.MaxSize)
-		var wide int
-		if r.extra.take(fmt.Sprintf("filters[%d].externalAuth.forwardBody.maxSize", index), &wide) {
-			p.ExternalAuth.ForwardBody = wide
-		}
-		if size := p.ExternalAuth.ForwardBody; size < 0 || size > route.MaxForwardBody {
-			r.refuse(gwv1.RouteReasonUnsupportedValue, "filters[%d]: externalAuth.forwardBody.maxSize: %d is not from 0 to %d bytes", index, size, route.MaxForwardBody)
-			return
-		}
+		body = int(f.ForwardBody.MaxSize)
+		r.extra.take(at+".externalAuth.forwardBody.maxSize", &body) // release 1.7 has a wider one
 	}
-	r.rule.Policies = []string{key}
-	if h := f.HTTPAuthConfig; h != nil && as == spokenHTTP {
-		prefix := strings.ReplaceAll(strings.TrimRight(h.Path, "/"), "$", "$$")
-		p.ExternalAuth.Path = route.Template(prefix) + p.ExternalAuth.Path
-		p.ExternalAuth.Headers = append(p.ExternalAuth.Headers, h.AllowedRequestHeaders...)
-		if len(h.AllowedResponseHeaders) > 0 {
-			p.ExternalAuth.AllResponseHeaders, p.ExternalAuth.ResponseHeaders = false, h.AllowedResponseHeaders
-		}
+	a, refusal, problem := r.s.externalAuth(r.c, f, body)
+	if refusal != "" {
+		r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: %s", refusal)
+		return nil
 	}
-	id, problem := r.s.resolve(r.c, f.BackendRef, as)
 	if problem != nil {
-		problem.message = "filters: externalAuth: " + problem.message
+		problem.message = "filters: " + problem.message
 		r.unresolved(*problem)
-		p.Invalid = problem.message
-	} else {
-		if problem = r.s.unmet(id); problem != nil {
-			r.unresolved(*problem)
-		}
-		once(&r.c.backends, id)
-		p.ExternalAuth.Backend = id.key()
 	}
-	r.c.own = append(r.c.own, p)
+	return a
+}
+
+// askFirst makes a policy of the rule that asks an authority: it takes the place of more general ones. Its key stays as long
+// as the rule has its place.
+func (r *ruleCompiler) askFirst(a *route.ExternalAuth) {
+	key := fmt.Sprintf("%s/%s/rules/%d/externalAuth", r.c.from.kind, r.c.from.Name, r.index)
+	r.rule.Policies = []string{key}
+	r.c.own = append(r.c.own, route.Policy{Key: key, ExternalAuth: a})
 }
 
 // extension answers filters of others: none is known, and the API forbids to skip them.

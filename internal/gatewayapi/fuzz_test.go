@@ -82,19 +82,23 @@ func whole(t *testing.T, s *State) {
 				used[route.Ref{Kind: kind, Key: key}] = true
 			}
 		}
-		for i := range u.Listeners {
-			l := &u.Listeners[i]
-			have[route.Ref{Kind: route.KindListener, Key: l.Key}] = true
-			if l.TLS != nil {
-				for _, c := range l.TLS.Certificates {
-					use(route.KindCertificate, c)
-				}
-			}
-		}
 		filters := func(fs []route.Filter) {
 			for _, f := range fs {
 				if f.Mirror != nil {
 					use(route.KindBackend, f.Mirror.Backend)
+				}
+				if f.ExternalAuth != nil {
+					use(route.KindBackend, f.ExternalAuth.Backend)
+				}
+			}
+		}
+		for i := range u.Listeners {
+			l := &u.Listeners[i]
+			have[route.Ref{Kind: route.KindListener, Key: l.Key}] = true
+			filters(l.Filters)
+			if l.TLS != nil {
+				for _, c := range l.TLS.Certificates {
+					use(route.KindCertificate, c)
 				}
 			}
 		}

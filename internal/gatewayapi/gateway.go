@@ -39,9 +39,11 @@ type gateway struct {
 	// What it was compiled from, besides the Gateway and its ListenerSets.
 	refs      set[ref]
 	foreign   set[string] // namespaces of others that it refers to
+	services  set[model.Name]
 	wantCerts map[string]*route.Certificate
 
 	tables   *tables
+	asked    set[backendID]          // by filters of listeners that are in the tables
 	attached map[string]set[RouteID] // by the listener's key
 
 	told      *gwv1.GatewayStatus
@@ -101,6 +103,7 @@ func (s *State) compileGateway(w *work, name model.Name) {
 		before = g.listeners
 	}
 	g.obj, g.refs, g.foreign, g.wantCerts, g.insecure = obj, set[ref]{}, set[string]{}, map[string]*route.Certificate{}, false
+	g.services = set[model.Name]{}
 	params := s.parametersOf(g)
 	s.gatherListeners(g)
 	s.acceptGateway(g)
@@ -129,6 +132,7 @@ func (s *State) compileGateway(w *work, name model.Name) {
 			g.tables.policies.put(l.unservableKey(), &route.Policy{Key: l.unservableKey(), Invalid: "listener " + l.name + ": " + l.unservable})
 		}
 	}
+	s.exchangeAsked(w, g)
 	for key, c := range g.wantCerts {
 		g.tables.certs.put(key, c)
 	}
@@ -139,6 +143,7 @@ func (s *State) compileGateway(w *work, name model.Name) {
 	}
 	s.gatewaysByRef.set(name, slices.Collect(maps.Keys(g.refs)))
 	s.gatewaysByForeign.set(name, slices.Collect(maps.Keys(g.foreign)))
+	s.gatewaysByService.set(name, slices.Collect(maps.Keys(g.services)))
 	if was := s.defaultGateways.has(name); was != (obj.Spec.DefaultScope == gwv1.GatewayDefaultScopeAll) {
 		if was {
 			delete(s.defaultGateways, name)
@@ -171,6 +176,7 @@ func (s *State) dropGateway(w *work, g *gateway) {
 	delete(s.gateways, name)
 	s.gatewaysByRef.set(name, nil)
 	s.gatewaysByForeign.set(name, nil)
+	s.gatewaysByService.set(name, nil)
 	if s.defaultGateways.has(name) {
 		delete(s.defaultGateways, name)
 		for id := range s.defaultRoutes {
@@ -227,7 +233,11 @@ func (s *State) gatherListeners(g *gateway) {
 	g.byKey, g.byParent = map[string]*listener{}, map[parentID][]*listener{}
 	add := func(p parentID, i int, spec *gwv1.Listener) *listener {
 		l := s.newListener(g, p, spec)
-		l.refusal = s.refusal(g, p, i)
+		x := s.extraOf(p.kind, p.Name).under(fmt.Sprintf("spec.listeners[%d]", i))
+		s.readFilters(g, l, x)
+		if why := s.unknown(g, p, x); why != "" {
+			l.refuse(gwv1.ListenerReasonUnsupportedValue, why)
+		}
 		g.listeners, g.byKey[l.key], g.byParent[p] = append(g.listeners, l), l, append(g.byParent[p], l)
 		return l
 	}
@@ -265,12 +275,12 @@ func (s *State) gatherListeners(g *gateway) {
 		ok := l.accepted.ok
 		s.resolveCertificates(g, l)
 		s.resolveValidation(g, l)
-		if ok && l.refusal != "" {
-			l.accepted = no(gwv1.ListenerReasonUnsupportedValue, l.refusal)
-			l.unservable = l.refusal
+		if ok && l.refusal != nil {
+			l.accepted = *l.refusal
+			l.unservable = l.refusal.message
 		}
 		stream := l.protocol == route.TCP || l.protocol == route.UDP
-		l.served = ok && (l.refusal == "" || !stream) // also when it then refuses every connection: its hostname is not to fall to another listener
+		l.served = ok && (l.refusal == nil || !stream) // also when it then refuses every connection: its hostname is not to fall to another listener
 	}
 	findOverlaps(g.listeners)
 }

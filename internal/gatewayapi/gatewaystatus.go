@@ -27,6 +27,8 @@ func (s *State) listenerProgrammed(g *gateway, l *listener) verdict {
 		return no(gwv1.ListenerReasonInvalid, "the listener is not accepted: "+l.accepted.message)
 	case l.unservable != "":
 		return no(gwv1.ListenerReasonInvalid, "connections are refused: "+l.unservable)
+	case l.failing != "":
+		return no(gwv1.ListenerReasonInvalid, "requests get 500: "+l.failing)
 	case g.unheard() && s.wasProgrammed(g, l):
 		return programmed
 	case g.feedback == nil || g.feedback.Confirmed == 0 || g.feedback.Confirmed < g.tables.since[l.key]:
@@ -232,7 +234,7 @@ func (s *State) listenerConditions(g *gateway, l *listener, gen int64) []metav1.
 	out := []metav1.Condition{
 		condition(gwv1.ListenerConditionAccepted, l.accepted, gen),
 		condition(gwv1.ListenerConditionProgrammed, s.listenerProgrammed(g, l), gen),
-		condition(gwv1.ListenerConditionResolvedRefs, l.resolved, gen),
+		condition(gwv1.ListenerConditionResolvedRefs, s.resolvedRefs(g, l), gen),
 		condition(gwv1.ListenerConditionConflicted, conflicted, gen),
 	}
 	if l.overlaps {

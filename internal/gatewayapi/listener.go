@@ -32,8 +32,11 @@ type listener struct {
 	notes      []string // of what is passed over, and serves all the same
 	client     *route.ClientValidation
 	options    *route.ListenerTLS // from spec.tls.options
-	refusal    string             // why it is refused for fields that are not known; "" is none
+	refusal    *verdict           // why it can't be served as written; nil is nothing
 	unservable string             // it is there so that its hostname is nobody else's, and refuses connections
+	filters    []route.Filter     // before routing
+	asked      []backendID        // by filters
+	failing    string             // why all its requests fail, for a reference of filters; "" is that they don't
 }
 
 // unservableKey is the key of the policy that refuses the requests of a listener that can't be served.
@@ -54,7 +57,7 @@ type attachSpec struct {
 }
 
 // valid tells whether connections to the listener can be served.
-func (l *listener) valid() bool { return l.accepted.ok && l.unservable == "" }
+func (l *listener) valid() bool { return l.accepted.ok && l.unservable == "" && l.failing == "" }
 
 // newListener reads what can be read of a listener by itself.
 func (s *State) newListener(g *gateway, parent parentID, spec *gwv1.Listener) *listener {
@@ -102,24 +105,19 @@ func (s *State) newListener(g *gateway, parent parentID, spec *gwv1.Listener) *l
 	return l
 }
 
-// refusal says why the i-th listener of a Gateway or ListenerSet can't be served for fields that are not known: its own,
-// and those beside the listeners, which may concern them all.
-func (s *State) refusal(g *gateway, parent parentID, i int) string {
-	all := s.extraOf(parent.kind, parent.Name)
+// unknown says why a listener of a Gateway or ListenerSet can't be served for fields that are not known: its own, which x
+// has, and those beside the listeners, which may concern them all.
+func (s *State) unknown(g *gateway, parent parentID, x extra) string {
+	beside := func(p parentID) string {
+		return notKnown(s.extraOf(p.kind, p.Name).without("spec.listeners[", "spec.addresses", "spec.infrastructure"))
+	}
 	if parent.kind == "ListenerSet" {
-		if why := s.refusal(g, parentID{"Gateway", g.name}, -1); why != "" {
+		if why := beside(parentID{"Gateway", g.name}); why != "" {
 			return "Gateway's " + why
 		}
 	}
-	if why := notKnown(all.without("spec.listeners[", "spec.addresses", "spec.infrastructure")); why != "" {
+	if why := beside(parent); why != "" {
 		return why
-	}
-	x := all.under(fmt.Sprintf("spec.listeners[%d]", i))
-	var none struct {
-		Requests []struct{} `json:"requests"`
-	}
-	if _, there := x["filters"]; there && (!x.take("filters", &none) || len(none.Requests) > 0) {
-		return "filters: filters before routing are not supported: attach a TrafficPolicy with externalAuth to the listener, or use a filter of the routes"
 	}
 	return notKnown(x.without())
 }
@@ -401,6 +399,9 @@ func (l *listener) table(p *Parameters) *route.Listener {
 	}
 	if p.ProxyProtocol != nil && l.protocol != route.UDP {
 		out.ProxyProtocol, out.ProxySources = *p.ProxyProtocol, p.ProxySources
+	}
+	if l.refusal == nil {
+		out.Filters = l.filters
 	}
 	if l.protocol == route.HTTP || l.protocol == route.HTTPS {
 		out.TrustedProxies, out.Forwarded = p.TrustedProxies, p.Forwarded != nil && *p.Forwarded

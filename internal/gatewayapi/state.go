@@ -62,6 +62,7 @@ type State struct {
 	gatewaysByClass     index[string, model.Name]
 	gatewaysByRef       index[ref, model.Name]
 	gatewaysByForeign   index[string, model.Name]
+	gatewaysByService   index[model.Name, model.Name] // that filters of listeners ask
 	classesByParameters index[model.Name, string]
 	setsByGateway       index[model.Name, model.Name]
 	routesByParent      index[parentID, RouteID]
@@ -90,7 +91,7 @@ func New(opts Options) *State {
 		users: map[model.Name]map[model.Name]set[backendID]{}, policyUsers: map[string]set[model.Name]{},
 
 		gatewaysByClass: newIndex[string, model.Name](), gatewaysByRef: newIndex[ref, model.Name](),
-		gatewaysByForeign: newIndex[string, model.Name](), classesByParameters: newIndex[model.Name, string](),
+		gatewaysByForeign: newIndex[string, model.Name](), gatewaysByService: newIndex[model.Name, model.Name](), classesByParameters: newIndex[model.Name, string](),
 		setsByGateway: newIndex[model.Name, model.Name](), routesByParent: newIndex[parentID, RouteID](),
 		routesByService: newIndex[model.Name, RouteID](), routesByForeign: newIndex[string, RouteID](),
 		policiesByService: newIndex[model.Name, model.Name](), policiesByRef: newIndex[ref, model.Name](),
@@ -148,10 +149,13 @@ func (w *work) counted(g *gateway, key string) {
 	}
 }
 
-// routesOf has the rules of all routes to a Service compiled again.
-func (w *work) routesOf(s *State, svc model.Name) {
+// usersOf has the rules of all routes to a Service compiled again, and the Gateways with filters that ask it.
+func (w *work) usersOf(s *State, svc model.Name) {
 	for id := range s.routesByService.of(svc) {
 		w.content.add(id)
+	}
+	for name := range s.gatewaysByService.of(svc) {
+		w.gateways.add(name)
 	}
 }
 

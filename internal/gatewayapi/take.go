@@ -85,7 +85,7 @@ func (s *State) takeReferents(w *work, c *Change) {
 		w.services.add(name)
 		if old == nil || svc == nil || !slices.Equal(old.Ports, svc.Ports) ||
 			old.Annotations[model.ProxyProtocolAnnotation] != svc.Annotations[model.ProxyProtocolAnnotation] {
-			w.routesOf(s, name)
+			w.usersOf(s, name)
 			w.policiesOf(s, name)
 		}
 	}

@@ -79,7 +79,7 @@ func (s *State) compilePolicy(w *work, name model.Name) {
 		}
 		for _, t := range p.targets {
 			w.services.add(t.service)
-			w.routesOf(s, t.service)
+			w.usersOf(s, t.service)
 			w.policiesOf(s, t.service)
 			if len(p.excluded) > 0 { // what their statuses say of it is not in their rules
 				for id := range s.routesByService.of(t.service) {
@@ -332,6 +332,9 @@ func (s *State) admit(w *work) {
 			w.services.add(t.service)
 			for id := range s.routesByService.of(t.service) {
 				again.add(id)
+			}
+			for name := range s.gatewaysByService.of(t.service) {
+				w.gatewayStatus.add(name)
 			}
 		}
 	}
