@@ -4,7 +4,6 @@ package gateway
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"io"
 	"log/slog"
@@ -161,7 +160,7 @@ func TestExplain(t *testing.T) {
 	if err := os.WriteFile(path, fmt.Appendf(nil, config, 1, 80, "192.0.2.1:80"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	tables, err := File{Path: path}.changed(new([sha256.Size]byte))
+	tables, err := File{Path: path}.Load()
 	if err != nil {
 		t.Fatal(err)
 	}
