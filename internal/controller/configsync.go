@@ -90,7 +90,7 @@ type ConfigSync struct {
 // NewConfigSync returns the Part's Role. It comes before the Parts that publish: what
 // was published in an earlier term is forgotten with its construction.
 func NewConfigSync(api *rest.Config, opts SyncOptions, log *slog.Logger) *Role {
-	return &Role{0, func(reg prometheus.Registerer) (Part, error) {
+	return &Role{Begin: func(reg prometheus.Registerer) (Part, error) {
 		client, err := kubernetes.NewForConfig(api)
 		if err != nil {
 			return nil, fmt.Errorf("API client: %w", err)

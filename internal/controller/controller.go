@@ -45,6 +45,10 @@ type Role struct {
 	// Kinds is what the Part's Update needs to see. A replica follows them while it does not lead, too.
 	Kinds kube.Kinds
 
+	// Current is the kind of which the Part must not act on an old picture: its first Delta has all that was written
+	// before the term, as far as the API still has it. "" is none: a Part whose writes are put right by what comes later.
+	Current string
+
 	// Begin makes the Part as a term begins. The Registerer is the term's.
 	Begin func(prometheus.Registerer) (Part, error)
 }
@@ -206,6 +210,9 @@ func (c *Controller) lead(ctx context.Context, w *kube.Watcher) error {
 		p, err := r.Begin(registry)
 		if err != nil {
 			return err
+		}
+		if r.Current != "" {
+			p = &late{Part: p, current: func(ctx context.Context) error { return w.Current(ctx, r.Current) }, log: c.cfg.Log}
 		}
 		parts = append(parts, p)
 	}

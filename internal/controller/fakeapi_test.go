@@ -43,6 +43,8 @@ type fakeAPI struct {
 	slow    time.Duration // that requests for Leases take
 	leases  [2]int        // requests for Leases that came, and those that wrote one
 	noLists bool          // lists fail
+	behind  string        // the resource whose watches show nothing new; "" is none
+	lists   int           // lists of Services answered
 	refuse  string        // writes to paths that begin so are forbidden; "" is none
 	writes  []string      // "PATCH /api/v1/…" of Services and pools that changed something
 }
@@ -92,6 +94,14 @@ func (f *fakeAPI) setNoLists() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.noLists = true
+}
+
+// setBehind has watches of a resource show nothing new from now on; "" ends that.
+func (f *fakeAPI) setBehind(resource string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.behind = resource
+	f.bump()
 }
 
 // setRefuse has writes to paths that begin so forbidden; "" ends that.
@@ -157,7 +167,9 @@ func (f *fakeAPI) put(path, text string) {
 	if err := json.Unmarshal([]byte(text), &o); err != nil {
 		f.t.Fatalf("%s: %v", text, err)
 	}
-	metaOf(o)["name"] = path[strings.LastIndex(path, "/")+1:]
+	collection, name := path[:strings.LastIndex(path, "/")], path[strings.LastIndex(path, "/")+1:]
+	o["apiVersion"], o["kind"] = version(path), kinds[collection[strings.LastIndex(collection, "/")+1:]]
+	metaOf(o)["name"] = name
 	if _, rest, ok := strings.Cut(path, "/namespaces/"); ok && strings.Contains(rest, "/") {
 		metaOf(o)["namespace"], _, _ = strings.Cut(rest, "/")
 	}
@@ -251,6 +263,9 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodGet && kinds[resource] != "" && f.noLists:
 		fail(w, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "no lists")
 	case r.Method == http.MethodGet && kinds[resource] != "":
+		if resource == "services" {
+			f.lists++
+		}
 		items := []object{}
 		for _, p := range slices.Sorted(maps.Keys(f.objects)) {
 			if within(p, path, resource) {
@@ -289,23 +304,30 @@ func (f *fakeAPI) watch(w http.ResponseWriter, r *http.Request, resource string)
 	_, _ = fmt.Sscan(r.URL.Query().Get("resourceVersion"), &since)
 	enc := json.NewEncoder(w)
 	for {
-		for _, e := range f.history[sort.Search(len(f.history), func(i int) bool { return f.history[i].rv > since }):] {
-			if within(e.prefix, r.URL.Path, resource) {
-				_ = enc.Encode(object{"type": e.kind, "object": e.obj})
+		if f.behind != resource {
+			for _, e := range f.history[sort.Search(len(f.history), func(i int) bool { return f.history[i].rv > since }):] {
+				if within(e.prefix, r.URL.Path, resource) {
+					_ = enc.Encode(object{"type": e.kind, "object": e.obj})
+				}
 			}
+			since = f.rv
 		}
-		since = f.rv
-		changed := f.changed
-		f.mu.Unlock()
 		w.(http.Flusher).Flush()
-		select {
-		case <-changed:
-		case <-r.Context().Done():
-		}
-		f.mu.Lock()
+		f.await(r)
 		if f.away || r.Context().Err() != nil {
 			return
 		}
+	}
+}
+
+// await waits, without the lock, until something has changed or the request is over.
+func (f *fakeAPI) await(r *http.Request) {
+	changed := f.changed
+	f.mu.Unlock()
+	defer f.mu.Lock()
+	select {
+	case <-changed:
+	case <-r.Context().Done():
 	}
 }
 

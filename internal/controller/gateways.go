@@ -105,7 +105,7 @@ type serial struct {
 func NewGateways(api *rest.Config, opts GatewayOptions, record func(model.Event), log *slog.Logger) *Role {
 	kinds := kube.GatewayAPI | kube.GatewayConfigs | kube.GatewayParts | kube.Services | kube.EndpointSlices |
 		kube.Namespaces | kube.Secrets | kube.ConfigMaps | kube.ClusterTrustBundles | kube.Nodes
-	return &Role{kinds, func(reg prometheus.Registerer) (Part, error) {
+	return &Role{Kinds: kinds, Begin: func(reg prometheus.Registerer) (Part, error) {
 		client, err := dynamic.NewForConfig(api)
 		if err != nil {
 			return nil, fmt.Errorf("API client: %w", err)

@@ -64,7 +64,7 @@ type Ingresses struct {
 // NewIngresses returns the Part's Role.
 func NewIngresses(api *rest.Config, opts IngressOptions, record func(model.Event), log *slog.Logger) *Role {
 	kinds := kube.Ingresses | kube.IngressClasses | kube.Services | kube.EndpointSlices | kube.Secrets | kube.ConfigMaps | kube.Nodes
-	return &Role{kinds, func(reg prometheus.Registerer) (Part, error) {
+	return &Role{Kinds: kinds, Begin: func(reg prometheus.Registerer) (Part, error) {
 		client, err := kubernetes.NewForConfig(api)
 		if err != nil {
 			return nil, fmt.Errorf("API client: %w", err)

@@ -57,7 +57,8 @@ type item struct {
 // NewLoadBalancers returns the Part's Role.
 func NewLoadBalancers(api *rest.Config, opts addresses.Options, record func(model.Event), log *slog.Logger) *Role {
 	kinds := kube.Services | kube.Nodes | kube.Namespaces | kube.AddressPools | kube.ServiceCIDRs
-	return &Role{kinds, func(reg prometheus.Registerer) (Part, error) {
+	// Who has which address is in the Services: what the last leader gave away must have been seen before any is given.
+	return &Role{Kinds: kinds, Current: "Service", Begin: func(reg prometheus.Registerer) (Part, error) {
 		client, err := kubernetes.NewForConfig(api)
 		if err != nil {
 			return nil, fmt.Errorf("API client: %w", err)

@@ -23,7 +23,7 @@ type ServiceEvents struct {
 // NewServiceEvents returns the Part's Role.
 func NewServiceEvents(record func(model.Event)) *Role {
 	kinds := kube.Services | kube.EndpointSlices | kube.NetworkPolicies | kube.ClusterNetworkPolicies | kube.ServiceCIDRs
-	return &Role{kinds, func(prometheus.Registerer) (Part, error) {
+	return &Role{Kinds: kinds, Begin: func(prometheus.Registerer) (Part, error) {
 		return &ServiceEvents{table: service.NewTable(""), record: record}, nil
 	}}
 }

@@ -25,6 +25,7 @@ type apiServer struct {
 	services map[string]*corev1.Service
 	watches  map[chan metav1.WatchEvent]bool
 	opened   int  // watches begun so far
+	listed   int  // lists answered so far
 	mute     bool // open watches say nothing
 }
 
@@ -108,6 +109,7 @@ func (s *apiServer) serve(w http.ResponseWriter, r *http.Request) {
 		for _, svc := range s.services {
 			list.Items = append(list.Items, *svc)
 		}
+		s.listed++
 		s.mu.Unlock()
 		_ = json.NewEncoder(w).Encode(list)
 		return

@@ -68,6 +68,7 @@ func (f *feed[O, T]) run(ctx context.Context) {
 		change: f.w.change,
 		listed: f.w.listed,
 		hear:   f.w.hear,
+		reach:  f.w.reach,
 		put:    f.put,
 		translate: func(o any) *entry {
 			return f.translate(o.(O))
@@ -138,6 +139,29 @@ func (f *feed[O, T]) translate(o O) *entry {
 	return e
 }
 
+// newest asks the API server for the highest resourceVersion that an object of the kind has; "" where there is none.
+func (f *feed[O, T]) newest(ctx context.Context) (string, error) {
+	// Without a resourceVersion a list is of the newest state (Kubernetes API concepts, "Resource versions").
+	list, err := f.lw.list(ctx, metav1.ListOptions{})
+	if err != nil {
+		return "", fmt.Errorf("list %s: %w", f.kindName, err)
+	}
+	newest := ""
+	err = meta.EachListItem(list, func(o runtime.Object) error {
+		m, err := meta.Accessor(o)
+		if err != nil {
+			return err
+		}
+		v := m.GetResourceVersion()
+		c, err := compareVersions(newest, v)
+		if c < 0 {
+			newest = v
+		}
+		return err
+	})
+	return newest, err
+}
+
 // guard passes a watch on, notes each sign of life, and ends it when there was none for too long: a connection
 // that died without a word is then opened anew, from where it was.
 func (f *feed[O, T]) guard(in watch.Interface) watch.Interface {
@@ -189,6 +213,7 @@ type store[T any] struct {
 	change    func(func(*model.Delta))
 	listed    func()
 	hear      func(string)
+	reach     func(kind, resourceVersion string)
 	put       func(*model.Delta, model.Name, *T)
 	observe   func(model.Name, types.UID, error)
 }
@@ -252,7 +277,7 @@ func (s *store[T]) Delete(o any) error {
 }
 
 // Replace implements cache.ReflectorStore: a full list, of which only the difference is passed on.
-func (s *store[T]) Replace(objs []any, _ string) error {
+func (s *store[T]) Replace(objs []any, resourceVersion string) error {
 	s.hear(s.kind)
 	there := make(map[model.Name]bool, len(objs))
 	changed := make(map[model.Name]*T)
@@ -277,9 +302,13 @@ func (s *store[T]) Replace(objs []any, _ string) error {
 			}
 		})
 	}
+	s.UpdateResourceVersion(resourceVersion)
 	s.first()
 	return nil
 }
+
+// UpdateResourceVersion implements cache.ResourceVersionUpdater: all up to here has been taken in.
+func (s *store[T]) UpdateResourceVersion(v string) { s.reach(s.kind, v) }
 
 // absent says that the API server does not know the kind: there are no objects of it.
 func (s *store[T]) absent() {

@@ -62,6 +62,8 @@ type Watcher struct {
 	renewed *prometheus.CounterVec
 
 	problems map[model.ObjectKey]problem // not told yet
+
+	lag lag
 }
 
 // problem is what is wrong with an object.
@@ -76,6 +78,7 @@ type runner interface {
 	run(ctx context.Context)
 	kind() string
 	renew()
+	newest(ctx context.Context) (string, error)
 }
 
 // NewWatcher prepares a watcher. Run starts it.
@@ -96,6 +99,7 @@ func NewWatcher(cfg *rest.Config, opts Options) (*Watcher, error) {
 		record: opts.Record,
 		wake:   make(chan struct{}, 1),
 		heard:  make(map[string]time.Time),
+		lag:    lag{reached: make(map[string]string)},
 
 		problems: make(map[model.ObjectKey]problem),
 		renewed: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -137,6 +141,9 @@ func (w *Watcher) Run(ctx context.Context) {
 // Next waits until something has changed and returns all of it. The first Delta comes when every kind has been
 // listed in full: it is the whole state. The error is ctx's.
 func (w *Watcher) Next(ctx context.Context) (*model.Delta, error) {
+	w.mu.Lock()
+	w.lag.asked()
+	w.mu.Unlock()
 	for {
 		w.mu.Lock()
 		var d *model.Delta
@@ -144,6 +151,7 @@ func (w *Watcher) Next(ctx context.Context) (*model.Delta, error) {
 		if w.waiting == 0 {
 			d, problems = w.pending, w.problems
 			w.pending, w.problems = nil, make(map[model.ObjectKey]problem)
+			w.lag.cut(d != nil)
 		}
 		w.mu.Unlock()
 		for key, p := range problems {
@@ -198,6 +206,11 @@ func (w *Watcher) change(put func(*model.Delta)) {
 		put(w.pending)
 	}
 	w.mu.Unlock()
+	w.stir()
+}
+
+// stir has Next look again.
+func (w *Watcher) stir() {
 	select {
 	case w.wake <- struct{}{}:
 	default:
@@ -214,10 +227,7 @@ func (w *Watcher) observe(key model.ObjectKey, apiVersion string, uid types.UID,
 	}
 	w.problems[key] = problem{apiVersion, uid, err}
 	w.mu.Unlock()
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
+	w.stir()
 }
 
 // listed notes that one more kind has its first full list.
