@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,8 +64,8 @@ var modes = []mode{
 const probeEnv = "WEFT_PROPAGATION_PROBE"
 
 // TestPropagation measures how long after the API server has accepted a route its first request is answered, with many
-// other routes there, idle and while others change. What is asserted is that no request fails and every
-// route is live in the end; the figures are logged.
+// other routes there, idle and while others change, and what the controllers do when nothing changes. What is asserted is
+// that no request fails, every route is live in the end, and an idle controller is idle; the figures are logged.
 func TestPropagation(t *testing.T) {
 	gatewayAPI(t)
 	ns := lab.Namespace(t)
@@ -96,6 +98,48 @@ func TestPropagation(t *testing.T) {
 			t.Errorf("%s: a route takes %v", name, m.Live.P99)
 		}
 	}
+	controllersIdle(t)
+}
+
+// controllersIdle looks how much of a core the controllers take while nothing changes.
+func controllersIdle(t *testing.T) {
+	_, missing := exec.LookPath("curl")
+	labtest.Require(t, missing)
+	const over = 10 * time.Second
+	pods := strings.Fields(lab.Kubectl(t, "get", "pods", "-n", "kube-system", "-l", "app.kubernetes.io/component=controller",
+		"-o", "jsonpath={range .items[*]}{.spec.nodeName}/{.status.podIP} {end}"))
+	if len(pods) == 0 {
+		t.Fatal("no controllers")
+	}
+	used := func() (all []float64) {
+		for _, pod := range pods {
+			node, ip, _ := strings.Cut(pod, "/")
+			out, err := lab.Exec(t.Context(), node, "curl", "-sS", "http://"+net.JoinHostPort(ip, "9641")+"/metrics")
+			_, line, ok := strings.Cut(out, "\nprocess_cpu_seconds_total ")
+			line, _, _ = strings.Cut(line, "\n")
+			seconds, wrong := strconv.ParseFloat(line, 64)
+			if err != nil || !ok || wrong != nil {
+				t.Fatalf("metrics of the controller on %s: %v, %v\n%s", node, err, wrong, out)
+			}
+			all = append(all, seconds)
+		}
+		return all
+	}
+	// What the routes before brought about ends first; then it is the least of some looks, which nothing disturbed.
+	least := make([]float64, len(pods))
+	labtest.Eventually(t, 3*time.Minute, func() error {
+		before, at := used(), time.Now()
+		time.Sleep(over)
+		after, took := used(), time.Since(at).Seconds()
+		for i := range pods {
+			least[i] = 100 * (after[i] - before[i]) / took
+			if least[i] > 5 {
+				return fmt.Errorf("the controller on %s takes %.1f %% of a core though nothing changes", pods[i], least[i])
+			}
+		}
+		return nil
+	})
+	t.Logf("controllers while nothing changes: %.1f %% of a core", least)
 }
 
 type measured struct {
