@@ -113,6 +113,27 @@ func TestBackendsExternalAuthFailsClosed(t *testing.T) {
 	}
 }
 
+// A filter of which a gateway knows nothing may be one that keeps somebody out: a newer controller wrote it.
+func TestFiltersThatAreNotKnown(t *testing.T) {
+	e := newEcho(t, "e")
+	for name, put := range map[string]func(*route.Rule){
+		"of a rule":    func(r *route.Rule) { r.Filters = make([]route.Filter, 1) },
+		"of a backend": func(r *route.Rule) { r.Backends[0].Filters = make([]route.Filter, 1) },
+	} {
+		u := simple(e.addr())
+		u.Listeners[0].Addresses = loopback
+		put(&u.Routes[0].Rules[0])
+		r := start(t, route.Update{})
+		if err := r.srv.Apply(&u); err == nil || !strings.Contains(err.Error(), "not known") {
+			t.Errorf("one %s: %v", name, err)
+		}
+		r.want(500, "/", nil)
+	}
+	if e.count.Load() != 0 {
+		t.Error("a request came through")
+	}
+}
+
 // Over gRPC, with bodies, and for calls: as a rule's.
 func TestBackendsExternalAuthOverGRPC(t *testing.T) {
 	e := newEcho(t, "e")

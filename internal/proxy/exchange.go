@@ -58,6 +58,7 @@ type exchange struct {
 	started  bool  // the response's head is on its way
 	last     bool  // the connection (HTTP/1) ends after this response
 	abort    bool  // the connection (HTTP/1) or stream (HTTP/2) must be cut off
+	filtered bool  // a filter of the listener has answered: no route was looked for
 	tried    []*endpoint
 	id       [32]byte
 	joined   string // of the last Lookup that had to join

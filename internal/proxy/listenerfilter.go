@@ -37,6 +37,7 @@ func (x *exchange) beforeRouting() bool {
 	x.plan = x.listener.unrouted.planFor(x.listener) // shapes their answers, too
 	for _, a := range x.listener.filters {
 		if !a.admit(x) {
+			x.filtered = true
 			return false
 		}
 		x.asked.query = x.query // what is routed, and asked about from now on

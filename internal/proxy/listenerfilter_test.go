@@ -77,7 +77,8 @@ func TestListenerFiltersActInOrderBeforeRouting(t *testing.T) {
 	if got, want := taken(), []string{"B after forged", "A after B", "R after A"}; !slices.Equal(got, want) { // the rule's own comes after
 		t.Errorf("asked %q, want %q", got, want)
 	}
-	// Every request passes them, those that no route has as well.
+	// Every request passes them, those that no route has as well; who is refused is not one without a route.
+	unrouted := r.srv.stats.unrouted.Load()
 	r.want(404, "/elsewhere", forged)
 	if got := taken(); len(got) != 2 {
 		t.Errorf("asked %q", got)
@@ -87,6 +88,9 @@ func TestListenerFiltersActInOrderBeforeRouting(t *testing.T) {
 		if got := taken(); resp.StatusCode != 403 || body != "B says no" || !slices.Equal(got, []string{"B after "}) {
 			t.Errorf("%s: %d %q, asked %q", path, resp.StatusCode, body, got)
 		}
+	}
+	if n := r.srv.stats.unrouted.Load() - unrouted; n != 1 || r.srv.stats.denied[deniedExternal].Load() != 2 {
+		t.Errorf("%d requests without a route, %d refused", n, r.srv.stats.denied[deniedExternal].Load())
 	}
 	if rest.count.Load() != 0 {
 		t.Error("a client got a route by what it claims")

@@ -57,7 +57,7 @@ func (s *ruleStats) observe(x *exchange, took time.Duration) {
 
 // done is told of each exchange's end.
 func (s *Server) done(x *exchange) {
-	if x.rule == nil {
+	if x.rule == nil && !x.filtered {
 		s.stats.unrouted.Add(1)
 	}
 	logs := s.conf.AccessLog != nil

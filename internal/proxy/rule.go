@@ -172,6 +172,8 @@ func (t *tables) compileFilters(in []route.Filter) (f filters, err error) {
 				f.external = append(f.external, a)
 			}
 			errs = append(errs, err)
+		default: // it may be one that keeps somebody out
+			errs = append(errs, errors.New("filters: one is of a kind that is not known"))
 		}
 	}
 	return f, errors.Join(errs...)
