@@ -70,6 +70,11 @@ func refusing(t *testing.T, s *State, have *told) string {
 				}
 			}
 		}
+		for _, l := range s.Tables(name).Listeners {
+			if c := find(have.gateways[name].Listeners[0].Conditions, "ResolvedRefs"); len(l.Filters) > 0 && (c.Status == metav1.ConditionTrue) != (refused == "") {
+				t.Errorf("at %s the listener says %s %s: %s; the Gateway's backend: %q", name, c.Status, c.Reason, c.Message, refused)
+			}
+		}
 		for _, a := range have.policies[model.Name{Namespace: "infra", Name: "secure"}] {
 			if string(a.AncestorRef.Name) == name.Name && (a.Conditions[0].Status == metav1.ConditionTrue) != (refused == "") {
 				t.Errorf("of %s the policy says %+v", name, a.Conditions[0])
@@ -80,6 +85,30 @@ func refusing(t *testing.T, s *State, have *told) string {
 		}
 	}
 	return strings.Join(slices.Sorted(slices.Values(out)), " ")
+}
+
+// The same holds where filters of listeners, and no routes, refer to the policy's Service.
+func TestPolicyWithFullStatusOfListenerFilters(t *testing.T) {
+	svc := model.Name{Namespace: "infra", Name: "secure"}
+	c := eighteenGateways()
+	c.HTTPRoutes = nil
+	for name := range c.Gateways {
+		c.Unknown[model.ObjectKey{Kind: "Gateway", Namespace: name.Namespace, Name: name.Name}] = map[string]any{"spec.listeners[0].filters": map[string]any{
+			"requests": []any{map[string]any{"type": "ExternalAuth", "externalAuth": map[string]any{"protocol": "HTTP", "backendRef": map[string]any{"name": "secure", "port": 443}}}}}}
+	}
+	s, have := New(Options{}), newTold()
+	step := func(what, want string, change *Change) {
+		t.Helper()
+		have.take(s.Apply(change))
+		if got := refusing(t, s, have); got != want {
+			t.Errorf("%s: %s refuse; want %s", what, got, want)
+		}
+	}
+	step("at first", "g15 g16 g17", c)
+	step("without g03", "g16 g17", &Change{Gateways: map[model.Name]*gwv1.Gateway{{Namespace: "infra", Name: "g03"}: nil}})
+	step("without the entry of somebody else", "g17", &Change{BackendTLSPolicies: map[model.Name]*gwv1.BackendTLSPolicy{svc: policyOfSecure()}})
+	have.take(s.Apply(&Change{Services: map[model.Name]*model.Service{svc: nil}}))
+	step("with the Service back", "g17", &Change{Services: c.Services})
 }
 
 // A policy whose status is full is not in force at further Gateways: requests fail there instead of going out as if there
