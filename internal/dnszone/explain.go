@@ -53,13 +53,6 @@ func ParseType(s string) (uint16, error) {
 	return 0, fmt.Errorf("type %q: the cluster has %s", s, strings.Join(slices.Sorted(maps.Values(typeNames)), ", "))
 }
 
-// SearchNames are the names that a pod's resolver asks for one that a program looks up, in order, with the
-// resolv.conf that the kubelet writes (search <namespace>.svc.<domain> svc.<domain> <domain>, ndots:5). more are
-// search domains beyond these.
-func (z *Zone) SearchNames(name, namespace string, more []string) []string {
-	return SearchList(name, append(z.SearchDomains(namespace), more...), DefaultNdots)
-}
-
 // DefaultNdots is what the kubelet writes.
 const DefaultNdots = 5
 

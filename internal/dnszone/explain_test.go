@@ -99,7 +99,7 @@ func TestSearchNames(t *testing.T) {
 		"cart.other.": "cart.other.",
 		"a.b.c.d.e.f": "a.b.c.d.e.f. a.b.c.d.e.f.shop.svc.cluster.local. a.b.c.d.e.f.svc.cluster.local. a.b.c.d.e.f.cluster.local. a.b.c.d.e.f.corp.example.",
 	} {
-		if got := strings.Join(z.SearchNames(name, "shop", []string{"corp.example"}), " "); got != want {
+		if got := strings.Join(SearchList(name, append(z.SearchDomains("shop"), "corp.example"), DefaultNdots), " "); got != want {
 			t.Errorf("%s: %s", name, got)
 		}
 	}

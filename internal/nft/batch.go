@@ -228,14 +228,6 @@ func (s *Set) flags() uint32 {
 	return f
 }
 
-// DeleteSet deletes a set, after the elements.
-func (b *Batch) DeleteSet(s *Set) {
-	start := len(b.finish)
-	m := appendMessage(b.finish, unix.NFT_MSG_DELSET, 0, s.Table.Family)
-	m = appendString(m, unix.NFTA_SET_TABLE, s.Table.Name)
-	b.finish = endMessage(appendString(m, unix.NFTA_SET_NAME, s.Name), start)
-}
-
 // FlushSet deletes all elements of a set; elements added in the same batch replace them.
 func (b *Batch) FlushSet(s *Set) {
 	start := len(b.create)

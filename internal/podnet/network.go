@@ -285,16 +285,6 @@ func (n *Network) Pods() []model.LocalPod {
 	return ps
 }
 
-// PodByIP is the pod that holds an address on this node.
-func (n *Network) PodByIP(ip netip.Addr) (model.LocalPod, bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if a := n.pods[n.pool.used[ip.Unmap()]]; a != nil && a.rec.Wired && !a.going {
-		return a.rec.localPod(a.index), true
-	}
-	return model.LocalPod{}, false
-}
-
 // Status is nil when ADD can be served, else it says why not.
 func (n *Network) Status() error {
 	n.mu.Lock()
