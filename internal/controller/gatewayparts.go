@@ -93,7 +93,7 @@ func labelValue(s string) string {
 // gatewayKey names a Gateway's tables in the configuration stream.
 func gatewayKey(n model.Name) string { return "Gateway/" + n.Namespace + "/" + n.Name }
 
-// merged is a GatewayConfig over the one of the class.
+// mergedConfig is a GatewayConfig over the one of the class.
 func mergedConfig(class, own *v1alpha1.GatewayConfig) v1alpha1.GatewayConfigSpec {
 	var out v1alpha1.GatewayConfigSpec
 	for _, c := range []*v1alpha1.GatewayConfig{class, own} {
@@ -122,7 +122,6 @@ func overlay(dst, src reflect.Value) {
 
 // partsOf makes the objects that a Gateway asks for, without the Secret, whose data is not decided here.
 func partsOf(gw *gatewayv1.Gateway, in *gatewayapi.Infrastructure, conf v1alpha1.GatewayConfigSpec, opts PodOptions) []*unstructured.Unstructured {
-	name := partName(gw)
 	selector := map[string]string{
 		gatewayv1.GatewayNameLabelKey:  labelValue(gw.Name),
 		"app.kubernetes.io/name":       "weft",
@@ -130,17 +129,40 @@ func partsOf(gw *gatewayv1.Gateway, in *gatewayapi.Infrastructure, conf v1alpha1
 		"gateway.weft.dev/gateway-uid": string(gw.UID),
 	}
 	own := func() metav1.ObjectMeta { return partMeta(gw, in) }
-	podLabels := maps.Clone(in.Labels)
-	if podLabels == nil {
-		podLabels = map[string]string{}
+	pods := metav1.ObjectMeta{Labels: maps.Clone(in.Labels), Annotations: in.Annotations}
+	if pods.Labels == nil {
+		pods.Labels = map[string]string{}
 	}
-	podLabels[gatewayv1.GatewayClassNameLabelKey] = labelValue(string(gw.Spec.GatewayClassName))
-	maps.Copy(podLabels, selector)
+	pods.Labels[gatewayv1.GatewayClassNameLabelKey] = labelValue(string(gw.Spec.GatewayClassName))
+	maps.Copy(pods.Labels, selector)
+	out := []runtime.Object{
+		&corev1.ServiceAccount{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"}, ObjectMeta: own(), AutomountServiceAccountToken: new(false)},
+		deploymentOf(own(), selector, pods, conf, opts),
+	}
+	if len(in.Ports) > 0 {
+		out = append(out, serviceOf(own(), selector, in, conf.Service))
+	}
+	out = append(out, &policyv1.PodDisruptionBudget{
+		TypeMeta: metav1.TypeMeta{APIVersion: "policy/v1", Kind: "PodDisruptionBudget"}, ObjectMeta: own(),
+		Spec: policyv1.PodDisruptionBudgetSpec{MaxUnavailable: new(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{MatchLabels: selector}},
+	})
+	objects := make([]*unstructured.Unstructured, len(out))
+	for i, o := range out {
+		objects[i] = asUnstructured(o)
+	}
+	return objects
+}
 
-	drain := int64(defaultDrainSeconds)
+// drainSeconds is for how long requests under way may go on when a pod ends.
+func drainSeconds(conf v1alpha1.GatewayConfigSpec) int64 {
 	if conf.DrainSeconds != nil {
-		drain = *conf.DrainSeconds
+		return *conf.DrainSeconds
 	}
+	return defaultDrainSeconds
+}
+
+// podArgs are the arguments of a gateway's pods.
+func podArgs(conf v1alpha1.GatewayConfigSpec, opts PodOptions) []string {
 	args := []string{
 		"gateway",
 		"--controller=" + opts.Server,
@@ -148,7 +170,7 @@ func partsOf(gw *gatewayv1.Gateway, in *gatewayapi.Infrastructure, conf v1alpha1
 		"--keep=" + keepDir + "/tables",
 		fmt.Sprintf("--metrics-bind-address=:%d", GatewayMetricsPort),
 		fmt.Sprintf("--drain-delay=%ds", drainDelaySeconds),
-		fmt.Sprintf("--drain=%ds", drain),
+		fmt.Sprintf("--drain=%ds", drainSeconds(conf)),
 	}
 	if l := conf.AccessLog; l != nil {
 		args = append(args, "--access-log="+l.Format)
@@ -159,8 +181,11 @@ func partsOf(gw *gatewayv1.Gateway, in *gatewayapi.Infrastructure, conf v1alpha1
 	if conf.TunnelIdleSeconds != nil {
 		args = append(args, fmt.Sprintf("--tunnel-idle=%ds", *conf.TunnelIdleSeconds))
 	}
-	args = append(args, conf.Args...)
+	return append(args, conf.Args...)
+}
 
+// deploymentOf runs a gateway's pods, whose metadata is pods, under the ServiceAccount and with the Secret of its own name.
+func deploymentOf(meta metav1.ObjectMeta, selector map[string]string, pods metav1.ObjectMeta, conf v1alpha1.GatewayConfigSpec, opts PodOptions) *appsv1.Deployment {
 	resources := corev1.ResourceRequirements{Requests: corev1.ResourceList{
 		corev1.ResourceCPU: resource.MustParse("50m"), corev1.ResourceMemory: resource.MustParse("64Mi"),
 	}}
@@ -181,8 +206,8 @@ func partsOf(gw *gatewayv1.Gateway, in *gatewayapi.Infrastructure, conf v1alpha1
 		return &corev1.Probe{PeriodSeconds: period, FailureThreshold: failures,
 			ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromString("metrics")}}}
 	}
-	deployment := &appsv1.Deployment{
-		TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"}, ObjectMeta: own(),
+	return &appsv1.Deployment{
+		TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"}, ObjectMeta: meta,
 		Spec: appsv1.DeploymentSpec{
 			Replicas: &replicas,
 			Selector: &metav1.LabelSelector{MatchLabels: selector},
@@ -190,16 +215,16 @@ func partsOf(gw *gatewayv1.Gateway, in *gatewayapi.Infrastructure, conf v1alpha1
 				MaxUnavailable: new(intstr.FromInt32(0)), MaxSurge: new(intstr.FromInt32(1)),
 			}},
 			Template: corev1.PodTemplateSpec{
-				ObjectMeta: metav1.ObjectMeta{Labels: podLabels, Annotations: in.Annotations},
+				ObjectMeta: pods,
 				Spec: corev1.PodSpec{
-					ServiceAccountName:            name,
+					ServiceAccountName:            meta.Name,
 					AutomountServiceAccountToken:  new(false),
 					EnableServiceLinks:            new(false),
 					ImagePullSecrets:              pullSecrets,
 					PriorityClassName:             conf.PriorityClassName,
 					NodeSelector:                  nodes,
 					Tolerations:                   conf.Tolerations,
-					TerminationGracePeriodSeconds: new(drainDelaySeconds + drain + endSlackSeconds),
+					TerminationGracePeriodSeconds: new(drainDelaySeconds + drainSeconds(conf) + endSlackSeconds),
 					SecurityContext: &corev1.PodSecurityContext{
 						RunAsNonRoot: new(true), RunAsUser: new(gatewayUser), RunAsGroup: new(gatewayUser), FSGroup: new(gatewayUser),
 						SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
@@ -210,7 +235,7 @@ func partsOf(gw *gatewayv1.Gateway, in *gatewayapi.Infrastructure, conf v1alpha1
 					}},
 					Containers: []corev1.Container{{
 						Name: "gateway", Image: opts.Image, ImagePullPolicy: corev1.PullPolicy(opts.PullPolicy),
-						Args: args,
+						Args: podArgs(conf, opts),
 						Env: []corev1.EnvVar{
 							{Name: "POD_NAME", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.name"}}},
 							{Name: "TMPDIR", Value: keepDir}, // the one place that can be written to
@@ -229,7 +254,7 @@ func partsOf(gw *gatewayv1.Gateway, in *gatewayapi.Infrastructure, conf v1alpha1
 						},
 					}},
 					Volumes: []corev1.Volume{
-						{Name: "identity", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: name, DefaultMode: new(int32(0o440))}}},
+						{Name: "identity", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: meta.Name, DefaultMode: new(int32(0o440))}}},
 						{Name: "tables", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{
 							Medium: corev1.StorageMediumMemory, SizeLimit: new(resource.MustParse("256Mi"))}}},
 					},
@@ -237,22 +262,6 @@ func partsOf(gw *gatewayv1.Gateway, in *gatewayapi.Infrastructure, conf v1alpha1
 			},
 		},
 	}
-	out := []runtime.Object{
-		&corev1.ServiceAccount{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"}, ObjectMeta: own(), AutomountServiceAccountToken: new(false)},
-		deployment,
-	}
-	if len(in.Ports) > 0 {
-		out = append(out, serviceOf(own(), selector, in, conf.Service))
-	}
-	out = append(out, &policyv1.PodDisruptionBudget{
-		TypeMeta: metav1.TypeMeta{APIVersion: "policy/v1", Kind: "PodDisruptionBudget"}, ObjectMeta: own(),
-		Spec: policyv1.PodDisruptionBudgetSpec{MaxUnavailable: new(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{MatchLabels: selector}},
-	})
-	objects := make([]*unstructured.Unstructured, len(out))
-	for i, o := range out {
-		objects[i] = asUnstructured(o)
-	}
-	return objects
 }
 
 // partMeta is the metadata of each object made for a Gateway, which owns it: with the Gateway it goes.
