@@ -4,7 +4,7 @@
 // time, and it feeds each Part what changed. It decides nothing itself; each Part wires one compile package to the
 // API.
 //
-// It imports kube, model, the compile packages and client-go.
+// It imports kube, model, the compile packages, configsync, client-go and the types of the APIs.
 package controller
 
 import (

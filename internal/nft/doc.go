@@ -13,6 +13,6 @@
 //
 // Who has objects whose order matters beyond that encodes them as Messages, with the same Attrs.
 //
-// What a table means is for the packages that own one: servicetable and policytable. This package imports neither
+// What a table means is for the packages that own one: servicetable, policytable and dnstable. This package imports neither
 // them nor any compile package, only the netlink encodings.
 package nft

@@ -2,6 +2,9 @@
 
 // Package node is the agent that runs on every node: it assembles the pipeline from the API server to the kernel
 // and serves the CNI plugin. It decides nothing itself; each Part wires one compile package to its apply package.
+//
+// It imports model, the compile and apply packages, flowlog and the netlink libraries. What the API server is asked, its
+// caller hands in: it knows neither kube nor Kubernetes types.
 package node
 
 import (

@@ -119,6 +119,8 @@ func TestImportRules(t *testing.T) {
 			switch {
 			case strings.HasPrefix(imp, module+"cmd/"):
 				deny("nothing imports cmd")
+			case ours(imp) && strings.HasSuffix(imp, "test"):
+				deny("what supports tests is imported by tests alone")
 			case from == "model" && (thirdParty(imp) || ours(imp)):
 				deny("model imports the standard library only")
 			case slices.Contains(compile, from) && strings.HasPrefix(imp, "k8s.io/") && !slices.Contains(apiTypes[from], imp):

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package policytest makes a node with pods out of network namespaces, for tests that send real packets through the
-// kernel's policy table. It imports nothing of this project but model.
+// kernel's policy table. It imports model and nstest; only tests import it.
 package policytest
 
 import (
