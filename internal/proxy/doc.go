@@ -22,6 +22,9 @@
 // is a stream), which hold no buffer while they wait; datagrams by one loop a port and one goroutine a client (udp.go), to
 // where an endpoint's name leads if it has one (udpnames.go).
 //
+// Sockets are read and written by calls that the scheduler is not told of (socket.go, rawsocket.go): with them a core has one
+// thread, as in proxies that are loops around epoll.
+//
 // Tables are swapped atomically, for each host (tables.go): a change touches no connection. Parsers are strict (RFC
 // 9112, RFC 9113): what two servers could read in two ways is refused.
 package proxy
