@@ -17,8 +17,9 @@ import (
 	"github.com/weft-net/weft/internal/nstest"
 )
 
-// TestDelete tracks two UDP connections in a namespace, ends one, and finds the other left.
-func TestDelete(t *testing.T) {
+// enter puts the test into a namespace of its own, whose loopback is up, and opens its table.
+func enter(t *testing.T) *Table {
+	t.Helper()
 	nstest.Enter(t)
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
@@ -31,7 +32,13 @@ func TestDelete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = table.Close() }()
+	t.Cleanup(func() { _ = table.Close() })
+	return table
+}
+
+// TestDelete tracks two UDP connections in a namespace, ends one, and finds the other left.
+func TestDelete(t *testing.T) {
+	table := enter(t)
 	track(t)
 	for _, addr := range []string{"127.0.0.1:5001", "127.0.0.1:5002", "[::1]:5001"} {
 		server, err := net.ListenPacket("udp", addr)
@@ -79,19 +86,7 @@ func TestDelete(t *testing.T) {
 // TestDeleteReplaced ends a connection in whose place there is another one by then, as when a client uses a port again: it
 // has the protocol, addresses and ports of the one that was meant, but goes to another endpoint, and stays.
 func TestDeleteReplaced(t *testing.T) {
-	nstest.Enter(t)
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := netlink.LinkSetUp(lo); err != nil {
-		t.Fatal(err)
-	}
-	table, err := Open(0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = table.Close() }()
+	table := enter(t)
 	for f, addr := range map[model.Family]netip.Addr{model.IPv4: netip.MustParseAddr("127.0.0.1"), model.IPv6: netip.IPv6Loopback()} {
 		for port := 5001; port <= 5003; port++ {
 			server, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, uint16(port))))

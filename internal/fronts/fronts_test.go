@@ -18,7 +18,12 @@ import (
 
 func load(t *testing.T, whole bool) *explain.World {
 	t.Helper()
-	c, err := offline.Load(offline.Options{}, "testdata/shop.yaml")
+	return loadFile(t, "testdata/shop.yaml", whole)
+}
+
+func loadFile(t *testing.T, file string, whole bool) *explain.World {
+	t.Helper()
+	c, err := offline.Load(offline.Options{}, file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,17 +129,7 @@ status: {loadBalancer: {ingress: [{ip: 192.0.2.80}]}}
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := offline.Load(offline.Options{}, file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := explain.NewWorld(c.Delta, explain.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if w.Fronts, err = Of(c, false); err != nil {
-		t.Fatal(err)
-	}
+	w := loadFile(t, file, false)
 	host := map[string]string{"host": "shop.example.com"}
 	for _, tc := range []struct {
 		from, url string
@@ -199,17 +194,7 @@ spec: {parentRefs: [{name: edge, sectionName: tcp}], rules: [{backendRefs: [{nam
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := offline.Load(offline.Options{}, file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := explain.NewWorld(c.Delta, explain.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if w.Fronts, err = Of(c, false); err != nil {
-		t.Fatal(err)
-	}
+	w := loadFile(t, file, false)
 	for _, tc := range []struct {
 		url     string
 		allowed bool
