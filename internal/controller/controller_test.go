@@ -42,7 +42,8 @@ func (r *replica) events() string {
 	return strings.Join(r.said, "\n")
 }
 
-func start(t *testing.T, f *fakeAPI, identity string, opts addresses.Options) *replica {
+// run has a controller with these Parts at work.
+func run(t *testing.T, f *fakeAPI, identity string, parts func(record func(model.Event), log *slog.Logger) []*Role) *replica {
 	t.Helper()
 	r := &replica{registry: prometheus.NewRegistry()}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -55,7 +56,7 @@ func start(t *testing.T, f *fakeAPI, identity string, opts addresses.Options) *r
 		API: f.config(), Identity: identity, Namespace: "weft", Lease: "weft-controller", Metrics: r.registry,
 		LeaseDuration: 8 * time.Second, RenewDeadline: 4 * time.Second, RetryPeriod: 100 * time.Millisecond, // a busy machine ends no term
 		Record: record, Log: log,
-		Parts: []*Role{NewLoadBalancers(f.config(), opts, record, log)},
+		Parts: parts(record, log),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -72,6 +73,13 @@ func start(t *testing.T, f *fakeAPI, identity string, opts addresses.Options) *r
 	r.stop = sync.OnceFunc(func() { cancel(); <-done })
 	t.Cleanup(r.stop)
 	return r
+}
+
+func start(t *testing.T, f *fakeAPI, identity string, opts addresses.Options) *replica {
+	t.Helper()
+	return run(t, f, identity, func(record func(model.Event), log *slog.Logger) []*Role {
+		return []*Role{NewLoadBalancers(f.config(), opts, record, log)}
+	})
 }
 
 var lbOpts = addresses.Options{Class: addresses.DefaultClass, Unclassed: true}

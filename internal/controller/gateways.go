@@ -20,7 +20,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/util/workqueue"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/weft-net/weft/api/v1alpha1"
@@ -58,7 +57,7 @@ type Gateways struct {
 	client  dynamic.Interface
 	record  func(model.Event)
 	log     *slog.Logger
-	queue   workqueue.TypedRateLimitingInterface[gatewayItem]
+	queue   *outbox[gatewayItem]
 	metrics *gatewayMetrics
 	served  chan struct{} // capacity 1: some gateway's pods have confirmed something
 
@@ -112,7 +111,6 @@ func NewGateways(api *rest.Config, opts GatewayOptions, record func(model.Event)
 		}
 		p := &Gateways{
 			opts: opts, client: client, record: record, log: log,
-			queue:    workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[gatewayItem](retryMin, retryMax)),
 			served:   make(chan struct{}, 1),
 			state:    gatewayapi.New(gatewayapi.Options{ReservedPorts: []uint16{GatewayMetricsPort}}),
 			policies: trafficpolicy.New(),
@@ -131,6 +129,7 @@ func NewGateways(api *rest.Config, opts GatewayOptions, record func(model.Event)
 		if p.opts.configurationFirst == 0 {
 			p.opts.configurationFirst = configurationFirst
 		}
+		p.queue = newOutbox(p.write, p.moot, p.failed)
 		p.metrics = newGatewayMetrics(p)
 		return p, reg.Register(p.metrics)
 	}}
@@ -545,13 +544,7 @@ func (p *Gateways) Run(ctx context.Context) {
 			p.queue.Add(gatewayItem{model.ObjectKey{Namespace: name.Namespace, Name: name.Name}})
 		}
 	})
-	var wg sync.WaitGroup
-	for range writers {
-		wg.Go(func() {
-			for p.write(ctx) {
-			}
-		})
-	}
+	end := p.queue.start(ctx)
 	settled := time.NewTimer(settle + time.Second)
 	defer settled.Stop()
 	for ctx.Err() == nil {
@@ -573,8 +566,7 @@ func (p *Gateways) Run(ctx context.Context) {
 		p.feedback(names)
 		p.mu.Unlock()
 	}
-	p.queue.ShutDown()
-	wg.Wait()
+	end()
 }
 
 // config is a GatewayConfig as the API shows it; nil is none. The caller holds the lock.

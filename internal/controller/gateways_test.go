@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -17,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -54,40 +52,15 @@ func startGatewaysWith(t *testing.T, f *fakeAPI, identity string, configurationF
 	}
 	addr := l.Addr().String()
 	l.Close()
-	r := &replica{registry: prometheus.NewRegistry()}
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	record := func(e model.Event) {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.said = append(r.said, fmt.Sprintf("%s %s %s: %s", e.Kind, e.Name, e.Reason, e.Message))
-	}
-	server, ids := configsync.NewServer(log), &Identities{}
-	c, err := New(Config{
-		API: f.config(), Identity: identity, Namespace: "weft", Lease: "weft-controller", Metrics: r.registry,
-		LeaseDuration: 8 * time.Second, RenewDeadline: 4 * time.Second, RetryPeriod: 100 * time.Millisecond, // a busy machine ends no term
-		Record: record, Log: log,
-		Parts: []*Role{
+	server, ids := configsync.NewServer(slog.New(slog.DiscardHandler)), &Identities{}
+	return run(t, f, identity, func(record func(model.Event), log *slog.Logger) []*Role {
+		return []*Role{
 			NewConfigSync(f.config(), SyncOptions{Server: server, Identities: ids, Namespace: "weft", Listen: addr,
 				Clients: map[string]model.Name{"ingress": {Namespace: "weft", Name: "ingress-identity"}}}, log),
 			NewGateways(f.config(), GatewayOptions{Server: server, Identities: ids, Class: "weft", configurationFirst: configurationFirst,
 				Pods: PodOptions{Image: "weft:test", PullPolicy: "Never", Server: "weft-config.weft.svc:9643"}}, record, log),
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Controller = c
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := c.Run(ctx); err != nil {
-			t.Errorf("%s: %v", identity, err)
 		}
-	}()
-	r.stop = sync.OnceFunc(func() { cancel(); <-done })
-	t.Cleanup(r.stop)
-	return r, addr
+	}), addr
 }
 
 // condition gives "Status Reason" of a condition of an object's status, found by a path of keys and indexes.

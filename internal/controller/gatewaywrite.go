@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,35 +33,25 @@ type partID struct{ kind, name string }
 // appliedPart is what was last written of a part, and what it then looked like.
 type appliedPart struct{ desired, result string }
 
-// write does one item of the queue and tells whether there may be more.
-func (p *Gateways) write(ctx context.Context) bool {
-	it, down := p.queue.Get()
-	if down || ctx.Err() != nil {
-		return false
-	}
-	defer p.queue.Done(it)
-	kind, do := it.Kind, p.writeStatus
+func (p *Gateways) write(ctx context.Context, it gatewayItem) error {
 	switch it.Kind {
 	case "":
-		kind, do = "parts of Gateway", p.writeParts
+		return p.writeParts(ctx, it.ObjectKey)
 	case "GatewayClass":
-		do = p.writeClass
+		return p.writeClass(ctx, it.ObjectKey)
 	}
-	err := do(ctx, it.ObjectKey)
-	switch {
-	case err == nil:
-		p.queue.Forget(it)
-	case ctx.Err() != nil:
-	case apierrors.IsNotFound(err) && it.Kind != "", apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		p.queue.Forget(it) // gone, or about to be; if it comes again, the watch says so
-	default:
-		if !apierrors.IsConflict(err) {
-			p.metrics.failed.WithLabelValues(kind).Inc()
-			p.log.Error("can't write; trying again", "kind", kind, "namespace", it.Namespace, "name", it.Name, "failures", p.queue.NumRequeues(it)+1, "err", err)
-		}
-		p.queue.AddRateLimited(it)
-	}
-	return true
+	return p.writeStatus(ctx, it.ObjectKey)
+}
+
+// moot tells of a failure that the object is gone, or about to be. A part that is not there is one to make.
+func (p *Gateways) moot(it gatewayItem, err error) bool {
+	return apierrors.IsNotFound(err) && it.Kind != "" || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
+}
+
+func (p *Gateways) failed(it gatewayItem, failures int, err error) {
+	kind := cmp.Or(it.Kind, "parts of Gateway")
+	p.metrics.failed.WithLabelValues(kind).Inc()
+	p.log.Error("can't write; trying again", "kind", kind, "namespace", it.Namespace, "name", it.Name, "failures", failures, "err", err)
 }
 
 // writeStatus brings an object's status to what is wanted, if it is not there.

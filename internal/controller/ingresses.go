@@ -18,7 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/util/workqueue"
 
 	"github.com/weft-net/weft/internal/configsync"
 	"github.com/weft-net/weft/internal/ingress"
@@ -47,7 +46,7 @@ type Ingresses struct {
 	client  kubernetes.Interface
 	record  func(model.Event)
 	log     *slog.Logger
-	queue   workqueue.TypedRateLimitingInterface[model.Name]
+	queue   *outbox[model.Name]
 	metrics *ingressMetrics
 	state   *ingress.State // Update's
 
@@ -76,12 +75,12 @@ func NewIngresses(api *rest.Config, opts IngressOptions, record func(model.Event
 		}
 		p := &Ingresses{
 			opts: opts, client: client, record: record, log: log, metrics: newIngressMetrics(),
-			queue:  workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[model.Name](retryMin, retryMax)),
 			state:  ingress.New(opts.Options),
 			slices: make(map[model.Name]*model.EndpointSlice),
 			nodes:  make(map[string]*model.Node),
 			want:   make(map[model.Name]ingress.Status),
 		}
+		p.queue = newOutbox(p.writeStatus, func(_ model.Name, err error) bool { return apierrors.IsNotFound(err) }, p.failed)
 		return p, reg.Register(p.metrics)
 	}}
 }
@@ -190,38 +189,14 @@ func (p *Ingresses) addresses() (out []model.IngressAddress) {
 
 // Run implements Part.
 func (p *Ingresses) Run(ctx context.Context) {
-	var wg sync.WaitGroup
-	for range writers {
-		wg.Go(func() {
-			for p.write(ctx) {
-			}
-		})
-	}
+	end := p.queue.start(ctx)
 	<-ctx.Done()
-	p.queue.ShutDown()
-	wg.Wait()
+	end()
 }
 
-// write does one item of the queue and tells whether there may be more.
-func (p *Ingresses) write(ctx context.Context) bool {
-	name, down := p.queue.Get()
-	if down || ctx.Err() != nil {
-		return false
-	}
-	defer p.queue.Done(name)
-	err := p.writeStatus(ctx, name)
-	switch {
-	case err == nil || apierrors.IsNotFound(err):
-		p.queue.Forget(name) // one that is gone: if it comes again, the watch says so
-	case ctx.Err() != nil:
-	default:
-		p.metrics.failed.Inc()
-		if !apierrors.IsConflict(err) {
-			p.log.Error("can't write; trying again", "kind", "Ingress", "name", name, "failures", p.queue.NumRequeues(name)+1, "err", err)
-		}
-		p.queue.AddRateLimited(name)
-	}
-	return true
+func (p *Ingresses) failed(name model.Name, failures int, err error) {
+	p.metrics.failed.Inc()
+	p.log.Error("can't write; trying again", "kind", "Ingress", "name", name, "failures", failures, "err", err)
 }
 
 // writeStatus sets an Ingress's addresses. The patch names its uid, so that it can't hit one made anew under the name.

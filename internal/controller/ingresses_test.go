@@ -3,15 +3,11 @@
 package controller
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weft-net/weft/internal/configsync"
 	"github.com/weft-net/weft/internal/ingress"
@@ -27,32 +23,9 @@ const (
 // startIngresses runs a controller that serves Ingresses.
 func startIngresses(t *testing.T, f *fakeAPI, opts IngressOptions) *replica {
 	t.Helper()
-	r := &replica{registry: prometheus.NewRegistry()}
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	record := func(e model.Event) {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.said = append(r.said, fmt.Sprintf("%s %s %s: %s", e.Kind, e.Name, e.Reason, e.Message))
-	}
-	c, err := New(Config{
-		API: f.config(), Identity: "one", Namespace: "weft", Lease: "weft-controller", Metrics: r.registry, Record: record, Log: log,
-		Parts: []*Role{NewIngresses(f.config(), opts, record, log)},
+	return run(t, f, "one", func(record func(model.Event), log *slog.Logger) []*Role {
+		return []*Role{NewIngresses(f.config(), opts, record, log)}
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Controller = c
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := c.Run(ctx); err != nil {
-			t.Error(err)
-		}
-	}()
-	r.stop = sync.OnceFunc(func() { cancel(); <-done })
-	t.Cleanup(r.stop)
-	return r
 }
 
 // shown spells an Ingress's addresses.

@@ -14,20 +14,10 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/util/workqueue"
 
 	"github.com/weft-net/weft/internal/addresses"
 	"github.com/weft-net/weft/internal/kube"
 	"github.com/weft-net/weft/internal/model"
-)
-
-// writers is how many writes to the API are under way at a time.
-const writers = 8
-
-// retryMin and retryMax bound the backoff of a write that failed, each object on its own.
-const (
-	retryMin = 50 * time.Millisecond
-	retryMax = 30 * time.Second
 )
 
 // LoadBalancers is the Part that gives Services of type LoadBalancer their addresses: package addresses decides, this
@@ -39,7 +29,7 @@ type LoadBalancers struct {
 	record   func(model.Event)
 	log      *slog.Logger
 	alloc    *addresses.Allocator // Update's
-	queue    workqueue.TypedRateLimitingInterface[item]
+	queue    *outbox[item]
 	metrics  *lbMetrics
 
 	mu    sync.Mutex
@@ -52,6 +42,13 @@ type LoadBalancers struct {
 type item struct {
 	pool bool
 	name model.Name
+}
+
+func (i item) kind() string {
+	if i.pool {
+		return "AddressPool"
+	}
+	return "Service"
 }
 
 // NewLoadBalancers returns the Part's Role.
@@ -70,11 +67,11 @@ func NewLoadBalancers(api *rest.Config, opts addresses.Options, record func(mode
 		p := &LoadBalancers{
 			opts: opts, services: client, pools: dyn, record: record, log: log,
 			alloc: addresses.New(opts),
-			queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[item](retryMin, retryMax)),
 			seen:  make(map[model.Name]*model.Service),
 			want:  make(map[model.Name]addresses.Decision),
 			state: make(map[string]addresses.PoolStatus),
 		}
+		p.queue = newOutbox(p.write, func(_ item, err error) bool { return apierrors.IsNotFound(err) }, p.failed)
 		p.metrics = newLBMetrics(p)
 		return p, reg.Register(p.metrics)
 	}}
@@ -125,44 +122,21 @@ func (p *LoadBalancers) Update(d *model.Delta) {
 
 // Run implements Part.
 func (p *LoadBalancers) Run(ctx context.Context) {
-	var wg sync.WaitGroup
-	for range writers {
-		wg.Go(func() {
-			for p.write(ctx) {
-			}
-		})
-	}
+	end := p.queue.start(ctx)
 	<-ctx.Done()
-	p.queue.ShutDown()
-	wg.Wait()
+	end()
 }
 
-// write does one item of the queue and tells whether there may be more.
-func (p *LoadBalancers) write(ctx context.Context) bool {
-	it, down := p.queue.Get()
-	if down || ctx.Err() != nil {
-		return false
-	}
-	defer p.queue.Done(it)
-	kind, do := "Service", p.writeService
+func (p *LoadBalancers) write(ctx context.Context, it item) error {
 	if it.pool {
-		kind, do = "AddressPool", p.writePool
+		return p.writePool(ctx, it.name)
 	}
-	err := do(ctx, it.name)
-	switch {
-	case err == nil:
-		p.queue.Forget(it)
-	case ctx.Err() != nil:
-	case apierrors.IsNotFound(err):
-		p.queue.Forget(it) // gone; if it comes again, the watch says so
-	default:
-		p.metrics.failed.WithLabelValues(kind).Inc()
-		if !apierrors.IsConflict(err) {
-			p.log.Error("can't write; trying again", "kind", kind, "name", it.name, "failures", p.queue.NumRequeues(it)+1, "err", err)
-		}
-		p.queue.AddRateLimited(it)
-	}
-	return true
+	return p.writeService(ctx, it.name)
+}
+
+func (p *LoadBalancers) failed(it item, failures int, err error) {
+	p.metrics.failed.WithLabelValues(it.kind()).Inc()
+	p.log.Error("can't write; trying again", "kind", it.kind(), "name", it.name, "failures", failures, "err", err)
 }
 
 // writeService brings a Service to what was decided, if it is not there.
