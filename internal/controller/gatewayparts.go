@@ -31,8 +31,8 @@ import (
 	"github.com/weft-net/weft/internal/model"
 )
 
-// GatewayMetricsPort is where a gateway's pods answer /metrics, /livez and /readyz: no listener can be bound there.
-const GatewayMetricsPort = 9642
+// gatewayMetricsPort is where a gateway's pods answer /metrics, /livez and /readyz: no listener can be bound there.
+const gatewayMetricsPort = 9642
 
 // How a gateway's pod ends: it goes on taking connections until no node sends it any more, then lets requests under
 // way come to their end.
@@ -168,7 +168,7 @@ func podArgs(conf v1alpha1.GatewayConfigSpec, opts PodOptions) []string {
 		"--controller=" + opts.Server,
 		"--identity=" + identityDir,
 		"--keep=" + keepDir + "/tables",
-		fmt.Sprintf("--metrics-bind-address=:%d", GatewayMetricsPort),
+		fmt.Sprintf("--metrics-bind-address=:%d", gatewayMetricsPort),
 		fmt.Sprintf("--drain-delay=%ds", drainDelaySeconds),
 		fmt.Sprintf("--drain=%ds", drainSeconds(conf)),
 	}
@@ -240,7 +240,7 @@ func deploymentOf(meta metav1.ObjectMeta, selector map[string]string, pods metav
 							{Name: "POD_NAME", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.name"}}},
 							{Name: "TMPDIR", Value: keepDir}, // the one place that can be written to
 						},
-						Ports:          []corev1.ContainerPort{{Name: "metrics", ContainerPort: GatewayMetricsPort, Protocol: corev1.ProtocolTCP}},
+						Ports:          []corev1.ContainerPort{{Name: "metrics", ContainerPort: gatewayMetricsPort, Protocol: corev1.ProtocolTCP}},
 						ReadinessProbe: probe("/readyz", 1, 2),
 						LivenessProbe:  probe("/livez", 10, 6),
 						Resources:      resources,

@@ -112,7 +112,7 @@ func NewGateways(api *rest.Config, opts GatewayOptions, record func(model.Event)
 		p := &Gateways{
 			opts: opts, client: client, record: record, log: log,
 			served:   make(chan struct{}, 1),
-			state:    gatewayapi.New(gatewayapi.Options{ReservedPorts: []uint16{GatewayMetricsPort}}),
+			state:    gatewayapi.New(gatewayapi.Options{ReservedPorts: []uint16{gatewayMetricsPort}}),
 			policies: trafficpolicy.New(),
 			objects:  make(map[model.ObjectKey]any),
 			wanted:   make(map[model.ObjectKey]any),

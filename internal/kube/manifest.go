@@ -222,7 +222,7 @@ func Placed(ms []Manifest, namespace string) []Manifest {
 	out := slices.Clone(ms)
 	for i := range out {
 		acc, err := meta.Accessor(out[i].Object)
-		if err != nil || acc.GetNamespace() != "" || !Namespaced(out[i].Object) {
+		if err != nil || acc.GetNamespace() != "" || !namespaced(out[i].Object) {
 			continue
 		}
 		obj := out[i].Object.DeepCopyObject()
@@ -311,8 +311,8 @@ var clusterScoped = map[string][]string{
 	"crd.antrea.io":                {"ClusterNetworkPolicy", "ClusterGroup", "Tier"},
 }
 
-// Namespaced tells whether an object is of a kind that is in a namespace, as all are that are not known to be in none.
-func Namespaced(o runtime.Object) bool {
+// namespaced tells whether an object is of a kind that is in a namespace, as all are that are not known to be in none.
+func namespaced(o runtime.Object) bool {
 	gvk := o.GetObjectKind().GroupVersionKind()
 	if gvk.Kind == "" { // made, not read
 		if kinds, _, err := scheme.Scheme.ObjectKinds(o); err == nil && len(kinds) > 0 {

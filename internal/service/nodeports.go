@@ -32,7 +32,7 @@ func PrimaryNodePorts(n *model.Node) []netip.Prefix {
 func (e *Explanation) LimitNodePorts(scope Scope, n *model.Node) {
 	var addresses []netip.Addr
 	if n != nil {
-		addresses = NodeOf(n).Addresses
+		addresses = nodeOf(n).Addresses
 	}
 	if scope.LoopbackNodePorts {
 		addresses = append(slices.Clone(addresses), netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback())

@@ -143,7 +143,7 @@ func (t *Table) slice(name model.Name, s *model.EndpointSlice) {
 }
 
 func (t *Table) setNode(n *model.Node) bool {
-	next := NodeOf(n)
+	next := nodeOf(n)
 	if next.Zone == t.node.Zone && slices.Equal(next.Addresses, t.node.Addresses) {
 		return false
 	}
@@ -151,8 +151,8 @@ func (t *Table) setNode(n *model.Node) bool {
 	return true
 }
 
-// NodeOf is what decisions need to know of a node.
-func NodeOf(n *model.Node) Node {
+// nodeOf is what decisions need to know of a node.
+func nodeOf(n *model.Node) Node {
 	return Node{Name: n.Name.Name, Zone: n.Zone, Addresses: slices.Concat(n.InternalIPs, n.ExternalIPs)}
 }
 
