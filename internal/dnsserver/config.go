@@ -5,13 +5,11 @@ package dnsserver
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -184,146 +182,11 @@ func ParseConfig(data []byte) (*Config, error) {
 	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("DNS configuration: %w", err)
 	}
+	c.complete()
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("DNS configuration: %w", err)
 	}
 	return c, nil
-}
-
-// check tells what is wrong with the fields, and fills in defaults that are not another package's.
-func (c *Config) check() error {
-	var bad []error
-	fault := func(format string, args ...any) { bad = append(bad, fmt.Errorf(format, args...)) }
-	if _, ok := podModes[c.Pods]; !ok {
-		fault("pods: %q: want insecure, verified or disabled", c.Pods)
-	}
-	name := func(field, s string) {
-		if _, err := dnszone.PackName(s); err != nil {
-			fault("%s: %w", field, err)
-		}
-	}
-	name("clusterDomain", c.ClusterDomain)
-	setDefault(&c.TTL, Duration(5*time.Second))
-	setDefault(&c.NegativeTTL, *c.TTL)
-	for _, d := range []struct {
-		field string
-		d     Duration
-	}{{"ttl", *c.TTL}, {"negativeTTL", *c.NegativeTTL}, {"cache.maxTTL", c.Cache.MaxTTL}, {"external.ttl", c.External.TTL}} {
-		if time.Duration(d.d) > 24*time.Hour {
-			fault("%s: %s is more than 24h", d.field, time.Duration(d.d))
-		}
-	}
-	if len(c.Forward.Upstreams) == 0 {
-		c.Forward.Upstreams = []string{resolvConf}
-	}
-	forward := func(field string, f *Forward) {
-		f.Policy = cmp.Or(f.Policy, Random)
-		if !slices.Contains([]Policy{Random, Sequential, RoundRobin}, f.Policy) {
-			fault("%s.policy: %q: want random, sequential or round_robin", field, f.Policy)
-		}
-		f.Timeout = cmp.Or(f.Timeout, Duration(5*time.Second))
-		for i, u := range f.Upstreams {
-			if !strings.HasPrefix(u, "/") {
-				if _, err := ParseUpstream(u); err != nil {
-					fault("%s.upstreams[%d]: %w", field, i, err)
-				}
-			}
-		}
-	}
-	forward("forward", &c.Forward)
-	for i := range c.StubDomains {
-		s := &c.StubDomains[i]
-		field := fmt.Sprintf("stubDomains[%d]", i)
-		forward(field, &s.Forward)
-		if len(s.Zones) == 0 {
-			fault("%s.zones: name at least one zone", field)
-		}
-		if len(s.Upstreams) == 0 {
-			fault("%s.upstreams: name at least one resolver", field)
-		}
-		for j, z := range s.Zones {
-			if p, err := netip.ParsePrefix(z); err == nil {
-				fault("%s.zones[%d]: %s is a range of addresses: name the zone of its reverse names, such as %s", field, j, z, reverseZone(p))
-				continue
-			}
-			name(fmt.Sprintf("%s.zones[%d]", field, j), z)
-		}
-	}
-	for n, addrs := range c.Hosts {
-		name("hosts", n)
-		if len(addrs) == 0 {
-			fault("hosts: %s has no address", n)
-		}
-	}
-	for n, target := range c.Aliases {
-		name("aliases", n)
-		name("aliases: "+n, target)
-		if _, both := c.Hosts[n]; both {
-			fault("aliases: %s is in hosts, too: take it out of one", n)
-		}
-	}
-	for i, d := range c.SearchPath.Domains {
-		name(fmt.Sprintf("searchPath.domains[%d]", i), d)
-	}
-	for i, z := range c.External.Zones {
-		if name(fmt.Sprintf("external.zones[%d]", i), z); strings.Trim(z, ".") == "" {
-			fault("external.zones[%d]: a zone can't be the root", i)
-		}
-	}
-	for i, z := range c.External.NameServers {
-		name(fmt.Sprintf("external.nameServers[%d]", i), z)
-	}
-	if s := c.External.Service; s != "" && strings.Count(s, "/") != 1 {
-		fault("external.service: %q: want namespace/name", s)
-	}
-	l := &c.Limits
-	for _, n := range []struct {
-		field string
-		v     *int
-		def   int
-	}{
-		{"limits.upstream", &l.Upstream, 2000}, {"limits.waiting", &l.Waiting, 20000},
-		{"limits.connections", &l.Connections, 4000}, {"limits.perClient", &l.PerClient, 256},
-		{"limits.udpSize", &l.UDPSize, 1232}, {"cache.maxBytes", &c.Cache.MaxBytes, 64 << 20},
-	} {
-		if *n.v < 0 {
-			fault("%s: %d is negative", n.field, *n.v)
-		}
-		*n.v = cmp.Or(*n.v, n.def)
-	}
-	if l.UDPSize < minUDP || l.UDPSize > maxUDP {
-		fault("limits.udpSize: %d: want %d to %d", l.UDPSize, minUDP, maxUDP)
-	}
-	if l.QueriesPerSec < 0 {
-		fault("limits.queriesPerSec: %g is negative", l.QueriesPerSec)
-	}
-	l.IdleConnection = cmp.Or(l.IdleConnection, Duration(20*time.Second))
-	k := &c.Cache
-	k.Entries = cmp.Or(k.Entries, 50000)
-	k.MaxTTL = cmp.Or(k.MaxTTL, Duration(time.Hour))
-	k.NegativeTTL = cmp.Or(k.NegativeTTL, Duration(30*time.Minute))
-	setDefault(&k.ServFailTTL, Duration(2*time.Second))
-	setDefault(&k.ServeStale, Duration(time.Hour))
-	setDefault(&k.Prefetch, true)
-	c.External.TTL = cmp.Or(c.External.TTL, Duration(5*time.Minute))
-	c.External.QueriesPerSec = cmp.Or(c.External.QueriesPerSec, 200)
-	return errors.Join(bad...)
-}
-
-// reverseZone is the first zone of whole labels in a range.
-func reverseZone(p netip.Prefix) string {
-	per := 8
-	if p.Addr().Is6() {
-		per = 4
-	}
-	labels := strings.Split(dnszone.ReverseName(p.Masked().Addr()), ".")
-	return strings.TrimSuffix(strings.Join(labels[p.Addr().BitLen()/per-(p.Bits()+per-1)/per:], "."), ".")
-}
-
-func setDefault[T any](p **T, v T) {
-	if *p == nil {
-		*p = &v
-	}
 }
 
 var podModes = map[string]dnszone.PodNames{
