@@ -58,6 +58,7 @@ func reverseZone(p netip.Prefix) string {
 	labels := strings.Split(dnszone.ReverseName(p.Masked().Addr()), ".")
 	return strings.TrimSuffix(strings.Join(labels[p.Addr().BitLen()/per-(p.Bits()+per-1)/per:], "."), ".")
 }
+
 func setDefault[T any](p **T, v T) {
 	if *p == nil {
 		*p = &v

@@ -309,41 +309,61 @@ func (t *Table) sync(prog *policy.Program) error {
 	if err != nil {
 		return err
 	}
-	wantSets := map[string]*set{}
-	wantElements := map[string]elements{}
-	root := map[string]bool{}
-	for _, s := range rootSets() {
-		wantSets[s.name], wantElements[s.name], root[s.name] = s, elements{}, true
-	}
-	for a, e := range prog.Pods {
-		for name, es := range rootElements(a, e) {
-			for k, v := range es {
-				wantElements[name][k] = v
-			}
-		}
-	}
-	for link, chain := range prog.Links {
-		maps.Copy(wantElements[mapLinks], linkElements(link, chain))
-	}
-	for _, s := range prog.Sets {
-		for k, es := range halves(s) {
-			wantSets[k.name], wantElements[k.name] = k, es
-		}
-	}
-	names := prog.Sets[policy.Asking] != nil
-	if names {
-		wantSets[setAwake] = awakeSet()
-	}
-	wantChains := t.rootChains(names)
-	for _, c := range prog.Chains {
-		wantChains = append(wantChains, t.compile(c))
-	}
-
-	var p plan
 	if have != nil && have.flags&tableOwner != 0 && have.owner != t.conn.Port() {
 		return fmt.Errorf("another process owns it (netlink port %d), such as an older agent of this node: it has to end first: %w", have.owner, unix.EPERM)
 	}
-	if have != nil && !have.fits(wantSets, wantChains, t.tableFlags()) {
+	names := prog.Sets[policy.Asking] != nil
+	p, err := t.planFrom(have, t.wanted(prog, names))
+	if err != nil {
+		return err
+	}
+	if err := t.send(p); err != nil {
+		return err
+	}
+	t.names = names
+	return t.monitor.Join()
+}
+
+// wanted is what the table is to hold.
+type wanted struct {
+	sets     map[string]*set
+	root     map[string]bool // those of them that lead pods to their chains
+	elements map[string]elements
+	chains   []*chain
+}
+
+// wanted makes a Program what the kernel has to hold; names says whether policies go by domain name.
+func (t *Table) wanted(prog *policy.Program, names bool) *wanted {
+	w := &wanted{sets: map[string]*set{}, root: map[string]bool{}, elements: map[string]elements{}, chains: t.rootChains(names)}
+	for _, s := range rootSets() {
+		w.sets[s.name], w.elements[s.name], w.root[s.name] = s, elements{}, true
+	}
+	for a, e := range prog.Pods {
+		for name, es := range rootElements(a, e) {
+			maps.Copy(w.elements[name], es)
+		}
+	}
+	for link, chain := range prog.Links {
+		maps.Copy(w.elements[mapLinks], linkElements(link, chain))
+	}
+	for _, s := range prog.Sets {
+		for k, es := range halves(s) {
+			w.sets[k.name], w.elements[k.name] = k, es
+		}
+	}
+	if names {
+		w.sets[setAwake] = awakeSet()
+	}
+	for _, c := range prog.Chains {
+		w.chains = append(w.chains, t.compile(c))
+	}
+	return w
+}
+
+// planFrom is the way from what the kernel has, nil being no table, to what is wanted.
+func (t *Table) planFrom(have *state, want *wanted) (*plan, error) {
+	p := new(plan)
+	if have != nil && !have.fits(want.sets, want.chains, t.tableFlags()) {
 		p.tables = append(p.tables, t.delTable())
 		have = nil
 	}
@@ -354,21 +374,21 @@ func (t *Table) sync(prog *policy.Program) error {
 	case !t.shared && have.flags&tableOwner == 0: // its last owner is gone
 		p.tables = append(p.tables, t.newTable())
 	}
-	for name, s := range wantSets {
-		del, add := elements{}, wantElements[name]
+	for name, s := range want.sets {
+		del, add := elements{}, want.elements[name]
 		if _, there := have.sets[name]; !there {
 			p.sets = append(p.sets, t.newSet(s))
 		} else if !s.expires {
 			held, err := t.listElements(name)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			del, add = difference(held, add)
 		}
 		msgs := append(t.change(unix.NFT_MSG_DELSETELEM, name, del), t.change(unix.NFT_MSG_NEWSETELEM, name, add)...)
 		switch {
 		case len(msgs) == 0:
-		case root[name]:
+		case want.root[name]:
 			p.pods = append(p.pods, msgs)
 		case s.verdicts && len(del) > 0:
 			p.mapped = append(p.mapped, msgs)
@@ -381,14 +401,14 @@ func (t *Table) sync(prog *policy.Program) error {
 		}
 	}
 	keep := map[string]bool{}
-	for _, c := range wantChains {
+	for _, c := range want.chains {
 		keep[c.name] = true
-		if err := t.planChain(&p, c, have.chains[c.name]); err != nil {
-			return err
+		if err := t.planChain(p, c, have.chains[c.name]); err != nil {
+			return nil, err
 		}
 	}
 	for name := range have.sets {
-		if wantSets[name] == nil {
+		if want.sets[name] == nil {
 			p.delSets = append(p.delSets, t.delSet(name))
 		}
 	}
@@ -398,11 +418,7 @@ func (t *Table) sync(prog *policy.Program) error {
 			p.delChain = append(p.delChain, t.delChain(name))
 		}
 	}
-	if err := t.send(&p); err != nil {
-		return err
-	}
-	t.names = names
-	return t.monitor.Join()
+	return p, nil
 }
 
 // difference is what has to go from a set and what has to come.

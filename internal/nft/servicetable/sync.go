@@ -78,45 +78,8 @@ func (t *Table) sync(want service.Rules) (gone []service.Frontend, err error) {
 			return nil, fmt.Errorf("table %s: %w", f.table, err)
 		}
 	}
-	var wanted map[service.Frontend]bool
-	if len(t.held) > 0 {
-		wanted = make(map[service.Frontend]bool, len(t.held))
-		want.All(func(fe service.Frontend, _ *service.Rule) { wanted[fe] = true })
-	}
-	// What a Service no longer has goes in the transaction that changes the rest of it.
-	goneOf := make(map[string][]service.Frontend)
 	partial, _ := want.(service.Partial)
-	for fe := range t.held {
-		if !wanted[fe] && (partial == nil || !partial.Keeps(fe)) {
-			gone = append(gone, fe)
-			name := ownerOf(contents[0].comments, contents[1].comments, fe)
-			goneOf[name] = append(goneOf[name], fe)
-		}
-	}
-	var group []service.Change
-	apply := func(owner string) {
-		for _, fe := range goneOf[owner] {
-			group = append(group, service.Change{Frontend: fe})
-		}
-		delete(goneOf, owner)
-		if err == nil && len(group) > 0 {
-			err = t.applyService(group)
-		}
-		group = group[:0]
-	}
-	want.All(func(fe service.Frontend, r *service.Rule) {
-		if len(group) > 0 && group[0].New.Service != r.Service {
-			apply(group[0].New.Service.String())
-		}
-		group = append(group, service.Change{Frontend: fe, New: r})
-	})
-	if len(group) > 0 {
-		apply(group[0].New.Service.String())
-	}
-	for owner := range goneOf {
-		apply(owner)
-	}
-	if err != nil {
+	if gone, err = t.applyAll(want, partial, &contents); err != nil {
 		return nil, err
 	}
 	for i, f := range []*family{t.v4, t.v6} {
@@ -144,6 +107,49 @@ func (t *Table) sync(want service.Rules) (gone []service.Frontend, err error) {
 		return nil, nft.ErrInterrupted
 	}
 	return gone, nil
+}
+
+// applyAll changes what there is, Service by Service, into what is wanted, and tells which frontends are gone. Of a Partial
+// those stay that it says nothing of.
+func (t *Table) applyAll(want service.Rules, partial service.Partial, have *[2]contents) (gone []service.Frontend, err error) {
+	var wanted map[service.Frontend]bool
+	if len(t.held) > 0 {
+		wanted = make(map[service.Frontend]bool, len(t.held))
+		want.All(func(fe service.Frontend, _ *service.Rule) { wanted[fe] = true })
+	}
+	// What a Service no longer has goes in the transaction that changes the rest of it.
+	goneOf := make(map[string][]service.Frontend)
+	for fe := range t.held {
+		if !wanted[fe] && (partial == nil || !partial.Keeps(fe)) {
+			gone = append(gone, fe)
+			name := ownerOf(have[0].comments, have[1].comments, fe)
+			goneOf[name] = append(goneOf[name], fe)
+		}
+	}
+	var group []service.Change
+	apply := func(owner string) {
+		for _, fe := range goneOf[owner] {
+			group = append(group, service.Change{Frontend: fe})
+		}
+		delete(goneOf, owner)
+		if err == nil && len(group) > 0 {
+			err = t.applyService(group)
+		}
+		group = group[:0]
+	}
+	want.All(func(fe service.Frontend, r *service.Rule) {
+		if len(group) > 0 && group[0].New.Service != r.Service {
+			apply(group[0].New.Service.String())
+		}
+		group = append(group, service.Change{Frontend: fe, New: r})
+	})
+	if len(group) > 0 {
+		apply(group[0].New.Service.String())
+	}
+	for owner := range goneOf {
+		apply(owner)
+	}
+	return gone, err
 }
 
 // listen has what others do to the tables be noticed from here on, and tells whether nobody did anything to any table
