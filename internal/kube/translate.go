@@ -168,21 +168,7 @@ func FromService(s *corev1.Service) (*model.Service, error) {
 			out.Families = append(out.Families, model.IPv4)
 		}
 	}
-	for i := range s.Spec.Ports {
-		sp := &s.Spec.Ports[i]
-		proto, ok := bad.protocol(fmt.Sprintf("spec.ports[%d].protocol", i), &sp.Protocol)
-		if !ok {
-			continue
-		}
-		target := sp.TargetPort.String()
-		if target == "" || target == "0" {
-			target = fmt.Sprint(sp.Port)
-		}
-		out.Ports = append(out.Ports, model.ServicePort{
-			Name: intern(sp.Name), Protocol: proto, Port: uint16(sp.Port), NodePort: uint16(sp.NodePort),
-			TargetPort: intern(target), AppProtocol: intern(deref(sp.AppProtocol)),
-		})
-	}
+	out.Ports = servicePorts(s.Spec.Ports, &bad)
 	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
 		out.AffinityTimeout = 10800 * time.Second // the API's default
 		if c := s.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
@@ -201,27 +187,52 @@ func FromService(s *corev1.Service) (*model.Service, error) {
 		}
 	}
 	if out.Type == model.LoadBalancer {
-		lb := &out.LoadBalancer
-		lb.Class = deref(s.Spec.LoadBalancerClass)
-		if s.Spec.LoadBalancerIP != "" {
-			if lb.RequestedIP = bad.addr("spec.loadBalancerIP", s.Spec.LoadBalancerIP); !lb.RequestedIP.IsValid() {
-				lb.UnreadableIP = s.Spec.LoadBalancerIP
-			}
-		}
-		for i, r := range s.Spec.LoadBalancerSourceRanges {
-			// One that can't be read stays, as an invalid one: without it the list could be empty, which admits all.
-			lb.SourceRanges = append(lb.SourceRanges, bad.prefix(fmt.Sprintf("spec.loadBalancerSourceRanges[%d]", i), r))
-		}
-		lb.NoNodePorts = s.Spec.AllocateLoadBalancerNodePorts != nil && !*s.Spec.AllocateLoadBalancerNodePorts
-		for i, in := range s.Status.LoadBalancer.Ingress {
-			x := model.LoadBalancerIngress{Hostname: in.Hostname, Proxy: deref(in.IPMode) == corev1.LoadBalancerIPModeProxy}
-			if in.IP != "" {
-				x.IP = bad.addr(fmt.Sprintf("status.loadBalancer.ingress[%d].ip", i), in.IP)
-			}
-			out.Ingress = append(out.Ingress, x)
-		}
+		loadBalancer(s, out, &bad)
 	}
 	return out, errors.Join(bad...)
+}
+
+func servicePorts(in []corev1.ServicePort, bad *problems) []model.ServicePort {
+	var out []model.ServicePort
+	for i := range in {
+		sp := &in[i]
+		proto, ok := bad.protocol(fmt.Sprintf("spec.ports[%d].protocol", i), &sp.Protocol)
+		if !ok {
+			continue
+		}
+		target := sp.TargetPort.String()
+		if target == "" || target == "0" {
+			target = fmt.Sprint(sp.Port)
+		}
+		out = append(out, model.ServicePort{
+			Name: intern(sp.Name), Protocol: proto, Port: uint16(sp.Port), NodePort: uint16(sp.NodePort),
+			TargetPort: intern(target), AppProtocol: intern(deref(sp.AppProtocol)),
+		})
+	}
+	return out
+}
+
+// loadBalancer takes over what only a Service of type LoadBalancer has.
+func loadBalancer(s *corev1.Service, out *model.Service, bad *problems) {
+	lb := &out.LoadBalancer
+	lb.Class = deref(s.Spec.LoadBalancerClass)
+	if s.Spec.LoadBalancerIP != "" {
+		if lb.RequestedIP = bad.addr("spec.loadBalancerIP", s.Spec.LoadBalancerIP); !lb.RequestedIP.IsValid() {
+			lb.UnreadableIP = s.Spec.LoadBalancerIP
+		}
+	}
+	for i, r := range s.Spec.LoadBalancerSourceRanges {
+		// One that can't be read stays, as an invalid one: without it the list could be empty, which admits all.
+		lb.SourceRanges = append(lb.SourceRanges, bad.prefix(fmt.Sprintf("spec.loadBalancerSourceRanges[%d]", i), r))
+	}
+	lb.NoNodePorts = s.Spec.AllocateLoadBalancerNodePorts != nil && !*s.Spec.AllocateLoadBalancerNodePorts
+	for i, in := range s.Status.LoadBalancer.Ingress {
+		x := model.LoadBalancerIngress{Hostname: in.Hostname, Proxy: deref(in.IPMode) == corev1.LoadBalancerIPModeProxy}
+		if in.IP != "" {
+			x.IP = bad.addr(fmt.Sprintf("status.loadBalancer.ingress[%d].ip", i), in.IP)
+		}
+		out.Ingress = append(out.Ingress, x)
+	}
 }
 
 // LoadBalancerCleanup is the finalizer that keeps a Service until the controller of its load balancer has let go
