@@ -13,18 +13,14 @@ import (
 func TestNoAddressIsGivenTwiceByALeaderThatIsBehind(t *testing.T) {
 	f := newFakeAPI(t)
 	const lease = "/apis/coordination.k8s.io/v1/namespaces/weft/leases/weft-controller"
-	renew := func() {
-		now := time.Now().UTC().Format("2006-01-02T15:04:05.000000Z")
-		f.put(lease, fmt.Sprintf(`{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","spec":{"holderIdentity":"last",
-			"leaseDurationSeconds":2,"acquireTime":"%[1]s","renewTime":"%[1]s","leaseTransitions":1}}`, now))
-	}
-	renew()
+	f.put(lease, fmt.Sprintf(`{"spec":{"holderIdentity":"last","leaseDurationSeconds":3600,"acquireTime":"%[1]s","renewTime":"%[1]s","leaseTransitions":1}}`,
+		time.Now().UTC().Format("2006-01-02T15:04:05.000000Z")))
 	f.put(poolPath+"p", smallish)
 	f.put(svcPath+"older", `{"spec":{"type":"ClusterIP"}}`)
 	f.put(svcPath+"younger", plain)
 	f.put(svcPath+"older", plain)
 	next := start(t, f, "next", lbOpts)
-	eventually(t, "the next leader has the whole picture", func() bool { renew(); return next.Ready() == nil })
+	eventually(t, "the next leader has the whole picture", func() bool { return next.Ready() == nil })
 
 	// The last leader saw the younger one first, and did this before it went.
 	f.setBehind("services")
