@@ -528,7 +528,6 @@ func TestSlowBodies(t *testing.T) {
 
 // Connections that wait cost little, however many there are, and leave nothing behind.
 func TestIdleConnectionsAreSmall(t *testing.T) {
-	const n, most = 2000, 24 << 10
 	addr := talk(t, func(c net.Conn) {
 		defer c.Close()
 		for r := bufio.NewReader(c); ; {
@@ -539,28 +538,39 @@ func TestIdleConnectionsAreSmall(t *testing.T) {
 		}
 	})
 	r := start(t, simple(addr))
-	size := func() int64 {
-		runtime.GC()
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return int64(m.HeapAlloc + m.StackInuse)
-	}
-	before, goroutines := size(), runtime.NumGoroutine()
-	conns := make([]net.Conn, n)
 	buf := make([]byte, 1024)
+	r.idle(2000, func(c net.Conn) {
+		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		if k, err := c.Read(buf); err != nil || !bytes.HasPrefix(buf[:k], []byte("HTTP/1.1 200")) {
+			t.Fatalf("%q, %v", buf[:k], err)
+		}
+	})
+}
+
+// memory is how many bytes of heap and stacks are in use.
+func memory() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
+}
+
+// idle opens connections that wait once use has come back, and says what one costs, and when something of them stays.
+func (r *rig) idle(n int, use func(net.Conn)) {
+	t, most := r.t, int64(24<<10)
+	t.Helper()
+	before, goroutines := memory(), runtime.NumGoroutine()
+	conns := make([]net.Conn, n)
 	for i := range conns {
 		c, err := net.Dial("tcp", r.tcp())
 		if err != nil {
 			t.Fatal(err)
 		}
 		conns[i] = c
-		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-		if k, err := c.Read(buf); err != nil || !bytes.HasPrefix(buf[:k], []byte("HTTP/1.1 200")) {
-			t.Fatalf("%q, %v", buf[:k], err)
-		}
+		use(c)
 	}
-	if per := (size() - before) / n; per > most {
+	if per := (memory() - before) / int64(n); per > most {
 		t.Errorf("%d bytes for each idle connection", per)
 	} else {
 		t.Logf("%d bytes for each idle connection", per)

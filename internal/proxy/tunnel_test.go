@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -127,13 +126,6 @@ func TestIdleTunnelsAreSmall(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := start(t, c.update)
-			size := func() int64 {
-				runtime.GC()
-				runtime.GC()
-				var m runtime.MemStats
-				runtime.ReadMemStats(&m)
-				return int64(m.HeapAlloc + m.StackInuse)
-			}
 			tunnels := make([]io.ReadWriteCloser, c.n)
 			defer func() {
 				for _, t := range tunnels {
@@ -142,14 +134,14 @@ func TestIdleTunnelsAreSmall(t *testing.T) {
 					}
 				}
 			}()
-			before := size()
+			before := memory()
 			for i := range tunnels {
 				tunnels[i] = c.dial(t, r)
 				if err := pong(tunnels[i], "hello"); err != nil {
 					t.Fatal(err)
 				}
 			}
-			each := (size() - before) / int64(c.n)
+			each := (memory() - before) / int64(c.n)
 			t.Logf("%d bytes each", each)
 			if each > c.most {
 				t.Errorf("%d bytes each, want at most %d", each, c.most)
