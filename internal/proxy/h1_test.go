@@ -547,8 +547,8 @@ func TestIdleConnectionsAreSmall(t *testing.T) {
 	})
 }
 
-// memory is how many bytes of heap and stacks are in use.
-func memory() int64 {
+// memoryInUse is how many bytes of heap and stacks are in use.
+func memoryInUse() int64 {
 	runtime.GC()
 	runtime.GC()
 	var m runtime.MemStats
@@ -560,7 +560,7 @@ func memory() int64 {
 func (r *rig) idle(n int, use func(net.Conn)) {
 	t, most := r.t, int64(24<<10)
 	t.Helper()
-	before, goroutines := memory(), runtime.NumGoroutine()
+	before, goroutines := memoryInUse(), runtime.NumGoroutine()
 	conns := make([]net.Conn, n)
 	for i := range conns {
 		c, err := net.Dial("tcp", r.tcp())
@@ -570,7 +570,7 @@ func (r *rig) idle(n int, use func(net.Conn)) {
 		conns[i] = c
 		use(c)
 	}
-	if per := (memory() - before) / int64(n); per > most {
+	if per := (memoryInUse() - before) / int64(n); per > most {
 		t.Errorf("%d bytes for each idle connection", per)
 	} else {
 		t.Logf("%d bytes for each idle connection", per)

@@ -134,14 +134,14 @@ func TestIdleTunnelsAreSmall(t *testing.T) {
 					}
 				}
 			}()
-			before := memory()
+			before := memoryInUse()
 			for i := range tunnels {
 				tunnels[i] = c.dial(t, r)
 				if err := pong(tunnels[i], "hello"); err != nil {
 					t.Fatal(err)
 				}
 			}
-			each := (memory() - before) / int64(c.n)
+			each := (memoryInUse() - before) / int64(c.n)
 			t.Logf("%d bytes each", each)
 			if each > c.most {
 				t.Errorf("%d bytes each, want at most %d", each, c.most)
