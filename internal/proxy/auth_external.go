@@ -296,7 +296,7 @@ func (a *externalAuth) answering(x *exchange, l *listener, host string, q *quest
 	if r.invalid != "" || r.filters.redirect != nil || w == nil || w.cell == nil || w.filters.redirect != nil {
 		return nil, errNoBackend
 	}
-	if len(l.filters) > 0 || !a.mayAsk(x, l, r.planFor(l)) {
+	if len(l.filters) > 0 || len(w.filters.external) > 0 || !a.mayAsk(x, l, r.planFor(l)) {
 		return nil, errGuarded
 	}
 	for _, c := range r.filters.rewrite {

@@ -194,3 +194,17 @@ func TestBackendsExternalAuthAndPathsReadOtherwise(t *testing.T) {
 	r.want(401, "/admin/x", nil)
 	r.want(401, "/admin%2fx", nil)
 }
+
+// A question of external authentication to a route of the gateway's own does not get to a backend that has another authority.
+func TestBackendsExternalAuthIsAskedOfQuestions(t *testing.T) {
+	e, a := newEcho(t, "e"), newAuthServer(t)
+	u := withBackend(guarded(route.Policy{ExternalAuth: &route.ExternalAuth{Host: "victim.example.com", Path: "/secret", Method: "DELETE"}}, e.addr()), "victim", a.addr)
+	u.Routes = append(u.Routes, route.Route{Key: "theirs", Kind: route.HTTPRoute,
+		Parents: []route.Parent{{Listener: "http", Hostnames: []string{"victim.example.com"}}},
+		Rules:   []route.Rule{{Backends: []route.WeightedBackend{{Backend: "victim", Weight: 1, Filters: []route.Filter{asks("other")}}}}}})
+	r := start(t, u)
+	r.want(500, "/", map[string]string{"X-Ask": "ann"})
+	if a.count.Load() != 0 {
+		t.Error("the guarded backend was asked")
+	}
+}
