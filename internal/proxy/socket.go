@@ -139,5 +139,5 @@ func (t *transfer) sendSome(fd rawFD) (int, error) {
 	for i, p := range [...][]byte{t.p, t.more} {
 		t.vector[i] = syscall.Iovec{Base: unsafe.SliceData(p), Len: uint64(len(p))}
 	}
-	return rawCall(syscall.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&t.vector)), uintptr(len(t.vector)))
+	return rawCall(syscall.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&t.vector)), uintptr(len(t.vector)), 0)
 }
