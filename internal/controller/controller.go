@@ -212,7 +212,7 @@ func (c *Controller) lead(ctx context.Context, w *kube.Watcher) error {
 			return err
 		}
 		if r.Current != "" {
-			p = &late{Part: p, current: func(ctx context.Context) error { return w.Current(ctx, r.Current) }, log: c.cfg.Log}
+			p = &late{Part: p, current: func(ctx context.Context) error { return w.Current(ctx, r.Current) }, again: currentAgain, log: c.cfg.Log}
 		}
 		parts = append(parts, p)
 	}

@@ -13,10 +13,14 @@ import (
 	"github.com/weft-net/weft/internal/model"
 )
 
+// currentAgain is many times what a watch lags behind.
+const currentAgain = 30 * time.Second
+
 // late is a Part that begins once the picture is current. What changes until then becomes its first Delta.
 type late struct {
 	Part
 	current func(context.Context) error
+	again   time.Duration // after which it is asked anew: of an API server that has begun again with older data a watch shows no such version
 	log     *slog.Logger
 
 	mu    sync.Mutex
@@ -43,7 +47,9 @@ func (p *late) Update(d *model.Delta) {
 func (p *late) Run(ctx context.Context) {
 	backoff := wait.Backoff{Duration: retryMin, Factor: 2, Jitter: 0.5, Steps: 10, Cap: retryMax}
 	for {
-		err := p.current(ctx)
+		asked, cancel := context.WithTimeout(ctx, p.again)
+		err := p.current(asked)
+		cancel()
 		if ctx.Err() != nil {
 			return
 		}
