@@ -20,8 +20,10 @@ const currentAgain = 30 * time.Second
 type late struct {
 	Part
 	current func(context.Context) error
-	again   time.Duration // after which it is asked anew: of an API server that has begun again with older data a watch shows no such version
-	log     *slog.Logger
+	// again is after how long it is asked anew: of an API server that has begun again with older data a watch may never show
+	// what was asked.
+	again time.Duration
+	log   *slog.Logger
 
 	mu    sync.Mutex
 	begun bool
