@@ -28,7 +28,7 @@ const (
 )
 
 // percentiles are what is told of it, by the row in the report.
-var percentiles = map[string]float64{"http1-p50": 0.50, "http1-p99": 0.99}
+var percentiles = map[string]float64{"http1-p50": 0.50, "http1-p90": 0.90, "http1-p95": 0.95, "http1-p98": 0.98, "http1-p99": 0.99}
 
 // latencies has each contender take turns, for d in all. It tells of each turn how long the requests took, in microseconds
 // from when they were due, in order.

@@ -76,7 +76,7 @@ func (r *report) json() []byte {
 			medians[c][name] = r.median(c, name)
 		}
 	}
-	out, err := json.MarshalIndent(map[string]any{"unit": "microseconds of CPU; http1-p50 and -p99: of latency", "rounds": r.rounds, "routes": routes, "cases": medians, "memory": r.memory}, "", "\t")
+	out, err := json.MarshalIndent(map[string]any{"unit": "microseconds of CPU; http1-p50 to -p99: of latency", "rounds": r.rounds, "routes": routes, "cases": medians, "memory": r.memory}, "", "\t")
 	if err != nil {
 		panic(err) // numbers and strings only
 	}
