@@ -23,7 +23,7 @@ func main() {
 		serveEndpoints()
 		return
 	}
-	rounds := flag.Int("rounds", 3, "how often each `case` is measured")
+	rounds := flag.Int("rounds", 5, "how often each `case` is measured")
 	seconds := flag.Int("seconds", 4, "how long each measurement takes")
 	only := flag.String("cases", "", "comma-separated `names` of cases; all without")
 	out := flag.String("results", "", "`directory` for gateway.json and gateway.md; none without")
