@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weft-net/weft/internal/certtest"
 	"github.com/weft-net/weft/internal/ingress"
 	"github.com/weft-net/weft/internal/model"
 )
@@ -112,8 +113,7 @@ var withoutKeys = map[string]string{
 // surroundings are what effects refer to.
 func surroundings(t *testing.T) string {
 	t.Helper()
-	_, own := (*signer)(nil).sign(t, "web.test", true, "web.test")
-	crt, key := inYAML(t, own)
+	crt, key := inYAML(t, certtest.New(t, named("web.test", true, "web.test"), nil))
 	return `
 apiVersion: v1
 kind: Secret

@@ -3,80 +3,34 @@
 package ingress_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
-	"math/big"
 	"testing"
-	"time"
 
+	"github.com/weft-net/weft/internal/certtest"
 	"github.com/weft-net/weft/internal/model"
 )
 
-// signer is a CA.
-type signer struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+// named is what a certificate of a test says.
+func named(name string, ca bool, hosts ...string) x509.Certificate {
+	return x509.Certificate{Subject: pkix.Name{CommonName: name}, DNSNames: hosts, IsCA: ca}
 }
 
-// sign makes a certificate, self-signed if s is nil.
-func (s *signer) sign(t testing.TB, name string, ca bool, hosts ...string) (*signer, tls.Certificate) {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<60))
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: name}, DNSNames: hosts, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(time.Hour), IsCA: ca, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
-	parent, by := tmpl, k
-	if s != nil {
-		parent, by = s.cert, s.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, &k.PublicKey, by)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &signer{cert, k}, tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k, Leaf: cert}
-}
-
-// inPEM gives a certificate and its key as a Secret has them.
-func inPEM(t testing.TB, c tls.Certificate) (crt, key []byte) {
-	t.Helper()
-	b, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: b})
-}
-
-// inYAML gives them for a manifest of a Secret.
+// inYAML gives a certificate and its key for a manifest of a Secret.
 func inYAML(t testing.TB, c tls.Certificate) (crt, key string) {
 	t.Helper()
-	a, b := inPEM(t, c)
-	return quoted(string(a)), quoted(string(b))
+	crt, key = certtest.PEM(t, c)
+	return quoted(crt), quoted(key)
 }
 
 // certificate makes a Secret with a certificate for names, which vouches for itself as a CA too.
 func certificate(t testing.TB, namespace, name string, hosts ...string) *model.Secret {
 	t.Helper()
-	_, own := (*signer)(nil).sign(t, hosts[0], true, hosts...)
-	crt, key := inPEM(t, own)
+	crt, key := certtest.PEM(t, certtest.New(t, named(hosts[0], true, hosts...), nil))
 	return &model.Secret{Meta: model.Meta{Name: model.Name{Namespace: namespace, Name: name}}, Type: "kubernetes.io/tls", Data: map[string][]byte{
-		"tls.crt": crt, "tls.key": key, "ca.crt": crt, "auth": []byte("jane:$apr1$x$y\n"),
+		"tls.crt": []byte(crt), "tls.key": []byte(key), "ca.crt": []byte(crt), "auth": []byte("jane:$apr1$x$y\n"),
 	}}
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weft-net/weft/internal/certtest"
 	"github.com/weft-net/weft/internal/ingress"
 )
 
@@ -88,10 +89,10 @@ func cookieOf(g *gatewayFor, name string) (cookie, by string) {
 func chained(g *gatewayFor, between int) *tls.Certificate {
 	by, chain := g.w.ca, [][]byte(nil)
 	for i := range between {
-		next, c := by.sign(g.t, fmt.Sprintf("between %d", i), true)
-		by, chain = next, append([][]byte{c.Certificate[0]}, chain...)
+		by = certtest.New(g.t, named(fmt.Sprintf("between %d", i), true), &by)
+		chain = append([][]byte{by.Certificate[0]}, chain...)
 	}
-	_, c := by.sign(g.t, "ann", false, "ann.test")
+	c := certtest.New(g.t, named("ann", false, "ann.test"), &by)
 	c.Certificate = append(c.Certificate, chain...)
 	return &c
 }

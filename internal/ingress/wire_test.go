@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weft-net/weft/internal/certtest"
 	"github.com/weft-net/weft/internal/ingress"
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/proxy"
@@ -55,7 +56,7 @@ type facts struct {
 type wireWorld struct {
 	port, tlsPort int
 	fullPort      int
-	ca            *signer
+	ca            tls.Certificate
 	manifests     string
 
 	mu    sync.Mutex
@@ -230,13 +231,12 @@ func newWorld(t *testing.T) *wireWorld {
 		})
 		return l.Addr().(*net.TCPAddr).Port
 	}
-	var own, web, backend tls.Certificate
-	w.ca, own = (*signer)(nil).sign(t, "ca", true)
-	_, web = w.ca.sign(t, "web.test", false, "web.test", "www.web.test")
-	_, backend = w.ca.sign(t, "backend.test", false, "backend.test")
+	w.ca = certtest.New(t, named("ca", true), nil)
+	web := certtest.New(t, named("web.test", false, "web.test", "www.web.test"), &w.ca)
+	backend := certtest.New(t, named("backend.test", false, "backend.test"), &w.ca)
 	w.port, w.tlsPort = listen(nil), listen(&tls.Config{Certificates: []tls.Certificate{backend}, ClientAuth: tls.RequestClientCert})
 	w.fullPort = unanswering(t)
-	caText, _ := inYAML(t, own)
+	caText, _ := inYAML(t, w.ca)
 	crt, key := inYAML(t, web)
 	service := func(name, ip string, port int, endpoints ...string) string {
 		return fmt.Sprintf(`

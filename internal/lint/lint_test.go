@@ -4,21 +4,17 @@ package lint
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/weft-net/weft/internal/certtest"
 	"github.com/weft-net/weft/internal/goldentest"
 	"github.com/weft-net/weft/internal/kube"
 	"github.com/weft-net/weft/internal/offline"
@@ -161,20 +157,7 @@ func ids(f []Finding) []string {
 
 func certificate(t *testing.T, host string, until time.Time) (cert, key string) {
 	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host}, NotBefore: now.AddDate(-1, 0, 0), NotAfter: until}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &k.PublicKey, k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	kb, err := x509.MarshalECPrivateKey(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: kb}))
+	return certtest.PEM(t, certtest.New(t, x509.Certificate{Subject: pkix.Name{CommonName: host}, DNSNames: []string{host}, NotBefore: now.AddDate(-1, 0, 0), NotAfter: until}, nil))
 }
 
 func TestCertificates(t *testing.T) {

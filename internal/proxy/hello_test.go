@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/tls"
 	"io"
 	"net"
@@ -201,8 +202,8 @@ func TestOCSPStapleExpires(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		u.Certificates[i].OCSP, err = ocsp.CreateResponse(ca.cert, ca.cert, ocsp.Response{Status: ocsp.Good, SerialNumber: pair.Leaf.SerialNumber,
-			ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: until}, ca.key)
+		u.Certificates[i].OCSP, err = ocsp.CreateResponse(ca.own.Leaf, ca.own.Leaf, ocsp.Response{Status: ocsp.Good, SerialNumber: pair.Leaf.SerialNumber,
+			ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: until}, ca.own.PrivateKey.(crypto.Signer))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,17 +4,12 @@ package proxy
 
 import (
 	"bufio"
-	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -27,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weft-net/weft/internal/certtest"
 	"github.com/weft-net/weft/internal/route"
 )
 
@@ -313,68 +309,32 @@ func until(t *testing.T, what string, f func() bool) {
 
 // authority signs certificates.
 type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pem  string
+	own tls.Certificate
+	pem string
 }
 
 func newAuthority(t *testing.T) *authority {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &authority{cert, key, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))}
+	own := certtest.New(t, x509.Certificate{Subject: pkix.Name{CommonName: "test CA"}, IsCA: true}, nil)
+	crt, _ := certtest.PEM(t, own)
+	return &authority{own, crt}
 }
 
-func (a *authority) pool() *x509.CertPool {
-	p := x509.NewCertPool()
-	p.AddCert(a.cert)
-	return p
-}
+func (a *authority) pool() *x509.CertPool { return certtest.Pool(a.own) }
 
 // issue signs a certificate for names, or URIs.
 func (a *authority) issue(t *testing.T, key string, names ...string) route.Certificate {
 	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<60))
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{SerialNumber: serial, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		Subject: pkix.Name{CommonName: key}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
+	template := x509.Certificate{Subject: pkix.Name{CommonName: key}}
 	for _, n := range names {
 		if u, err := url.Parse(n); err == nil && u.Scheme != "" {
-			tmpl.URIs = append(tmpl.URIs, u)
+			template.URIs = append(template.URIs, u)
 		} else {
-			tmpl.DNSNames = append(tmpl.DNSNames, n)
+			template.DNSNames = append(template.DNSNames, n)
 		}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, &k.PublicKey, a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	kb, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var chain, priv bytes.Buffer
-	_ = pem.Encode(&chain, &pem.Block{Type: "CERTIFICATE", Bytes: der})
-	_ = pem.Encode(&priv, &pem.Block{Type: "PRIVATE KEY", Bytes: kb})
-	return route.Certificate{Key: key, Chain: chain.String(), PrivateKey: priv.String()}
+	chain, private := certtest.PEM(t, certtest.New(t, template, &a.own))
+	return route.Certificate{Key: key, Chain: chain, PrivateKey: private}
 }
 
 func prefixes(in ...string) (out []netip.Prefix) {
