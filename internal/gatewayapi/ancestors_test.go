@@ -48,6 +48,15 @@ func policyOfSecure(status ...gwv1.PolicyAncestorStatus) *gwv1.BackendTLSPolicy 
 		Status: gwv1.PolicyStatus{Ancestors: status}}
 }
 
+// refusers applies a change and looks which Gateways refuse requests then.
+func refusers(t *testing.T, s *State, have *told, what, want string, change *Change) {
+	t.Helper()
+	have.take(s.Apply(change))
+	if got := refusing(t, s, have); got != want {
+		t.Errorf("%s: %s refuse; want %s", what, got, want)
+	}
+}
+
 // refusing gives the Gateways that refuse requests to the Service, checked against what the route and policy say.
 func refusing(t *testing.T, s *State, have *told) string {
 	t.Helper()
@@ -97,13 +106,7 @@ func TestPolicyWithFullStatusOfListenerFilters(t *testing.T) {
 			"requests": []any{map[string]any{"type": "ExternalAuth", "externalAuth": map[string]any{"protocol": "HTTP", "backendRef": map[string]any{"name": "secure", "port": 443}}}}}}
 	}
 	s, have := New(Options{}), newTold()
-	step := func(what, want string, change *Change) {
-		t.Helper()
-		have.take(s.Apply(change))
-		if got := refusing(t, s, have); got != want {
-			t.Errorf("%s: %s refuse; want %s", what, got, want)
-		}
-	}
+	step := func(what, want string, change *Change) { t.Helper(); refusers(t, s, have, what, want, change) }
 	step("at first", "g15 g16 g17", c)
 	step("without g03", "g16 g17", &Change{Gateways: map[model.Name]*gwv1.Gateway{{Namespace: "infra", Name: "g03"}: nil}})
 	step("without the entry of somebody else", "g17", &Change{BackendTLSPolicies: map[model.Name]*gwv1.BackendTLSPolicy{svc: policyOfSecure()}})
@@ -115,13 +118,7 @@ func TestPolicyWithFullStatusOfListenerFilters(t *testing.T) {
 // were no policy, and the route says why. Whoever is in the status stays; where room comes, the next one has it.
 func TestPolicyWithFullStatus(t *testing.T) {
 	s, have := New(Options{}), newTold()
-	step := func(what, want string, change *Change) {
-		t.Helper()
-		have.take(s.Apply(change))
-		if got := refusing(t, s, have); got != want {
-			t.Errorf("%s: %s refuse; want %s", what, got, want)
-		}
-	}
+	step := func(what, want string, change *Change) { t.Helper(); refusers(t, s, have, what, want, change) }
 	svc := model.Name{Namespace: "infra", Name: "secure"}
 	step("at first", "g15 g16 g17", eighteenGateways())
 	for seed := range uint64(20) { // in whatever order they come
