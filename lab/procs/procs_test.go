@@ -77,7 +77,7 @@ func TestService(t *testing.T) {
 		Name:  "test",
 		Log:   NewLog(filepath.Join(dir, "log"), 1<<20),
 		Grace: 10 * time.Second,
-		Spec:  func() Spec { return sh(`echo began; trap "echo bye; exit 0" TERM; while :; do sleep 0.01; done`) },
+		Spec:  func() Spec { return sh(`trap "echo bye; exit 0" TERM; echo began; while :; do sleep 0.01; done`) },
 	})
 	if err := s.Kill(); err == nil {
 		t.Error("a service that doesn't run was killed")
