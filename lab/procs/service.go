@@ -140,14 +140,14 @@ func (s *Service) runOnce(ctx context.Context) error {
 	}
 	defer null.Close()
 	spec.Files = []*os.File{null, out, out}
+	s.mu.Lock() // whoever sees what the process says finds that it runs
 	p, err := s.table.Start(spec)
+	s.process = p
+	s.mu.Unlock()
 	if err != nil {
 		fmt.Fprintln(out, "weft-lab:", err)
 		return err
 	}
-	s.mu.Lock()
-	s.process = p
-	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
 		s.process = nil
