@@ -3,6 +3,7 @@
 package node
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -628,5 +630,50 @@ func TestRanges(t *testing.T) {
 	}
 	if _, saw := c.pod["b1"].ask("tcp", targets["cluster IP"][model.IPv4]); saw != "10.244.1.3" {
 		t.Errorf("pod to a cluster IP: the server saw %s, want the pod", saw)
+	}
+}
+
+// TestPortKept: a client whose address is replaced by the node's keeps its port. A client knows which of its ports the
+// server may remember still, in TIME_WAIT, and starts there with a sequence number that the server takes for new; with ports
+// drawn anew for each connection, one of a busy client's in thirty met another's memory, and waited for its SYN to be sent again.
+func TestPortKept(t *testing.T) {
+	c := newCluster(t)
+	c.start(t)
+	s := newShop()
+	s.endpoints = s.endpoints[1:]
+	c.update(t, s.delta())
+	ask := func(addr string, port int) (client, saw string) {
+		c.outside.in(func() {
+			d := net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{Port: port}}
+			conn, err := d.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(patience))
+			in := bufio.NewReader(conn)
+			for question, answer := range map[string]*string{"who\n": &client, "port\n": &saw} {
+				if _, err := io.WriteString(conn, question); err != nil {
+					t.Fatal(err)
+				}
+				line, err := in.ReadString('\n')
+				if err != nil {
+					t.Fatal(err)
+				}
+				*answer = strings.Fields(line)[1]
+			}
+		})
+		return client, saw
+	}
+	port := 40000
+	for _, f := range families {
+		addr := targets["cluster IP"][f]
+		node := map[model.Family]string{model.IPv4: "192.168.1.1", model.IPv6: "fd00:192::1"}[f]
+		for range 5 {
+			port++
+			if client, saw := ask(addr, port); client != node || saw != strconv.Itoa(port) {
+				t.Errorf("%s from port %d: the server saw port %s of %s, want the same of the node, %s", addr, port, saw, client, node)
+			}
+		}
 	}
 }

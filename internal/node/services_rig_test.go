@@ -242,7 +242,11 @@ func (s *space) serve(t testing.TB, name string, port int) {
 					defer conn.Close()
 					in := bufio.NewScanner(conn)
 					for in.Scan() {
-						fmt.Fprintf(conn, "%s %s\n", name, host(conn.RemoteAddr()))
+						from := host(conn.RemoteAddr())
+						if in.Text() == "port" {
+							_, from, _ = net.SplitHostPort(conn.RemoteAddr().String())
+						}
+						fmt.Fprintf(conn, "%s %s\n", name, from)
 					}
 				}()
 			}

@@ -186,16 +186,16 @@ func addChains(c *nftables.Conn, t *nftables.Table) {
 		rule(out, f.only(), is(
 			f.load(f.src, r1), f.load(f.dst, w(f.words())),
 			&expr.Lookup{SourceRegister: r1, SetName: "hairpin" + f.suffix},
-			&expr.Masq{FullyRandom: true}))
+			&expr.Masq{}))
 	}
 	rule(out, v4.only(), v4.within(v4.src, netip.MustParsePrefix("127.0.0.0/8"), expr.CmpOpEq),
-		linkName(expr.MetaKeyOIFNAME, expr.CmpOpEq, podLinkPrefix), is(&expr.Masq{FullyRandom: true}))
+		linkName(expr.MetaKeyOIFNAME, expr.CmpOpEq, podLinkPrefix), is(&expr.Masq{}))
 	rule(out, linkName(expr.MetaKeyIIFNAME, expr.CmpOpNeq, podLinkPrefix), is(accept))
 	rule(out, linkName(expr.MetaKeyOIFNAME, expr.CmpOpEq, podLinkPrefix), is(accept))
 	for i, multicast := range []string{"224.0.0.0/4", "ff00::/8"} {
 		f := families[i]
 		rule(out, f.only(), is(f.load(f.dst, r1), &expr.Lookup{SourceRegister: r1, SetName: "cluster" + f.suffix, Invert: true}),
-			f.within(f.dst, netip.MustParsePrefix(multicast), expr.CmpOpNeq), is(&expr.Masq{FullyRandom: true}))
+			f.within(f.dst, netip.MustParsePrefix(multicast), expr.CmpOpNeq), is(&expr.Masq{}))
 	}
 
 	mss := chain("tunnel-mss", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityMangle)

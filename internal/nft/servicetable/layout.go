@@ -199,6 +199,10 @@ func (f *family) chains(cfg *service.Scope) []chain {
 	return out
 }
 
+// postrouting replaces the client's address where answers would not come back this way otherwise. It keeps the client's port
+// if that is free. kube-proxy has ports drawn at random, against a race of two clients with the same port to the same
+// endpoint within microseconds; but a client that uses a port again, soon after a server has closed the connection, then comes
+// from another one, where the endpoint may have an older connection in TIME_WAIT (RFC 6191) whose numbers don't fit.
 func (f *family) postrouting() []rule {
 	mark := native32(MasqueradeMark)
 	marked := []expr.Any{
@@ -208,14 +212,14 @@ func (f *family) postrouting() []rule {
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: 8},
 		&expr.Bitwise{SourceRegister: 8, DestRegister: 8, Len: 4, Mask: native32(^uint32(MasqueradeMark)), Xor: native32(0)},
 		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 8},
-		&expr.Masq{FullyRandom: true},
+		&expr.Masq{},
 	}
 	second := uint32(8 + f.bits/32)
 	hairpin := append(append(f.saddr(8), f.daddr(second)...), lookup(f.hairpin, 8, noReg),
 		&expr.Ct{Key: expr.CtKeySTATUS, Register: 8},
 		&expr.Bitwise{SourceRegister: 8, DestRegister: 8, Len: 4, Mask: native32(statusDNAT), Xor: native32(0)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 8, Data: native32(0)},
-		&expr.Masq{FullyRandom: true},
+		&expr.Masq{},
 	)
 	return []rule{{"", marked}, {"a pod that reaches itself", hairpin}}
 }
