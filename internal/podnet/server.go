@@ -27,6 +27,9 @@ import (
 // that the runtime gets the reason.
 const requestTimeout = 50 * time.Second
 
+// statusPatience is how long STATUS waits for what ADD needs, the node's podCIDRs.
+const statusPatience = 5 * time.Second
+
 // Serve answers the CNI plugin on the configured socket until ctx is done, and first carries out what was deleted
 // while no agent ran. Only root can reach the socket. Requests under way are finished before it returns.
 func (n *Network) Serve(ctx context.Context) error {
@@ -221,6 +224,11 @@ func (n *Network) answer(ctx context.Context, req *plugin.Request, netns *os.Fil
 		}
 		return nil, n.GC(conf.ValidAttachments)
 	case "STATUS":
+		select { // an agent that has just started is about to be
+		case <-n.ready:
+		case <-time.After(statusPatience):
+		case <-ctx.Done():
+		}
 		if err := n.Status(); err != nil {
 			return nil, plugin.Errorf(plugin.CodePluginNotAvailable, "%v", err)
 		}

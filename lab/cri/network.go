@@ -108,7 +108,7 @@ func (n *network) status(ctx context.Context) error {
 	if n.answerOf == string(list.Bytes) && time.Since(n.asked) < statusAge {
 		return n.answer
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second) // the plugin waits for its agent
 	defer cancel()
 	err = n.cni.GetStatusNetworkList(ctx, list)
 	var cniErr *types.Error

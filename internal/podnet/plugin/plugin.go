@@ -16,12 +16,15 @@ import (
 
 // How long the plugin waits for an agent that is not there or goes away in the middle, as it does when it is
 // restarted or upgraded: a pod that starts meanwhile should start a moment later, not fail. Every command is
-// idempotent, so asking again is safe.
+// idempotent, so asking again is safe. STATUS waits too, for less than ADD, so that it says no more than ADD holds:
+// once it fails, the runtime has no network, and the control plane takes the node's Ready condition and all its pods out
+// of their Services. It is less than kubelet can miss its runtime for (30 s).
 const (
-	patience    = 15 * time.Second
-	patienceDel = 2 * time.Second
-	redial      = 50 * time.Millisecond
-	timeout     = 60 * time.Second // for an answer
+	patience       = 15 * time.Second
+	patienceStatus = 10 * time.Second
+	patienceDel    = 2 * time.Second
+	redial         = 50 * time.Millisecond
+	timeout        = 60 * time.Second // for an answer
 )
 
 // PendingDir is the folder, beside the agent's socket, in which the plugin notes what was deleted while no agent
@@ -33,7 +36,7 @@ func Main() int { return Run(os.Getenv, os.Stdin, os.Stdout) }
 
 // Run is the plugin with an environment, input and output of the caller's.
 func Run(getenv func(string) string, stdin io.Reader, stdout io.Writer) int {
-	p := runner{getenv: getenv, patience: patience, patienceDel: patienceDel}
+	p := runner{getenv: getenv, patience: patience, patienceStatus: patienceStatus, patienceDel: patienceDel}
 	return p.run(stdin, stdout)
 }
 
@@ -41,8 +44,8 @@ func Run(getenv func(string) string, stdin io.Reader, stdout io.Writer) int {
 func Invoked(arg0 string) bool { return filepath.Base(arg0) == "weft-cni" }
 
 type runner struct {
-	getenv                func(string) string
-	patience, patienceDel time.Duration
+	getenv                                func(string) string
+	patience, patienceStatus, patienceDel time.Duration
 }
 
 func (p *runner) run(stdin io.Reader, stdout io.Writer) int {
@@ -91,10 +94,12 @@ func (p *runner) do(req *Request, conf *Config) ([]byte, error) {
 		}
 		defer netns.Close()
 	}
-	var wait time.Duration // STATUS, CHECK and GC are asked again by the runtime itself
+	var wait time.Duration // CHECK and GC are asked again by the runtime itself
 	switch req.Command {
 	case "ADD":
 		wait = p.patience
+	case "STATUS":
+		wait = p.patienceStatus
 	case "DEL":
 		wait = p.patienceDel
 	}

@@ -109,7 +109,7 @@ func listen(t *testing.T, socket string, fn func(*Request) *Response) {
 // run runs the plugin against an agent.
 func run(socket string, patience time.Duration, kv ...string) (out string, status int) {
 	var b bytes.Buffer
-	p := runner{getenv: env(append(kv, "CNI_CONTAINERID=c1", "CNI_IFNAME=eth0", "CNI_NETNS=/dev/null")...), patience: patience, patienceDel: patience}
+	p := runner{getenv: env(append(kv, "CNI_CONTAINERID=c1", "CNI_IFNAME=eth0", "CNI_NETNS=/dev/null")...), patience: patience, patienceStatus: patience, patienceDel: patience}
 	status = p.run(strings.NewReader(`{"cniVersion":"1.0.0","name":"weft","socket":"`+socket+`"}`), &b)
 	return b.String(), status
 }
@@ -148,22 +148,27 @@ func TestAgentComesBack(t *testing.T) {
 			t.Errorf("%s without an agent: %q, %d", command, out, status)
 		}
 	}
-	asked := make(chan struct{}, 1)
-	n := 0
-	go func() {
-		time.Sleep(3 * redial)
-		listen(t, socket, func(*Request) *Response {
-			if n++; n == 1 {
-				asked <- struct{}{}
-				return nil // killed in the middle
+	for _, command := range []string{"ADD", "STATUS"} {
+		t.Run(command, func(t *testing.T) {
+			socket := filepath.Join(t.TempDir(), "cni.sock")
+			asked := make(chan struct{}, 1)
+			n := 0
+			go func() {
+				time.Sleep(3 * redial)
+				listen(t, socket, func(*Request) *Response {
+					if n++; n == 1 {
+						asked <- struct{}{}
+						return nil // killed in the middle
+					}
+					return &Response{Result: []byte(`{}`)}
+				})
+			}()
+			if out, status := run(socket, time.Minute, "CNI_COMMAND="+command); status != 0 || out != "{}\n" {
+				t.Errorf("%q, %d", out, status)
 			}
-			return &Response{Result: []byte(`{}`)}
+			<-asked
 		})
-	}()
-	if out, status := run(socket, time.Minute, "CNI_COMMAND=ADD"); status != 0 || out != "{}\n" {
-		t.Errorf("ADD: %q, %d", out, status)
 	}
-	<-asked
 }
 
 // TestPostpone deletes without an agent.
