@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -64,20 +65,31 @@ shown where the agents could not be asked.`,
 	return cmd
 }
 
-// announcedLine is a line of an agent's metrics that names an address that it announces.
-var announcedLine = regexp.MustCompile(`(?m)^weft_announced_address\{address="([^"]+)"`)
+// announcedLine and standInLine are the lines of an agent's metrics that name an address that it announces, or that another
+// node has whose agent is away, by what it answers on that node's behalf.
+var (
+	announcedLine = regexp.MustCompile(`(?m)^weft_announced_address\{address="([^"]+)"`)
+	standInLine   = regexp.MustCompile(`(?m)^weft_announce_stand_in\{address="([^"]+)",link="[^"]*",node="([^"]+)"`)
+)
 
-// announcedBy reads agents' metrics; with no agent, nothing is known.
+// announcedBy reads agents' metrics; with no agent, nothing is known. An address whose node can't be asked, as its agent is
+// away, is that node's as long as another says so.
 func announcedBy(agents map[string]string) map[string][]netip.Addr {
 	if len(agents) == 0 {
 		return nil
 	}
 	out := make(map[string][]netip.Addr)
+	add := func(node, address string) {
+		if a, err := netip.ParseAddr(address); err == nil && !slices.Contains(out[node], a) {
+			out[node] = append(out[node], a)
+		}
+	}
 	for node, text := range agents {
 		for _, m := range announcedLine.FindAllStringSubmatch(text, -1) {
-			if a, err := netip.ParseAddr(m[1]); err == nil {
-				out[node] = append(out[node], a)
-			}
+			add(node, m[1])
+		}
+		for _, m := range standInLine.FindAllStringSubmatch(text, -1) {
+			add(m[2], m[1])
 		}
 	}
 	return out

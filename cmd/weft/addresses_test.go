@@ -50,7 +50,11 @@ func TestAnnouncedBy(t *testing.T) {
 weft_announced_address{address="192.0.2.1",link="eth0"} 1
 weft_announced_address{address="2001:db8::1",link="eth0"} 1
 weft_announce_peers{link="eth0"} 2
+weft_announce_stand_in{address="192.0.2.2",link="eth0",node="n3"} 1
 `, "n2": ""})
+	if want := netip.MustParseAddr("192.0.2.2"); len(got["n3"]) != 1 || got["n3"][0] != want {
+		t.Errorf("n3, for which n1 answers, has %v, want %s", got["n3"], want)
+	}
 	if len(got["n1"]) != 2 || got["n1"][1] != netip.MustParseAddr("2001:db8::1") || len(got["n2"]) != 0 {
 		t.Errorf("%v", got)
 	}

@@ -33,7 +33,7 @@ type Options struct {
 	Age func() time.Duration
 
 	// Able tells whether this node forwards what comes to an address; nil is always. While it does not, others are to
-	// announce. It is asked often, and must not wait.
+	// announce. While no Announcer runs, the node is taken to go on as before. It is asked often, and must not wait.
 	Able func() bool
 
 	// Moved is told of every address that this node begins or ceases to announce on a link; nil tells nobody. It
@@ -57,13 +57,13 @@ type Announcer struct {
 	metrics     *metrics
 	wake        chan struct{} // capacity 1: something is due earlier than the keeper thinks
 
-	mu      sync.Mutex
-	key     []byte
-	nodeIPs []netip.Addr
-	wanted  map[netip.Addr][]addresses.Candidate
-	links   map[int]*link
-	retry   time.Time // when to open links again that could not be opened; zero: none
-	closed  bool
+	mu     sync.Mutex
+	key    []byte
+	nodes  map[string][]netip.Addr // each node's own addresses
+	wanted map[netip.Addr][]addresses.Candidate
+	links  map[int]*link
+	retry  time.Time // when to open links again that could not be opened; zero: none
+	closed bool
 }
 
 // link is a link that is announced on.
@@ -92,6 +92,7 @@ func New(opts Options) (*Announcer, error) {
 		opts:        opts,
 		incarnation: uint64(time.Now().UnixNano()),
 		wake:        make(chan struct{}, 1),
+		nodes:       make(map[string][]netip.Addr),
 		wanted:      make(map[netip.Addr][]addresses.Candidate),
 		links:       make(map[int]*link),
 	}
@@ -116,23 +117,29 @@ func New(opts Options) (*Announcer, error) {
 	return a, nil
 }
 
-// Update says what has changed: who may announce each address; with no candidates, nobody. key is the same on all
-// nodes of the cluster and unknown to others; nodeIPs are this node's own addresses.
-func (a *Announcer) Update(key []byte, nodeIPs []netip.Addr, changed map[netip.Addr][]addresses.Candidate) {
+// Update says what has changed: the addresses that nodes have themselves (none: the node is gone), and who may announce
+// each address; with no candidates, nobody. key is the same on all nodes of the cluster and unknown to others.
+func (a *Announcer) Update(key []byte, nodes map[string][]netip.Addr, changed map[netip.Addr][]addresses.Candidate) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.key = key
+	now := time.Now()
+	for name, ips := range nodes {
+		if name == a.opts.Node && !slices.Equal(a.nodes[name], ips) {
+			a.retry = now
+		}
+		if len(ips) == 0 {
+			delete(a.nodes, name)
+		} else {
+			a.nodes[name] = ips
+		}
+	}
 	for x, candidates := range changed {
 		if len(candidates) == 0 {
 			delete(a.wanted, x)
 		} else {
 			a.wanted[x] = candidates
 		}
-	}
-	now := time.Now()
-	if !slices.Equal(a.nodeIPs, nodeIPs) {
-		a.nodeIPs = nodeIPs
-		a.retry = now
 	}
 	for _, l := range a.links {
 		var o outcome
@@ -221,6 +228,9 @@ func (a *Announcer) keep(now time.Time, late time.Duration) time.Time {
 		}
 		a.apply(now, l, l.seg.enable(now, a.opts.Able == nil || a.opts.Able()))
 		a.apply(now, l, l.seg.pass(now))
+		for _, name := range l.seg.probes(now) {
+			a.probe(l, name)
+		}
 		if len(l.seg.wanted) > 0 {
 			if !now.Before(l.nextHello) {
 				a.greet(now, l)
@@ -234,19 +244,21 @@ func (a *Announcer) keep(now time.Time, late time.Duration) time.Time {
 
 // apply carries out what a segment decided, and announces what is due. The caller holds the lock.
 func (a *Announcer) apply(now time.Time, l *link, o outcome) {
+	for _, x := range o.stoodIn {
+		a.listen(l, x)
+		a.opts.Log.Info("a node's agent is away: answering that its address is there, on which it goes on forwarding", "address", x, "node", l.seg.standIns[x], "link", l.name)
+	}
 	for _, x := range o.claimed {
-		if x.Is6() {
-			if err := l.groups.join(solicitedNode(x)); err != nil {
-				a.opts.Log.Error("solicitations for the address may not reach this node: is IPv6 enabled on the link?", "address", x, "link", l.name, "err", err)
-			}
-		}
+		a.listen(l, x)
 		a.metrics.moves.WithLabelValues("claimed").Inc()
 		a.opts.Log.Info("announcing", "address", x, "link", l.name)
 	}
+	for _, x := range o.stoodDown {
+		l.unlisten(x)
+		a.opts.Log.Info("no longer answering for another node", "address", x, "link", l.name)
+	}
 	for _, x := range o.released {
-		if x.Is6() {
-			l.groups.leave(solicitedNode(x))
-		}
+		l.unlisten(x)
 		delete(l.foreign, x)
 		a.metrics.moves.WithLabelValues("released").Inc()
 		a.opts.Log.Info("no longer announcing", "address", x, "link", l.name)
@@ -267,6 +279,33 @@ func (a *Announcer) apply(now time.Time, l *link, o outcome) {
 	}
 }
 
+// listen lets questions for the address reach this node.
+func (a *Announcer) listen(l *link, x netip.Addr) {
+	if !x.Is6() {
+		return // they are broadcast
+	}
+	if err := l.groups.join(solicitedNode(x)); err != nil {
+		a.opts.Log.Error("solicitations for the address may not reach this node: is IPv6 enabled on the link?", "address", x, "link", l.name, "err", err)
+	}
+}
+
+func (l *link) unlisten(x netip.Addr) {
+	if x.Is6() {
+		l.groups.leave(solicitedNode(x))
+	}
+}
+
+// probe asks a silent peer's kernel, and nobody else, for an address of the node's own.
+func (a *Announcer) probe(l *link, name string) {
+	to := l.seg.peers[name].mac
+	switch own, its := pair(l.subnets, a.nodes[a.opts.Node], a.nodes[name]); {
+	case its.Is4():
+		a.send(l, l.arp, arpProbe(its, own, to, l.mac))
+	case its.Is6():
+		a.send(l, l.ndp, ndpProbe(its, own, to, l.mac))
+	}
+}
+
 // announce tells all hosts on the link where the address is.
 func (a *Announcer) announce(l *link, x netip.Addr) {
 	if x.Is6() {
@@ -281,11 +320,11 @@ func (a *Announcer) announce(l *link, x netip.Addr) {
 // greet sends this node's hello.
 func (a *Announcer) greet(now time.Time, l *link) {
 	l.nextHello = now.Add(helloEvery)
-	if a.key == nil || !l.seg.able {
+	if a.key == nil {
 		return
 	}
 	l.tick++
-	h := hello{node: a.opts.Node, settled: l.seg.settled, incarnation: a.incarnation, tick: l.tick,
+	h := hello{node: a.opts.Node, settled: l.seg.settled, unable: !l.seg.able, incarnation: a.incarnation, tick: l.tick,
 		age: l.seg.age, ifindex: uint32(l.index), claims: sorted(l.seg.mine), wishes: l.seg.wishes()}
 	for _, part := range h.split() {
 		a.send(l, l.hello, part.frame(l.mac, a.key))
@@ -331,12 +370,15 @@ func (a *Announcer) hearARP(l *link, frame []byte) {
 	if a.links[l.index] != l || a.own(p.senderMAC) {
 		return
 	}
+	if p.op == arpReply && p.targetMAC == l.mac && p.from == p.senderMAC {
+		l.seg.answer(time.Now(), p.from)
+	}
 	if l.seg.mine[p.sender] != nil {
 		a.taken(l, p.sender, p.senderMAC)
 		return // an announcement may look like a request; it is no question
 	}
-	if p.op == arpRequest && l.seg.mine[p.target] != nil {
-		a.send(l, l.arp, arpAnswer(p, l.mac))
+	if at, ok := l.seg.at(p.target, l.mac); ok && p.op == arpRequest {
+		a.send(l, l.arp, arpAnswer(p, at, l.mac))
 		a.metrics.answers.WithLabelValues("arp").Inc()
 	}
 }
@@ -349,15 +391,22 @@ func (a *Announcer) hearNDP(l *link, frame []byte) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.links[l.index] != l || a.own(n.from) || l.seg.mine[n.target] == nil {
+	if a.links[l.index] != l || a.own(n.from) {
 		return
 	}
 	if n.advertisement {
-		a.taken(l, n.target, n.linkAddr)
+		if n.solicited && n.from == n.linkAddr {
+			l.seg.answer(time.Now(), n.from)
+		}
+		if l.seg.mine[n.target] != nil {
+			a.taken(l, n.target, n.linkAddr)
+		}
 		return
 	}
-	a.send(l, l.ndp, ndpAnswer(n, l.mac))
-	a.metrics.answers.WithLabelValues("ndp").Inc()
+	if at, ok := l.seg.at(n.target, l.mac); ok {
+		a.send(l, l.ndp, ndpAnswer(n, at, l.mac))
+		a.metrics.answers.WithLabelValues("ndp").Inc()
+	}
 }
 
 // own tells whether the Ethernet address is of one of this node's links.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -57,9 +58,9 @@ func TestResolves(t *testing.T) {
 
 // TestFailover: a node dies. Its addresses are answered for by others within two seconds, the client's kernel has
 // learned so by then without asking, and at no time do two living nodes answer for one address. It returns, and its
-// addresses with it.
+// addresses with it. It is the same to the others whether it had an agent when it died.
 func TestFailover(t *testing.T) {
-	for _, how := range []string{"the agent dies", "the cable is cut"} {
+	for _, how := range []string{"with its agent", "after its agent", "and can't be probed"} {
 		t.Run(how, func(t *testing.T) {
 			l, agents, addrs := threeNodes(t, 8)
 			owners := announcers(agents, addrs)
@@ -71,8 +72,20 @@ func TestFailover(t *testing.T) {
 			}
 			p := l.newProbe("client", addrs)
 			eventually(t, "answers", func() bool { return len(p.since(addrs[0], time.Time{})) > 5 })
+			switch how {
+			case "after its agent":
+				agents[victim].stop()
+				from := time.Now().Add(deadAfter + helloEvery)
+				eventually(t, "others answer for the node", func() bool {
+					return !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return len(p.since(a, from)) < 20 })
+				})
+			case "and can't be probed":
+				for _, a := range agents {
+					a.Update(labKey, map[string][]netip.Addr{"a": nil, "b": nil, "c": nil}, nil)
+				}
+			}
 			died, late := time.Now(), lateness()
-			if how == "the agent dies" {
+			if how == "and can't be probed" {
 				agents[victim].stop()
 			} else {
 				l.cut(victim, true)
@@ -90,20 +103,22 @@ func TestFailover(t *testing.T) {
 			for _, a := range addrs {
 				var last answer
 				for _, x := range p.since(a, died.Add(50*time.Millisecond)) {
-					if owners[a] == victim && x.by == l.hosts[victim].mac {
+					if owners[a] == victim && x.by == l.hosts[victim].mac && how != "after its agent" {
 						t.Errorf("%s: the dead node answered", a)
 					}
-					if last.by != (mac{}) && x.by != last.by {
+					if last.by != (mac{}) && x.by != last.by && last.by != l.hosts[victim].mac {
 						t.Errorf("%s: answered for by %v, %s after %v", a, x.by, x.at.Sub(last.at), last.by)
 					}
 					last = x
 				}
 			}
 
-			if how == "the agent dies" {
+			if how != "with its agent" {
+				agents[victim].stop()
 				agents[victim] = l.agent(victim, Options{})
-				agents[victim].Update(labKey, nil, wanted(addrs, abc...))
-			} else {
+				agents[victim].Update(labKey, labNodes(), wanted(addrs, abc...))
+			}
+			if how != "and can't be probed" {
 				l.cut(victim, false)
 			}
 			eventually(t, "the owners are the former ones", func() bool { return fmt.Sprint(announcers(agents, addrs)) == fmt.Sprint(owners) })
@@ -117,6 +132,50 @@ func TestFailover(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestAgentAway: an agent is gone for far longer than it takes to miss it, and its node is not. Whoever asks is told that
+// the node's addresses are where they were, by another node, and no host is ever told anything else.
+func TestAgentAway(t *testing.T) {
+	l, agents, addrs := threeNodes(t, 8)
+	owners := announcers(agents, addrs)
+	victim := owners[addrs[0]]
+	p := l.newProbe("client", addrs)
+	eventually(t, "answers", func() bool { return len(p.since(addrs[0], time.Time{})) > 5 })
+	agents[victim].stop()
+	from := time.Now().Add(2 * deadAfter)
+	eventually(t, "others answer for the node", func() bool {
+		return !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return len(p.since(a, from)) < 100 })
+	})
+	stood := 0
+	for name, a := range agents {
+		if name == victim {
+			continue
+		}
+		n := testutil.CollectAndCount(a.metrics, "weft_announce_stand_in")
+		stood += n
+	}
+	had := 0
+	for _, who := range owners {
+		if who == victim {
+			had++
+		}
+	}
+	if stood != had {
+		t.Errorf("the others stand in for %d addresses, the node has %d", stood, had)
+	}
+	agents[victim] = l.agent(victim, Options{})
+	agents[victim].Update(labKey, labNodes(), wanted(addrs, abc...))
+	eventually(t, "the agent announces again", func() bool { return fmt.Sprint(announcers(agents, addrs)) == fmt.Sprint(owners) })
+	from = time.Now()
+	eventually(t, "answers after the return", func() bool {
+		return !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return len(p.since(a, from)) < 20 })
+	})
+	for _, a := range addrs {
+		if who := by(p.since(a, time.Time{})); len(who) != 1 || who[0] != l.hosts[owners[a]].mac {
+			t.Errorf("%s, of %s, was said to be at %v", a, owners[a], who)
+		}
 	}
 }
 
@@ -149,7 +208,7 @@ func TestQuickRestartOnTheWire(t *testing.T) {
 	p := l.newProbe("client", addrs)
 	agents[victim].stop()
 	agents[victim] = l.agent(victim, Options{})
-	agents[victim].Update(labKey, nil, wanted(addrs, abc...))
+	agents[victim].Update(labKey, labNodes(), wanted(addrs, abc...))
 	from := time.Now()
 	eventually(t, "the restarted agent answers", func() bool { return len(p.since(addrs[0], from)) >= 50 })
 	for _, a := range addrs {

@@ -27,6 +27,7 @@ const (
 
 // arpPacket is ARP for IPv4 over Ethernet.
 type arpPacket struct {
+	from      mac // of the frame
 	op        uint16
 	senderMAC mac
 	sender    netip.Addr
@@ -43,6 +44,7 @@ func parseARP(frame []byte) (p arpPacket, ok bool) {
 	if binary.BigEndian.Uint16(b) != 1 || binary.BigEndian.Uint16(b[2:]) != unix.ETH_P_IP || b[4] != 6 || b[5] != 4 {
 		return p, false
 	}
+	p.from = mac(frame[6:12])
 	p.op = binary.BigEndian.Uint16(b[6:])
 	p.senderMAC = mac(b[8:14])
 	p.sender = netip.AddrFrom4([4]byte(b[14:18]))
@@ -51,11 +53,11 @@ func parseARP(frame []byte) (p arpPacket, ok bool) {
 	return p, true
 }
 
-// frame is the packet as an Ethernet frame from its sender to dst.
+// frame is the packet as an Ethernet frame to dst.
 func (p arpPacket) frame(dst mac) []byte {
 	b := make([]byte, ethernetLen+arpLen)
 	copy(b, dst[:])
-	copy(b[6:], p.senderMAC[:])
+	copy(b[6:], p.from[:])
 	binary.BigEndian.PutUint16(b[12:], unix.ETH_P_ARP)
 	a := b[ethernetLen:]
 	binary.BigEndian.PutUint16(a, 1)
@@ -69,16 +71,23 @@ func (p arpPacket) frame(dst mac) []byte {
 	return b
 }
 
-// arpAnswer is the reply to a request for the target's address: it is at m.
-func arpAnswer(request arpPacket, m mac) []byte {
-	return arpPacket{op: arpReply, senderMAC: m, sender: request.target, targetMAC: request.senderMAC, target: request.sender}.frame(request.senderMAC)
+// arpAnswer is the reply to a request for the target's address: it is at m. The frame is from whoever sends it, or switches
+// would take that to be where m is.
+func arpAnswer(request arpPacket, m, from mac) []byte {
+	return arpPacket{from: from, op: arpReply, senderMAC: m, sender: request.target, targetMAC: request.senderMAC, target: request.sender}.frame(request.senderMAC)
+}
+
+// arpProbe asks the host at to alone for its own address a, as a kernel does that wants to know whether a neighbour is still
+// there: some networks answer for hosts what is broadcast, even for dead ones.
+func arpProbe(a, own netip.Addr, to, from mac) []byte {
+	return arpPacket{from: from, op: arpRequest, senderMAC: from, sender: own, target: a}.frame(to)
 }
 
 // arpAnnouncements tell all hosts that a is at m: as a request, which RFC 5227 (section 3) recommends, and as a
 // reply, which is all that some equipment heeds; Linux wants it to name the sender twice.
 func arpAnnouncements(a netip.Addr, m mac) [][]byte {
 	return [][]byte{
-		arpPacket{op: arpRequest, senderMAC: m, sender: a, target: a}.frame(broadcast),
-		arpPacket{op: arpReply, senderMAC: m, sender: a, targetMAC: m, target: a}.frame(broadcast),
+		arpPacket{from: m, op: arpRequest, senderMAC: m, sender: a, target: a}.frame(broadcast),
+		arpPacket{from: m, op: arpReply, senderMAC: m, sender: a, targetMAC: m, target: a}.frame(broadcast),
 	}
 }

@@ -20,9 +20,14 @@
 //     state of the API) is the address claimed all the same, and the two, who now hear each other's claims, settle by
 //     one rule: who has the older picture of the API lets go, else the one that the address's hash ranks lower.
 //   - A node that has just started listens before it claims, for a bit over two hellos. Nobody gives it an address
-//     before it is through with that, and nobody takes one from it that it is about to claim: an agent that restarts
-//     within 1.25 s loses nothing.
-//   - A node whose Service tables are not in force says nothing, and so is dead to the others, who take what it has; it
+//     before it is through with that, and nobody takes one from it that it is about to claim.
+//   - An address that moves breaks the connections that are open, as only the node that had it knows where each of them
+//     goes. A node goes on forwarding when its agent dies. So whoever falls silent is probed: its kernel is asked
+//     for an address of the node's own, by unicast. While that answers, the node keeps what it has: who would take an
+//     address over stands in for it, and answers requests for the address with the other node's Ethernet address. That ends
+//     when the agent has returned and claims the address, when it stays away for a minute (its tables grow old), or
+//     when somebody living may serve the address better; and the node is dead 1.25 s after its last answer.
+//   - A node whose Service tables are not in force says so, and is as dead to the others, who take what it has; it
 //     lets go as soon as one does. Until somebody does, it goes on: nobody else may be there.
 //   - A link that was split and heals has two announcers until the first hello, and then one, which says so again to
 //     all hosts. What it says to all hosts, it says several times, as a packet may be lost.
@@ -39,12 +44,14 @@ import "time"
 
 // The protocol's times.
 const (
-	helloEvery = 250 * time.Millisecond
-	deadAfter  = 1250 * time.Millisecond // since the last hello
-	settleTime = 550 * time.Millisecond  // of listening, before the first claim: two hellos and a bit
-	patience   = time.Second             // with a node that should let go
-	holdDown   = 30 * time.Second        // of one that had to let go though it was sure; doubled each time
-	maxHold    = 5 * time.Minute
+	helloEvery  = 250 * time.Millisecond
+	deadAfter   = 1250 * time.Millisecond // since the last hello, or the last answer of a node whose agent is away
+	silentAfter = 550 * time.Millisecond  // since the last hello, when a node is first probed: two hellos and a bit
+	awayFor     = time.Minute             // that an agent may be away: longer than an upgrade takes that has an image to pull
+	settleTime  = 550 * time.Millisecond  // of listening, before the first claim: two hellos and a bit
+	patience    = time.Second             // with a node that should let go
+	holdDown    = 30 * time.Second        // of one that had to let go though it was sure; doubled each time
+	maxHold     = 5 * time.Minute
 )
 
 // repeats are when an address is announced to all hosts after it was claimed, counted from there: at once, and again

@@ -17,7 +17,7 @@ const helloType = 0x88b5
 //
 //	octets
 //	4   "weft"
-//	1   version, 1
+//	1   version: 1, or 2 from a node that does not forward what comes to an address
 //	1   flags: 1 settled
 //	1   part, from 0   } a node with more to list than fits
 //	1   parts          } sends several frames a tick
@@ -33,11 +33,15 @@ const helloType = 0x88b5
 //	16… each wish
 //	16  HMAC-SHA-256, its first half, over all of the above, keyed with the UID of the kube-system namespace
 //
+// Version 2 is read as 1 is, by those who know it; to those who do not, its sender is silent and so dead, which comes to the
+// same.
+//
 // The key tells clusters on one link apart and shuts out hosts that can't read the cluster's API. That suffices where
 // any host could claim any address by plain ARP.
 type hello struct {
 	node        string
 	settled     bool
+	unable      bool // does not forward what comes to an address
 	incarnation uint64
 	tick        uint64
 	part, parts uint8
@@ -54,6 +58,8 @@ const (
 	maxListed   = 64 // claims and wishes in a frame: with the longest name it stays below 1,500 octets
 	maxAge      = 0xffff * time.Second
 	flagSettled = 1
+
+	versionAble, versionUnable = 1, 2
 )
 
 // frame is the hello as an Ethernet frame.
@@ -67,7 +73,11 @@ func (h *hello) frame(from mac, key []byte) []byte {
 	if h.settled {
 		flags |= flagSettled
 	}
-	b = append(b, 1, flags, h.part, h.parts)
+	version := byte(versionAble)
+	if h.unable {
+		version = versionUnable
+	}
+	b = append(b, version, flags, h.part, h.parts)
 	b = binary.BigEndian.AppendUint64(b, h.incarnation)
 	b = binary.BigEndian.AppendUint64(b, h.tick)
 	b = binary.BigEndian.AppendUint16(b, uint16(min(h.age, maxAge)/time.Second))
@@ -98,14 +108,14 @@ func parseHello(frame, key []byte) (h hello, from mac, ok bool) {
 	b := frame[ethernetLen:]
 	name, claims, wishes := int(b[30]), int(b[31]), int(b[32])
 	size := helloFixed + name + 16*(claims+wishes)
-	if string(b[:4]) != helloMagic || b[4] != 1 || name == 0 || claims+wishes > maxListed || b[6] >= b[7] || len(b) < size+helloSum {
+	if string(b[:4]) != helloMagic || b[4] != versionAble && b[4] != versionUnable || name == 0 || claims+wishes > maxListed || b[6] >= b[7] || len(b) < size+helloSum {
 		return h, from, false
 	}
 	if !hmac.Equal(b[size:size+helloSum], helloCode(b[:size], key)) {
 		return h, from, false
 	}
 	h = hello{
-		settled: b[5]&flagSettled != 0, part: b[6], parts: b[7],
+		settled: b[5]&flagSettled != 0, unable: b[4] == versionUnable, part: b[6], parts: b[7],
 		incarnation: binary.BigEndian.Uint64(b[8:]), tick: binary.BigEndian.Uint64(b[16:]),
 		age:     time.Duration(binary.BigEndian.Uint16(b[24:])) * time.Second,
 		ifindex: binary.BigEndian.Uint32(b[26:]),

@@ -236,7 +236,7 @@ func (l *lan) newProbe(name string, addrs []netip.Addr) *probe {
 			}
 			for _, a := range addrs {
 				if a.Is4() {
-					_ = arp.send(arpPacket{op: arpRequest, senderMAC: h.mac, sender: netip.MustParseAddr("192.0.2.100"), target: a}.frame(broadcast))
+					_ = arp.send(arpPacket{from: h.mac, op: arpRequest, senderMAC: h.mac, sender: netip.MustParseAddr("192.0.2.100"), target: a}.frame(broadcast))
 				} else {
 					_ = nd.send(solicitation(a, netip.MustParseAddr("2001:db8::64"), h.mac))
 				}
@@ -334,10 +334,19 @@ func threeNodes(t *testing.T, n int) (*lan, map[string]*agent, []netip.Addr) {
 	l.add("client", 100)
 	addrs := someAddrs(n)
 	for _, a := range agents {
-		a.Update(labKey, nil, wanted(addrs, abc...))
+		a.Update(labKey, labNodes(), wanted(addrs, abc...))
 	}
 	eventually(t, "each address has one announcer", func() bool { return len(announcers(agents, addrs)) == len(addrs) })
 	return l, agents, addrs
+}
+
+// labNodes are the addresses of threeNodes' nodes.
+func labNodes() map[string][]netip.Addr {
+	out := map[string][]netip.Addr{}
+	for i, name := range abc {
+		out[name] = []netip.Addr{netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", 201+i)), netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", 201+i))}
+	}
+	return out
 }
 
 // announcers tells who announces each address; those with none or several are left out.

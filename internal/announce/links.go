@@ -67,6 +67,23 @@ func belongs(a netip.Addr, own []netip.Prefix, all [][]netip.Prefix) bool {
 	return has(own) || !slices.ContainsFunc(all, has)
 }
 
+// pair is an address of this node's own and one of another's that are on the same one of a link's subnets, of IPv4 if there
+// is such a pair; neither is valid if there is none.
+func pair(subnets []netip.Prefix, own, its []netip.Addr) (netip.Addr, netip.Addr) {
+	for _, six := range []bool{false, true} {
+		for _, p := range subnets {
+			if p.Addr().Is6() != six {
+				continue
+			}
+			i, j := slices.IndexFunc(own, p.Contains), slices.IndexFunc(its, p.Contains)
+			if i >= 0 && j >= 0 {
+				return own[i], its[j]
+			}
+		}
+	}
+	return netip.Addr{}, netip.Addr{}
+}
+
 // listLinks reads the links of the namespace.
 func listLinks(nl *netlink.Handle) ([]linkInfo, error) {
 	links, err := nl.LinkList()

@@ -18,6 +18,7 @@ type metrics struct {
 
 var (
 	announcedDesc = prometheus.NewDesc("weft_announced_address", "1 for each address that this node announces, by link.", []string{"address", "link"}, nil)
+	standInDesc   = prometheus.NewDesc("weft_announce_stand_in", "1 for each address of another node, whose agent is away, for which this node answers that it is there.", []string{"address", "link", "node"}, nil)
 	peersDesc     = prometheus.NewDesc("weft_announce_peers", "Other nodes whose hellos are heard on a link.", []string{"link"}, nil)
 )
 
@@ -41,6 +42,7 @@ func newMetrics(a *Announcer) *metrics {
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- announcedDesc
+	ch <- standInDesc
 	ch <- peersDesc
 	m.moves.Describe(ch)
 	m.answers.Describe(ch)
@@ -60,6 +62,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(peersDesc, prometheus.GaugeValue, float64(len(l.seg.peers)), l.name)
 		for x := range l.seg.mine {
 			ch <- prometheus.MustNewConstMetric(announcedDesc, prometheus.GaugeValue, 1, x.String(), l.name)
+		}
+		for x, node := range l.seg.standIns {
+			ch <- prometheus.MustNewConstMetric(standInDesc, prometheus.GaugeValue, 1, x.String(), l.name, node)
 		}
 	}
 }

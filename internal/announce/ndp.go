@@ -36,6 +36,7 @@ var ndpFilter = []bpf.Instruction{
 // neighbor is what a Neighbor Solicitation or Advertisement says.
 type neighbor struct {
 	advertisement bool
+	solicited     bool       // it answers a solicitation
 	from          mac        // of the frame
 	src           netip.Addr // unspecified: duplicate address detection
 	target        netip.Addr
@@ -76,7 +77,7 @@ func parseNeighbor(frame []byte) (n neighbor, ok bool) {
 		n.target = m.TargetAddress
 		option(m.Options, ndp.Source)
 	case *ndp.NeighborAdvertisement:
-		n.advertisement, n.target = true, m.TargetAddress
+		n.advertisement, n.solicited, n.target = true, m.Solicited, m.TargetAddress
 		option(m.Options, ndp.Target)
 	default:
 		return n, false
@@ -107,38 +108,51 @@ func checksum(src, dst netip.Addr, msg []byte) uint16 {
 }
 
 // ndpAnswer is the advertisement that answers a solicitation: the target is at m. To one that asks without an address
-// of its own, which is about to take the target for itself, it goes to all nodes.
-func ndpAnswer(n neighbor, m mac) []byte {
+// of its own, which is about to take the target for itself, it goes to all nodes. The frame is from whoever sends it.
+func ndpAnswer(n neighbor, m, from mac) []byte {
 	if n.src.IsUnspecified() {
-		return advertisement(n.target, m, allNodes, false, multicastMAC(allNodes))
+		return advertisement(n.target, m, from, allNodes, false, multicastMAC(allNodes))
 	}
-	return advertisement(n.target, m, n.src, true, n.linkAddr)
+	return advertisement(n.target, m, from, n.src, true, n.linkAddr)
 }
 
 // ndpAnnouncement tells all hosts that a is at m.
 func ndpAnnouncement(a netip.Addr, m mac) []byte {
-	return advertisement(a, m, allNodes, false, multicastMAC(allNodes))
+	return advertisement(a, m, m, allNodes, false, multicastMAC(allNodes))
 }
 
 // advertisement is sent from the address that it is about, which is the node's in all but name; the node's own
 // link-local address could be missing or still tentative.
-func advertisement(target netip.Addr, m mac, dst netip.Addr, solicited bool, dstMAC mac) []byte {
-	msg, err := ndp.MarshalMessageChecksum(&ndp.NeighborAdvertisement{
+func advertisement(target netip.Addr, m, from mac, dst netip.Addr, solicited bool, dstMAC mac) []byte {
+	return ndpFrame(&ndp.NeighborAdvertisement{
 		Solicited: solicited, Override: true, TargetAddress: target,
 		Options: []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Target, Addr: m[:]}},
-	}, target, dst)
+	}, target, dst, from, dstMAC)
+}
+
+// ndpProbe asks the host at to alone for its own address a: see arpProbe.
+func ndpProbe(a, own netip.Addr, to, from mac) []byte {
+	return ndpFrame(&ndp.NeighborSolicitation{
+		TargetAddress: a,
+		Options:       []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: from[:]}},
+	}, own, a, from, to)
+}
+
+// ndpFrame is the message as an Ethernet frame.
+func ndpFrame(m ndp.Message, src, dst netip.Addr, from, to mac) []byte {
+	msg, err := ndp.MarshalMessageChecksum(m, src, dst)
 	if err != nil {
 		panic(err) // the target is an IPv6 address and the option has six octets: can't be
 	}
 	b := make([]byte, ethernetLen+ipv6Len+len(msg))
-	copy(b, dstMAC[:])
-	copy(b[6:], m[:])
+	copy(b, to[:])
+	copy(b[6:], from[:])
 	binary.BigEndian.PutUint16(b[12:], unix.ETH_P_IPV6)
 	ip := b[ethernetLen:]
 	ip[0] = 6 << 4
 	binary.BigEndian.PutUint16(ip[4:], uint16(len(msg)))
 	ip[6], ip[7] = protoICMPv6, hopLimit
-	copy(ip[8:], target.AsSlice())
+	copy(ip[8:], src.AsSlice())
 	copy(ip[24:], dst.AsSlice())
 	copy(ip[ipv6Len:], msg)
 	return b

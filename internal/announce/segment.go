@@ -15,12 +15,13 @@ import (
 // segment decides what this node announces on one link. It is a value that time and hellos are given to: it reads no
 // clock and sends nothing.
 type segment struct {
-	self   string
-	able   bool                                 // this node forwards what comes to an address
-	wanted map[netip.Addr][]addresses.Candidate // addresses of this link and who may announce them
-	peers  map[string]*peer
-	mine   map[netip.Addr]*claim
-	trials map[netip.Addr]*trial // addresses that are ours and not claimed yet, or claimed by another too
+	self     string
+	able     bool                                 // this node forwards what comes to an address
+	wanted   map[netip.Addr][]addresses.Candidate // addresses of this link and who may announce them
+	peers    map[string]*peer
+	mine     map[netip.Addr]*claim
+	trials   map[netip.Addr]*trial // addresses that are ours and not claimed yet, or claimed by another too
+	standIns map[netip.Addr]string // addresses that a node whose agent is away has, by which this node answers that they are there
 
 	age       time.Duration // of this node's picture of the API
 	listening time.Time     // since when
@@ -33,13 +34,30 @@ type segment struct {
 type peer struct {
 	mac         mac
 	heard       time.Time
-	spared      bool // see spare
+	probed      time.Time // since it fell silent
+	answered    time.Time // when its kernel last answered a probe
+	away        bool      // its agent is silent, its kernel is not
+	spared      time.Time // see spare
 	incarnation uint64
 	tick        uint64
 	settled     bool
 	age         time.Duration
 	listed      map[netip.Addr]listing
-	parts       map[uint8]bool // of this tick
+	parts       map[uint8]bool      // of this tick
+	kept        map[netip.Addr]bool // what its agent had before it started anew, until it has settled
+}
+
+// has tells whether the address is the peer's though its agent does not say so now.
+func (p *peer) has(a netip.Addr) bool {
+	return p.away && p.listed[a].claim || p.kept[a]
+}
+
+// signOfLife is when something last came from the node.
+func (p *peer) signOfLife() time.Time {
+	if p.away {
+		return later(p.heard, p.answered)
+	}
+	return p.heard
 }
 
 // listing is what a peer says of an address: it announces it, or wishes to.
@@ -64,23 +82,27 @@ type trial struct {
 
 // outcome is what a segment decided.
 type outcome struct {
-	claimed, released []netip.Addr
-	hello             bool // the others should hear of it now
+	claimed, released  []netip.Addr
+	stoodIn, stoodDown []netip.Addr // began or ceased to stand in for the node that has the address
+	hello              bool         // the others should hear of it now
 }
 
 func (o *outcome) add(p outcome) {
 	o.claimed = append(o.claimed, p.claimed...)
 	o.released = append(o.released, p.released...)
+	o.stoodIn = append(o.stoodIn, p.stoodIn...)
+	o.stoodDown = append(o.stoodDown, p.stoodDown...)
 	o.hello = o.hello || p.hello
 }
 
 func newSegment(self string, now time.Time) *segment {
 	return &segment{
 		self: self, able: true, listening: now,
-		wanted: make(map[netip.Addr][]addresses.Candidate),
-		peers:  make(map[string]*peer),
-		mine:   make(map[netip.Addr]*claim),
-		trials: make(map[netip.Addr]*trial),
+		wanted:   make(map[netip.Addr][]addresses.Candidate),
+		peers:    make(map[string]*peer),
+		mine:     make(map[netip.Addr]*claim),
+		trials:   make(map[netip.Addr]*trial),
+		standIns: make(map[netip.Addr]string),
 	}
 }
 
@@ -110,22 +132,36 @@ func (s *segment) hear(now time.Time, h *hello, from mac) outcome {
 	if p != nil && (h.incarnation < p.incarnation || (h.incarnation == p.incarnation && h.tick < p.tick)) {
 		return outcome{} // a packet that was overtaken, or a replay
 	}
-	if p == nil || h.incarnation > p.incarnation {
+	if h.unable {
 		if p == nil {
+			return outcome{}
+		}
+		delete(s.peers, h.node) // it is as good as dead
+		return s.decideAll(now)
+	}
+	if p == nil || h.incarnation > p.incarnation {
+		fresh := &peer{incarnation: h.incarnation, listed: make(map[netip.Addr]listing), parts: make(map[uint8]bool)}
+		if p != nil {
+			fresh.kept = p.had()
+		} else {
 			// If a split of the link has just healed, hosts on its other side may have heard this one last.
 			for a := range s.mine {
 				s.repeat(now, a)
 			}
 		}
-		p = &peer{incarnation: h.incarnation, listed: make(map[netip.Addr]listing), parts: make(map[uint8]bool)}
+		p = fresh
 		s.peers[h.node] = p
 	}
-	news := p.heard.IsZero() || p.settled != h.settled
+	news := p.heard.IsZero() || p.settled != h.settled || p.away
+	if h.settled {
+		p.kept = nil
+	}
 	if h.tick != p.tick {
 		p.tick = h.tick
 		clear(p.parts)
 	}
-	p.mac, p.heard, p.spared, p.settled, p.age = from, now, false, h.settled, h.age
+	p.mac, p.heard, p.settled, p.age = from, now, h.settled, h.age
+	p.away, p.probed, p.spared = false, time.Time{}, time.Time{}
 	p.parts[h.part] = true
 	var changed []netip.Addr
 	list := func(addrs []netip.Addr, claim bool) {
@@ -160,9 +196,14 @@ func (s *segment) hear(now time.Time, h *hello, from mac) outcome {
 func (s *segment) pass(now time.Time) outcome {
 	all := false
 	for name, p := range s.peers {
-		if now.Sub(p.heard) >= deadAfter {
+		if now.Before(p.ends()) {
+			continue
+		}
+		all = true
+		if !p.away && now.Before(p.answered.Add(deadAfter)) {
+			p.away = true
+		} else {
 			delete(s.peers, name)
-			all = true
 		}
 	}
 	settles := s.able && !s.settled && !s.waiting.IsZero() && now.Sub(later(s.listening, s.waiting)) >= settleTime
@@ -184,6 +225,57 @@ func (s *segment) pass(now time.Time) outcome {
 	return o
 }
 
+// ends is when the peer is dead, or its agent away, unless something comes from it before.
+func (p *peer) ends() time.Time {
+	end := p.signOfLife().Add(deadAfter)
+	if limit := p.heard.Add(awayFor); p.away && limit.Before(end) {
+		end = limit
+	}
+	return later(end, p.spared)
+}
+
+// had is what the peer has announced and nobody has taken from it.
+func (p *peer) had() map[netip.Addr]bool {
+	out := maps.Clone(p.kept)
+	for a, l := range p.listed {
+		if l.claim {
+			if out == nil {
+				out = make(map[netip.Addr]bool)
+			}
+			out[a] = true
+		}
+	}
+	return out
+}
+
+// probes are the silent peers that are to be probed now: has only the agent gone, or the node?
+func (s *segment) probes(now time.Time) []string {
+	var out []string
+	for name, p := range s.peers {
+		if !now.Before(p.nextProbe()) {
+			p.probed = now
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+func (p *peer) nextProbe() time.Time {
+	if p.probed.IsZero() {
+		return p.heard.Add(silentAfter)
+	}
+	return p.probed.Add(helloEvery)
+}
+
+// answer takes in that the kernel of the node at the Ethernet address has answered a probe.
+func (s *segment) answer(now time.Time, from mac) {
+	for _, p := range s.peers {
+		if p.mac == from {
+			p.answered = now
+		}
+	}
+}
+
 // shadow says that another link of this node, which goes first, is the same link.
 func (s *segment) shadow(now time.Time) outcome {
 	was := now.Before(s.shadowed)
@@ -202,9 +294,23 @@ func (s *segment) decideAll(now time.Time) outcome {
 	return o
 }
 
-// decide claims or releases an address.
+// decide claims or releases an address, or stands in for the node that has it.
 func (s *segment) decide(now time.Time, a netip.Addr) outcome {
 	held := s.mine[a] != nil
+	if absent := s.absent(a); absent != "" && !held {
+		delete(s.trials, a)
+		if !s.settled || !s.able || now.Before(s.shadowed) || s.owner(a, absent) != s.self {
+			absent = ""
+		}
+		return s.standIn(a, absent)
+	}
+	o := s.standIn(a, "")
+	o.add(s.dispose(now, a, held))
+	return o
+}
+
+// dispose claims or releases an address that no node has whose agent is away.
+func (s *segment) dispose(now time.Time, a netip.Addr, held bool) outcome {
 	if !s.ours(a, held) || now.Before(s.shadowed) {
 		delete(s.trials, a)
 		return s.release(a)
@@ -249,7 +355,7 @@ func (s *segment) ours(a netip.Addr, held bool) bool {
 	if !s.able || !s.settled {
 		return held && mayBe && len(s.rivals(a)) == 0
 	}
-	owner := addresses.Owner(a, candidates, func(n string) bool { return n == s.self || s.peers[n] != nil })
+	owner := s.owner(a, "")
 	if owner == s.self || owner == "" || !held {
 		return owner == s.self
 	}
@@ -257,8 +363,64 @@ func (s *segment) ours(a netip.Addr, held bool) bool {
 	return !asked && mayBe
 }
 
-// enable says whether this node forwards what comes to an address. While it does not, it takes no address, and it is
-// silent, so that the others take it for dead; what it has it keeps until another announces it, for nobody else might.
+// owner is who announces the address, of the nodes whose agents are there; without, unless that is "", is not asked.
+func (s *segment) owner(a netip.Addr, without string) string {
+	return addresses.Owner(a, s.wanted[a], func(n string) bool {
+		return n != without && (n == s.self || s.peers[n] != nil && !s.peers[n].away)
+	})
+}
+
+// absent is the node that has the address and may go on having it, though its agent is away or has not settled; "" if
+// there is none. Whoever announces it meanwhile has it, and so does a node that serves it better.
+func (s *segment) absent(a netip.Addr) string {
+	absent, score, best := "", 0, 0
+	for _, c := range s.wanted[a] {
+		p := s.peers[c.Node]
+		switch {
+		case p != nil && p.has(a):
+			if absent == "" || c.Score > score {
+				absent, score = c.Node, c.Score
+			}
+		case c.Node == s.self || p != nil && !p.away:
+			best = max(best, c.Score)
+		}
+	}
+	if absent == "" || best > score || len(s.rivals(a)) > 0 {
+		return ""
+	}
+	return absent
+}
+
+// standIn sets for whom this node stands in; "" is nobody.
+func (s *segment) standIn(a netip.Addr, absent string) outcome {
+	was := s.standIns[a]
+	if was == absent {
+		return outcome{}
+	}
+	if absent == "" {
+		delete(s.standIns, a)
+		return outcome{stoodDown: []netip.Addr{a}}
+	}
+	s.standIns[a] = absent
+	if was != "" {
+		return outcome{}
+	}
+	return outcome{stoodIn: []netip.Addr{a}}
+}
+
+// at is where to say that the address is, to whom asks: here, or at the node that this one stands in for.
+func (s *segment) at(a netip.Addr, here mac) (mac, bool) {
+	if s.mine[a] != nil {
+		return here, true
+	}
+	if p := s.peers[s.standIns[a]]; p != nil {
+		return p.mac, true
+	}
+	return mac{}, false
+}
+
+// enable says whether this node forwards what comes to an address. While it does not, it takes no address, and says so,
+// so that the others take it for dead; what it has it keeps until another announces it, for nobody else might.
 // When it does again, it listens first, as after a start.
 func (s *segment) enable(now time.Time, able bool) outcome {
 	if s.able == able {
@@ -275,7 +437,7 @@ func (s *segment) enable(now time.Time, able bool) outcome {
 func (s *segment) rivals(a netip.Addr) []string {
 	var out []string
 	for name, p := range s.peers {
-		if p.listed[a].claim {
+		if p.listed[a].claim && !p.away {
 			out = append(out, name)
 		}
 	}
@@ -293,11 +455,12 @@ func (s *segment) wishes() []netip.Addr {
 	return out
 }
 
-// spare grants peers that would be taken for dead a while longer, once for each silence.
+// spare grants peers that would be taken for dead a while longer, once for each silence: what came from them may not have
+// been read, and they have not been probed.
 func (s *segment) spare(now time.Time, d time.Duration) {
 	for _, p := range s.peers {
-		if !p.spared && now.Sub(p.heard) >= deadAfter {
-			p.heard, p.spared = now.Add(d-deadAfter), true
+		if p.spared.Before(p.signOfLife()) && !now.Before(p.ends()) {
+			p.spared = now.Add(d)
 		}
 	}
 }
@@ -364,7 +527,8 @@ func (s *segment) next(now time.Time) time.Time {
 		}
 	}
 	for _, p := range s.peers {
-		at(p.heard.Add(deadAfter))
+		at(p.ends())
+		at(p.nextProbe())
 	}
 	if s.able && !s.settled && !s.waiting.IsZero() {
 		at(later(s.listening, s.waiting).Add(settleTime))

@@ -29,16 +29,19 @@ type sim struct {
 
 type simNode struct {
 	seg         *segment
+	mac         mac
 	incarnation uint64
 	tick        uint64
 	next        time.Time
-	dead        bool
+	dead        bool // the agent is
+	answers     bool // the kernel does though the agent is dead
 }
 
 type frameInFlight struct {
 	at   time.Time
 	from string
 	h    hello
+	to   string // of an answer to a probe, which has no hello
 }
 
 func newSim(t *testing.T, seed uint64, names ...string) *sim {
@@ -53,7 +56,7 @@ func newSim(t *testing.T, seed uint64, names ...string) *sim {
 // start starts a node's agent, anew if it ran before.
 func (s *sim) start(name string) {
 	inc := uint64(s.now.UnixNano())
-	s.nodes[name] = &simNode{seg: newSegment(name, s.now), incarnation: inc}
+	s.nodes[name] = &simNode{seg: newSegment(name, s.now), mac: mac{5: name[0]}, incarnation: inc}
 }
 
 // want tells the node who may announce the address.
@@ -94,12 +97,9 @@ func (s *sim) apply(name string, o outcome) {
 func (s *sim) greet(name string) {
 	n := s.nodes[name]
 	n.next = s.now.Add(helloEvery)
-	if !n.seg.able {
-		return
-	}
 	n.tick++
-	h := hello{node: name, settled: n.seg.settled, incarnation: n.incarnation, tick: n.tick, parts: 1, age: n.seg.age, claims: sorted(n.seg.mine), wishes: n.seg.wishes()}
-	s.queue = append(s.queue, frameInFlight{s.now.Add(time.Millisecond), name, h})
+	h := hello{node: name, settled: n.seg.settled, unable: !n.seg.able, incarnation: n.incarnation, tick: n.tick, parts: 1, age: n.seg.age, claims: sorted(n.seg.mine), wishes: n.seg.wishes()}
+	s.queue = append(s.queue, frameInFlight{at: s.now.Add(time.Millisecond), from: name, h: h})
 }
 
 // run lets the time pass, looking at each millisecond; watch may be nil.
@@ -110,8 +110,12 @@ func (s *sim) run(d time.Duration, watch func()) {
 			f := s.queue[0]
 			s.queue = s.queue[1:]
 			for _, to := range s.names() {
-				if to != f.from && s.side[to] == s.side[f.from] && s.rnd.Float64() >= s.loss {
-					s.apply(to, s.nodes[to].seg.hear(s.now, &f.h, mac{}))
+				switch {
+				case to == f.from || s.side[to] != s.side[f.from] || s.rnd.Float64() < s.loss:
+				case f.to == "":
+					s.apply(to, s.nodes[to].seg.hear(s.now, &f.h, s.nodes[f.from].mac))
+				case f.to == to:
+					s.nodes[to].seg.answer(s.now, s.nodes[f.from].mac)
 				}
 			}
 		}
@@ -119,6 +123,11 @@ func (s *sim) run(d time.Duration, watch func()) {
 			n := s.nodes[name]
 			if at := n.seg.next(s.now); !at.IsZero() && !at.After(s.now) {
 				s.apply(name, n.seg.pass(s.now))
+				for _, of := range n.seg.probes(s.now) {
+					if x := s.nodes[of]; (!x.dead || x.answers) && s.side[of] == s.side[name] {
+						s.queue = append(s.queue, frameInFlight{at: s.now.Add(time.Millisecond), from: of, to: name})
+					}
+				}
 				if again := n.seg.next(s.now); !again.IsZero() && !again.After(s.now) {
 					s.t.Fatalf("%s would not let time pass: due at %s, now %s", name, again, s.now)
 				}
@@ -304,6 +313,132 @@ func TestDeath(t *testing.T) {
 	}
 	if none > 4*len(s.addrs) { // from letting go to the other's hearing of it
 		t.Errorf("%d address-milliseconds without an announcer", none)
+	}
+}
+
+// answeredFor is which node hosts that ask are told that has the address; "" is none. It fails if they are told of two.
+func (s *sim) answeredFor(a netip.Addr) string {
+	s.t.Helper()
+	said := map[mac]bool{}
+	for _, n := range s.names() {
+		if at, ok := s.nodes[n].seg.at(a, s.nodes[n].mac); ok {
+			said[at] = true
+		}
+	}
+	if len(said) > 1 {
+		s.t.Fatalf("%s is said to be at %d nodes", a, len(said))
+	}
+	for n, x := range s.nodes {
+		if said[x.mac] {
+			return n
+		}
+	}
+	return ""
+}
+
+// TestAway: an agent dies and its node does not. Its addresses stay where they are, others answer for them, and when it is
+// back it has them as if nothing had been: hosts never hear of another node, nor of none for longer than it takes to miss it.
+func TestAway(t *testing.T) {
+	for _, loss := range []float64{0, 0.1} {
+		s, owners := settled(t, 1)
+		s.loss = loss
+		stays := func(when string, d, without time.Duration) {
+			t.Helper()
+			silent := 0
+			s.run(d, func() {
+				unanswered := false
+				for _, a := range s.addrs {
+					switch who := s.answeredFor(a); who {
+					case owners[a]:
+					case "":
+						unanswered = true
+					default:
+						t.Fatalf("loss %v, %s, after %s: %s went from %s to %s", loss, when, s.now.Sub(time.Unix(1000, 0)), a, owners[a], who)
+					}
+				}
+				if unanswered {
+					silent++
+				}
+			})
+			if silent > int(without/time.Millisecond) {
+				t.Errorf("loss %v, %s: for %d ms nobody answered for an address", loss, when, silent)
+			}
+		}
+		s.nodes["b"].dead, s.nodes["b"].answers = true, true
+		stays("b's agent is away", 30*time.Second, deadAfter+50*time.Millisecond)
+		s.start("b")
+		for _, a := range s.addrs {
+			s.want("b", a, same(abc...)...)
+		}
+		stays("b's agent is back", 10*time.Second, 10*time.Millisecond)
+		s.loss = 0
+		s.run(time.Second, nil)
+		if again := s.oneEach("b's agent is back"); fmt.Sprint(again) != fmt.Sprint(owners) {
+			t.Errorf("loss %v: owners went from %v to %v", loss, owners, again)
+		}
+		for _, n := range abc {
+			if x := s.nodes[n].seg.standIns; len(x) > 0 {
+				t.Errorf("loss %v: %s still stands in: %v", loss, n, x)
+			}
+		}
+	}
+}
+
+// TestAwayEnds: what moves the addresses of a node whose agent is away after all.
+func TestAwayEnds(t *testing.T) {
+	// its is an address of b's.
+	its := func(s *sim, owners map[netip.Addr]string) netip.Addr {
+		return s.addrs[slices.IndexFunc(s.addrs, func(a netip.Addr) bool { return owners[a] == "b" })]
+	}
+	without := func(score int) []addresses.Candidate {
+		return []addresses.Candidate{{Node: "a", Score: 2}, {Node: "b", Score: score}, {Node: "c", Score: 2}}
+	}
+	for _, c := range []struct {
+		name  string
+		event func(s *sim, a netip.Addr)
+		after time.Duration // until it has moved, at most
+	}{
+		{"the node dies", func(s *sim, _ netip.Addr) { s.nodes["b"].answers = false }, deadAfter + 10*time.Millisecond},
+		{"the node may not have it any more", func(s *sim, a netip.Addr) { s.wantAll(a, same("a", "c")...) }, 10 * time.Millisecond},
+		{"others serve it better", func(s *sim, a netip.Addr) { s.wantAll(a, without(1)...) }, 10 * time.Millisecond},
+		{"the agent is back and says that the node does not forward", func(s *sim, a netip.Addr) {
+			s.start("b")
+			s.want("b", a, same(abc...)...)
+			s.apply("b", s.nodes["b"].seg.enable(s.now, false))
+		}, 2*helloEvery + 10*time.Millisecond},
+		{"it is away for too long", func(*sim, netip.Addr) {}, awayFor - 10*time.Second + 10*time.Millisecond},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, owners := settled(t, 1)
+			a := its(s, owners)
+			s.nodes["b"].dead, s.nodes["b"].answers = true, true
+			s.run(10*time.Second, func() {
+				if len(s.announcers(a)) > 0 && s.announcers(a)[0] != "b" {
+					t.Fatalf("%s is announced by %v", a, s.announcers(a))
+				}
+			})
+			c.event(s, a)
+			before := s.now
+			moved := func() bool { who := s.announcers(a); return len(who) == 1 && who[0] != "b" }
+			for !moved() {
+				if s.run(time.Millisecond, nil); s.now.Sub(before) > c.after {
+					t.Fatalf("%s has not moved after %s", a, c.after)
+				}
+			}
+			if who := s.answeredFor(a); who != s.announcers(a)[0] {
+				t.Errorf("%s is announced by %v, and hosts are told of %s", a, s.announcers(a), who)
+			}
+		})
+	}
+	// An address that no node had when b's agent went is nobody's to keep for b.
+	s, _ := settled(t, 1)
+	s.nodes["b"].dead, s.nodes["b"].answers = true, true
+	s.run(5*time.Second, nil)
+	fresh := netip.MustParseAddr("192.0.2.99")
+	s.wantAll(fresh, []addresses.Candidate{{Node: "b", Score: 2}, {Node: "c", Score: 2}}...)
+	s.run(10*time.Millisecond, nil)
+	if who := s.announcers(fresh); !slices.Equal(who, []string{"c"}) {
+		t.Errorf("a new address is announced by %v", who)
 	}
 }
 

@@ -112,7 +112,7 @@ func (a *Announcer) rescan() error {
 	there := make(map[int]bool)
 	changed := false
 	for _, info := range infos {
-		if !usable(info, a.opts.Links, a.nodeIPs) {
+		if !usable(info, a.opts.Links, a.nodes[a.opts.Node]) {
 			continue
 		}
 		there[info.index] = true

@@ -18,6 +18,7 @@ import (
 var (
 	here  = mac{2, 0, 0, 0, 0, 1}
 	there = mac{2, 0, 0, 0, 0, 2}
+	other = mac{2, 0, 0, 0, 0, 3}
 	lb4   = netip.MustParseAddr("192.0.2.1")
 	lb6   = netip.MustParseAddr("2001:db8::1")
 	who4  = netip.MustParseAddr("192.0.2.100")
@@ -33,16 +34,23 @@ func TestARPWire(t *testing.T) {
 		t.Fatal(err)
 	}
 	p, ok := parseARP(append(raw, make([]byte, 18)...)) // Ethernet pads to 60 octets
-	want := arpPacket{op: arpRequest, senderMAC: there, sender: who4, target: lb4}
+	want := arpPacket{from: there, op: arpRequest, senderMAC: there, sender: who4, target: lb4}
 	if !ok || p != want {
 		t.Fatalf("%+v, %v; want %+v", p, ok, want)
 	}
 	if got := p.frame(broadcast); !bytes.Equal(got, raw) {
 		t.Errorf("written:\n%x\nwant:\n%x", got, raw)
 	}
-	answer, ok := parseARP(arpAnswer(p, here))
-	if want := (arpPacket{op: arpReply, senderMAC: here, sender: lb4, targetMAC: there, target: who4}); !ok || answer != want {
-		t.Errorf("answer %+v, want %+v", answer, want)
+	for _, at := range []mac{here, other} { // other: for whom this node stands in
+		answer, ok := parseARP(arpAnswer(p, at, here))
+		if want := (arpPacket{from: here, op: arpReply, senderMAC: at, sender: lb4, targetMAC: there, target: who4}); !ok || answer != want {
+			t.Errorf("answer %+v, want %+v", answer, want)
+		}
+	}
+	probe := arpProbe(who4, lb4, there, here)
+	q, ok := parseARP(probe)
+	if want := (arpPacket{from: here, op: arpRequest, senderMAC: here, sender: lb4, target: who4}); !ok || q != want || mac(probe[:6]) != there {
+		t.Errorf("probe %+v to %x, want %+v to %s", q, probe[:6], want, there)
 	}
 	for _, f := range arpAnnouncements(lb4, here) {
 		a, ok := parseARP(f)
@@ -64,14 +72,7 @@ func solicitation(target, src netip.Addr, from mac) []byte {
 		m.Options = []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: from[:]}}
 	}
 	dst := solicitedNode(target)
-	msg, err := ndp.MarshalMessageChecksum(m, src, dst)
-	if err != nil {
-		panic(err)
-	}
-	out := advertisement(target, from, dst, false, multicastMAC(dst))[:ethernetLen+ipv6Len]
-	out[ethernetLen+5] = byte(len(msg))
-	copy(out[ethernetLen+8:], src.AsSlice())
-	return append(out, msg...)
+	return ndpFrame(m, src, dst, from, multicastMAC(dst))
 }
 
 func TestNDPWire(t *testing.T) {
@@ -80,18 +81,25 @@ func TestNDPWire(t *testing.T) {
 	if want := (neighbor{from: there, src: who6, target: lb6, linkAddr: there}); !ok || n != want {
 		t.Fatalf("%+v, %v; want %+v", n, ok, want)
 	}
-	a, ok := parseNeighbor(ndpAnswer(n, here))
-	if want := (neighbor{advertisement: true, from: here, src: lb6, target: lb6, linkAddr: here}); !ok || a != want {
-		t.Errorf("answer %+v, %v; want %+v", a, ok, want)
+	for _, at := range []mac{here, other} {
+		a, ok := parseNeighbor(ndpAnswer(n, at, here))
+		if want := (neighbor{advertisement: true, solicited: true, from: here, src: lb6, target: lb6, linkAddr: at}); !ok || a != want {
+			t.Errorf("answer %+v, %v; want %+v", a, ok, want)
+		}
 	}
-	if dst := ndpAnswer(n, here)[:6]; !bytes.Equal(dst, there[:]) {
+	probe := ndpProbe(who6, lb6, there, here)
+	q, ok := parseNeighbor(probe)
+	if want := (neighbor{from: here, src: lb6, target: who6, linkAddr: here}); !ok || q != want || mac(probe[:6]) != there {
+		t.Errorf("probe %+v, %v, to %x; want %+v to %s", q, ok, probe[:6], want, there)
+	}
+	if dst := ndpAnswer(n, here, here)[:6]; !bytes.Equal(dst, there[:]) {
 		t.Errorf("answer to %x, want %x", dst, there)
 	}
 	n, ok = parseNeighbor(solicitation(lb6, netip.IPv6Unspecified(), there))
 	if !ok {
 		t.Fatal("duplicate address detection was not understood")
 	}
-	if dst := ndpAnswer(n, here)[:6]; !bytes.Equal(dst, []byte{0x33, 0x33, 0, 0, 0, 1}) {
+	if dst := ndpAnswer(n, here, here)[:6]; !bytes.Equal(dst, []byte{0x33, 0x33, 0, 0, 0, 1}) {
 		t.Errorf("answer to duplicate address detection goes to %x, want all nodes", dst)
 	}
 	for what, change := range map[string]func([]byte){
@@ -119,6 +127,10 @@ func TestHelloWire(t *testing.T) {
 	got, from, ok := parseHello(append(frame, 0, 0, 0), key)
 	if !ok || from != here || !reflect.DeepEqual(got, h) {
 		t.Fatalf("%+v, %v, %v", got, from, ok)
+	}
+	h.unable = true
+	if got, _, ok := parseHello(h.frame(here, key), key); !ok || !got.unable {
+		t.Errorf("one that does not forward: %+v, %v", got, ok)
 	}
 	if _, _, ok := parseHello(frame, []byte("another cluster")); ok {
 		t.Error("another cluster's hello was believed")
@@ -177,7 +189,7 @@ func FuzzParsers(f *testing.F) {
 			}
 		}
 		if n, ok := parseNeighbor(frame); ok && !n.advertisement && n.target.Is6() {
-			if _, ok := parseNeighbor(ndpAnswer(n, here)); !ok {
+			if _, ok := parseNeighbor(ndpAnswer(n, here, here)); !ok {
 				t.Errorf("the answer to %+v can't be read", n)
 			}
 		}
@@ -219,6 +231,38 @@ func TestUsable(t *testing.T) {
 	} {
 		if got := usable(c.l, c.patterns, c.ips); got != c.want {
 			t.Errorf("%s: %v, want %v", c.what, got, c.want)
+		}
+	}
+}
+
+func TestPair(t *testing.T) {
+	prefixes := func(s ...string) (out []netip.Prefix) {
+		for _, x := range s {
+			out = append(out, netip.MustParsePrefix(x))
+		}
+		return out
+	}
+	addrs := func(s ...string) (out []netip.Addr) {
+		for _, x := range s {
+			out = append(out, netip.MustParseAddr(x))
+		}
+		return out
+	}
+	for _, c := range []struct {
+		name     string
+		subnets  []netip.Prefix
+		own, its []netip.Addr
+		want     string
+	}{
+		{"both families", prefixes("2001:db8::/64", "192.0.2.0/24"), addrs("2001:db8::1", "192.0.2.1"), addrs("2001:db8::2", "192.0.2.2"), "192.0.2.1 192.0.2.2"},
+		{"one has no IPv4", prefixes("2001:db8::/64", "192.0.2.0/24"), addrs("2001:db8::1", "192.0.2.1"), addrs("2001:db8::2"), "2001:db8::1 2001:db8::2"},
+		{"on different subnets", prefixes("198.51.100.0/24", "192.0.2.0/24"), addrs("198.51.100.1"), addrs("192.0.2.2"), "invalid IP invalid IP"},
+		{"on the second subnet", prefixes("198.51.100.0/24", "192.0.2.0/24"), addrs("198.51.100.1", "192.0.2.1"), addrs("192.0.2.2"), "192.0.2.1 192.0.2.2"},
+		{"of another link", prefixes("192.0.2.0/24"), addrs("10.0.0.1"), addrs("10.0.0.2"), "invalid IP invalid IP"},
+		{"unknown", prefixes("192.0.2.0/24"), addrs("192.0.2.1"), nil, "invalid IP invalid IP"},
+	} {
+		if own, its := pair(c.subnets, c.own, c.its); own.String()+" "+its.String() != c.want {
+			t.Errorf("%s: %s %s, want %s", c.name, own, its, c.want)
 		}
 	}
 }

@@ -57,8 +57,8 @@ type Announce struct {
 	mu      sync.Mutex // guards what Update writes and Run reads
 	voters  *addresses.Electorate
 	pending map[netip.Addr][]addresses.Candidate // not handed to the announcer yet
+	nodes   map[string][]netip.Addr              // nor that
 	key     []byte
-	ips     []netip.Addr
 	resumed map[netip.Addr]bool // announced on the ground of the State file, not yet confirmed by the API
 
 	news chan struct{} // capacity 1
@@ -79,7 +79,7 @@ type notice struct {
 // NewAnnounce prepares the part.
 func NewAnnounce(cfg AnnounceConfig) (*Announce, error) {
 	p := &Announce{cfg: cfg, voters: addresses.NewElectorate(), news: make(chan struct{}, 1),
-		pending: make(map[netip.Addr][]addresses.Candidate)}
+		pending: make(map[netip.Addr][]addresses.Candidate), nodes: make(map[string][]netip.Addr)}
 	var err error
 	p.announcer, err = announce.New(announce.Options{
 		Node: cfg.Node, Links: cfg.Links, NetNS: cfg.netns, Able: cfg.Forwards, Metrics: cfg.Registerer, Log: cfg.Log,
@@ -121,10 +121,10 @@ func (p *Announce) Update(_ context.Context, d *model.Delta) error {
 	if n := d.Namespaces[systemNamespace]; n != nil {
 		p.key = []byte(n.UID)
 	}
-	if n, ok := d.Nodes[p.cfg.Node]; ok {
-		p.ips = nil
+	for name, n := range d.Nodes {
+		p.nodes[name] = nil
 		if n != nil {
-			p.ips = n.InternalIPs
+			p.nodes[name] = n.InternalIPs
 		}
 	}
 	for _, a := range p.voters.Apply(d) {
@@ -143,8 +143,9 @@ func (p *Announce) Update(_ context.Context, d *model.Delta) error {
 		}
 	}
 	p.resumed = nil
-	p.announcer.Update(p.key, p.ips, p.pending)
+	p.announcer.Update(p.key, p.nodes, p.pending)
 	clear(p.pending)
+	clear(p.nodes)
 	return nil
 }
 
