@@ -119,10 +119,10 @@ func TestLoadBalancerFailover(t *testing.T) {
 	// Where nothing may get lost, as long as TCP waits before it sends again what did: a machine that is busy with a node's
 	// start may take as long as half of that.
 	const lossless = "900ms"
-	traffic := func(timeout string) func() answers {
+	traffic := func(timeout string, more ...string) func() answers {
 		t.Helper()
 		// One request at a time, so that failures count up to the time without an answer.
-		tr := lab.Background(t, "exec", "--in", "outside", "--", lab.Echo("outside"), "get", "-for", "90s", "-interval", "10ms", "-timeout", timeout, "-q", url)
+		tr := lab.Background(t, slices.Concat([]string{"exec", "--in", "outside", "--", lab.Echo("outside"), "get", "-for", "90s", "-interval", "10ms", "-timeout", timeout, "-q"}, more, []string{url})...)
 		return func() answers {
 			t.Helper()
 			out, _ := tr.Stop() // it exits 1 if a request failed: the caller judges
@@ -134,7 +134,8 @@ func TestLoadBalancerFailover(t *testing.T) {
 		}
 	}
 
-	stop := traffic(lossless)
+	// Many at a time: if the address moved, some would be under way, and lost, as the other node can't know their endpoint.
+	stop := traffic(lossless, "-c", "8")
 	killAgent(t, victim)
 	lab.Kubectl(t, "delete", "pod", "-n", "kube-system", "-l", "app.kubernetes.io/component=node", "--field-selector", "spec.nodeName="+victim, "--wait")
 	lab.Rollout(t, "kube-system", "daemonset/weft-node")
