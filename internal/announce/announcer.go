@@ -62,7 +62,8 @@ type Announcer struct {
 	nodes  map[string][]netip.Addr // each node's own addresses
 	wanted map[netip.Addr][]addresses.Candidate
 	links  map[int]*link
-	retry  time.Time // when to open links again that could not be opened; zero: none
+	ticks  map[string]uint64 // of links that were closed, by name: peers take no hello for new whose tick they have heard
+	retry  time.Time         // when to open links again that could not be opened; zero: none
 	closed bool
 }
 
@@ -95,6 +96,7 @@ func New(opts Options) (*Announcer, error) {
 		nodes:       make(map[string][]netip.Addr),
 		wanted:      make(map[netip.Addr][]addresses.Candidate),
 		links:       make(map[int]*link),
+		ticks:       make(map[string]uint64),
 	}
 	if a.opts.Log == nil {
 		a.opts.Log = slog.Default()

@@ -179,6 +179,42 @@ func TestAgentAway(t *testing.T) {
 	}
 }
 
+// TestReopened: a link that an agent has closed and opened again carries on: the others go on hearing the node.
+func TestReopened(t *testing.T) {
+	_, agents, addrs := threeNodes(t, 4)
+	owners := announcers(agents, addrs)
+	name := owners[addrs[0]]
+	a := agents[name]
+	a.mu.Lock()
+	for _, l := range a.links {
+		l.tick += 1000 // it has been there for long
+		a.greet(time.Now(), l)
+	}
+	a.mu.Unlock()
+	time.Sleep(helloEvery) // for them to hear that
+	a.mu.Lock()
+	for _, l := range a.links {
+		a.drop(l, "a test wants it")
+	}
+	a.retry = time.Now()
+	a.mu.Unlock()
+	a.poke()
+	time.Sleep(2 * deadAfter) // in which whoever is not heard is missed
+	for n, x := range agents {
+		if n == name {
+			continue
+		}
+		x.mu.Lock()
+		for _, l := range x.links {
+			if p := l.seg.peers[name]; p == nil || p.away {
+				t.Errorf("%s does not hear %s: %+v", n, name, p)
+			}
+		}
+		x.mu.Unlock()
+	}
+	eventually(t, "the owners are the former ones", func() bool { return fmt.Sprint(announcers(agents, addrs)) == fmt.Sprint(owners) })
+}
+
 // lateness measures how much later than it should a timer fires, in sum until the function is called that it returns: what
 // a machine with much else to do takes away from everybody.
 func lateness() func() time.Duration {

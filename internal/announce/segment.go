@@ -34,6 +34,7 @@ type segment struct {
 type peer struct {
 	mac         mac
 	heard       time.Time
+	ruled       time.Time // when it was last heard settled, in this incarnation or one before
 	probed      time.Time // since it fell silent
 	answered    time.Time // when its kernel last answered a probe
 	away        bool      // its agent is silent, its kernel is not
@@ -142,7 +143,7 @@ func (s *segment) hear(now time.Time, h *hello, from mac) outcome {
 	if p == nil || h.incarnation > p.incarnation {
 		fresh := &peer{incarnation: h.incarnation, listed: make(map[netip.Addr]listing), parts: make(map[uint8]bool)}
 		if p != nil {
-			fresh.kept = p.had()
+			fresh.kept, fresh.ruled = p.had(), p.ruled
 		} else {
 			// If a split of the link has just healed, hosts on its other side may have heard this one last.
 			for a := range s.mine {
@@ -153,6 +154,9 @@ func (s *segment) hear(now time.Time, h *hello, from mac) outcome {
 		s.peers[h.node] = p
 	}
 	news := p.heard.IsZero() || p.settled != h.settled || p.away
+	if h.settled || p.ruled.IsZero() {
+		p.ruled = now
+	}
 	if h.settled {
 		p.kept = nil
 	}
@@ -196,6 +200,9 @@ func (s *segment) hear(now time.Time, h *hello, from mac) outcome {
 func (s *segment) pass(now time.Time) outcome {
 	all := false
 	for name, p := range s.peers {
+		if p.kept != nil && !now.Before(p.ruled.Add(awayFor)) {
+			p.kept, all = nil, true
+		}
 		if now.Before(p.ends()) {
 			continue
 		}
@@ -228,7 +235,7 @@ func (s *segment) pass(now time.Time) outcome {
 // ends is when the peer is dead, or its agent away, unless something comes from it before.
 func (p *peer) ends() time.Time {
 	end := p.signOfLife().Add(deadAfter)
-	if limit := p.heard.Add(awayFor); p.away && limit.Before(end) {
+	if limit := p.ruled.Add(awayFor); p.away && limit.Before(end) {
 		end = limit
 	}
 	return later(end, p.spared)
@@ -252,7 +259,7 @@ func (p *peer) had() map[netip.Addr]bool {
 func (s *segment) probes(now time.Time) []string {
 	var out []string
 	for name, p := range s.peers {
-		if !now.Before(p.nextProbe()) {
+		if at := s.nextProbe(p); !at.IsZero() && !now.Before(at) {
 			p.probed = now
 			out = append(out, name)
 		}
@@ -260,11 +267,30 @@ func (s *segment) probes(now time.Time) []string {
 	return out
 }
 
-func (p *peer) nextProbe() time.Time {
+// nextProbe is when to probe the peer if it is silent until then; the zero time if it has nothing that it could keep.
+func (s *segment) nextProbe(p *peer) time.Time {
+	if !s.keeps(p) {
+		return time.Time{}
+	}
 	if p.probed.IsZero() {
 		return p.heard.Add(silentAfter)
 	}
 	return p.probed.Add(helloEvery)
+}
+
+// keeps tells whether the peer has an address, or had before its agent started anew.
+func (s *segment) keeps(p *peer) bool {
+	for a, l := range p.listed {
+		if l.claim && s.wanted[a] != nil {
+			return true
+		}
+	}
+	for a := range p.kept {
+		if s.wanted[a] != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // answer takes in that the kernel of the node at the Ethernet address has answered a probe.
@@ -299,7 +325,7 @@ func (s *segment) decide(now time.Time, a netip.Addr) outcome {
 	held := s.mine[a] != nil
 	if absent := s.absent(a); absent != "" && !held {
 		delete(s.trials, a)
-		if !s.settled || !s.able || now.Before(s.shadowed) || s.owner(a, absent) != s.self {
+		if !s.rules() || now.Before(s.shadowed) || s.heir(a, absent) != s.self {
 			absent = ""
 		}
 		return s.standIn(a, absent)
@@ -352,10 +378,10 @@ func (s *segment) dispose(now time.Time, a netip.Addr, held bool) outcome {
 func (s *segment) ours(a netip.Addr, held bool) bool {
 	candidates := s.wanted[a]
 	mayBe := slices.ContainsFunc(candidates, func(c addresses.Candidate) bool { return c.Node == s.self })
-	if !s.able || !s.settled {
+	if !s.rules() {
 		return held && mayBe && len(s.rivals(a)) == 0
 	}
-	owner := s.owner(a, "")
+	owner := addresses.Owner(a, candidates, func(n string) bool { return n == s.self || s.peers[n] != nil && !s.peers[n].away })
 	if owner == s.self || owner == "" || !held {
 		return owner == s.self
 	}
@@ -363,10 +389,16 @@ func (s *segment) ours(a netip.Addr, held bool) bool {
 	return !asked && mayBe
 }
 
-// owner is who announces the address, of the nodes whose agents are there; without, unless that is "", is not asked.
-func (s *segment) owner(a netip.Addr, without string) string {
+// rules tells whether this node may claim addresses.
+func (s *segment) rules() bool { return s.able && s.settled }
+
+// rules tells whether the peer does.
+func (p *peer) rules() bool { return !p.away && p.settled }
+
+// heir is who would have the address if the node that has it were dead, and stands in for it: of those that can now.
+func (s *segment) heir(a netip.Addr, absent string) string {
 	return addresses.Owner(a, s.wanted[a], func(n string) bool {
-		return n != without && (n == s.self || s.peers[n] != nil && !s.peers[n].away)
+		return n == s.self || n != absent && s.peers[n] != nil && s.peers[n].rules()
 	})
 }
 
@@ -381,7 +413,7 @@ func (s *segment) absent(a netip.Addr) string {
 			if absent == "" || c.Score > score {
 				absent, score = c.Node, c.Score
 			}
-		case c.Node == s.self || p != nil && !p.away:
+		case c.Node == s.self && s.rules() || p != nil && p.rules():
 			best = max(best, c.Score)
 		}
 	}
@@ -528,7 +560,10 @@ func (s *segment) next(now time.Time) time.Time {
 	}
 	for _, p := range s.peers {
 		at(p.ends())
-		at(p.nextProbe())
+		at(s.nextProbe(p))
+		if p.kept != nil {
+			at(p.ruled.Add(awayFor))
+		}
 	}
 	if s.able && !s.settled && !s.waiting.IsZero() {
 		at(later(s.listening, s.waiting).Add(settleTime))

@@ -442,6 +442,72 @@ func TestAwayEnds(t *testing.T) {
 	}
 }
 
+// TestAwayNewcomer: while another agent starts, and has not settled, who stands in goes on, be the newcomer the better one.
+func TestAwayNewcomer(t *testing.T) {
+	s, owners := settled(t, 1)
+	s.nodes["b"].dead, s.nodes["b"].answers = true, true
+	s.nodes["c"].dead = true
+	s.run(5*time.Second, nil)
+	s.start("c")
+	for _, a := range s.addrs {
+		s.want("c", a, same(abc...)...)
+	}
+	s.run(settleTime-10*time.Millisecond, func() {
+		for _, a := range s.addrs {
+			if who := s.answeredFor(a); owners[a] == "b" && who != "b" {
+				t.Fatalf("%s, of b, is answered for as %q's", a, who)
+			}
+		}
+	})
+}
+
+// TestAwayOverAndOver: an agent that never lives long enough to take in the API is away all the same, and for no longer.
+func TestAwayOverAndOver(t *testing.T) {
+	s, owners := settled(t, 1)
+	died := s.now
+	for s.now.Sub(died) < awayFor+5*time.Second {
+		s.nodes["b"].dead, s.nodes["b"].answers = true, true
+		s.run(10*time.Second, nil)
+		s.start("b")
+		for _, a := range s.addrs {
+			s.want("b", a, same(abc...)...)
+		}
+		s.run(300*time.Millisecond, nil)
+	}
+	s.nodes["b"].dead, s.nodes["b"].answers = true, true
+	s.run(100*time.Millisecond, nil)
+	for _, a := range s.addrs {
+		if who := s.announcers(a); owners[a] == "b" && len(who) != 1 {
+			t.Errorf("%s, of b, whose agent has not been there for %s, is announced by %v", a, s.now.Sub(died), who)
+		}
+	}
+}
+
+// TestProbesEnd: nobody probes whoever has nothing, as after the last LoadBalancer Service is gone.
+func TestProbesEnd(t *testing.T) {
+	s, _ := settled(t, 1)
+	probed := func() bool {
+		return slices.ContainsFunc(abc, func(n string) bool {
+			return slices.ContainsFunc(abc, func(of string) bool { p := s.nodes[n].seg.peers[of]; return p != nil && !p.probed.IsZero() })
+		})
+	}
+	for _, a := range s.addrs {
+		for _, n := range abc {
+			s.want(n, a)
+		}
+	}
+	s.run(3*time.Second, func() {
+		if probed() {
+			t.Fatal("a node is probed that has nothing")
+		}
+	})
+	for _, n := range abc {
+		if got := len(s.nodes[n].seg.peers); got != 0 {
+			t.Errorf("%s still counts on %d silent nodes", n, got)
+		}
+	}
+}
+
 // TestQuickRestart: an agent that is back within the time in which it would be missed keeps its addresses.
 func TestQuickRestart(t *testing.T) {
 	s, owners := settled(t, 1)

@@ -161,6 +161,7 @@ func (a *Announcer) rescan() error {
 func (a *Announcer) open(info linkInfo, now time.Time) (*link, error) {
 	l := &link{
 		linkInfo: info,
+		tick:     a.ticks[info.name],
 		seg:      newSegment(a.opts.Node, now),
 		groups:   &groups{netns: a.opts.NetNS, ifindex: info.index, joined: make(map[netip.Addr]*membership)},
 		foreign:  make(map[netip.Addr]*foreignHost),
@@ -203,6 +204,7 @@ func (a *Announcer) open(info linkInfo, now time.Time) (*link, error) {
 // drop ceases to announce on a link. The caller holds the lock.
 func (a *Announcer) drop(l *link, why string) {
 	delete(a.links, l.index)
+	a.ticks[l.name] = l.tick
 	a.opts.Log.Info("addresses are no longer announced on the link", "link", l.name, "why", why)
 	for x := range l.seg.mine {
 		a.metrics.moves.WithLabelValues("released").Inc()
