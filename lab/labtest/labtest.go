@@ -178,6 +178,11 @@ func (l *Lab) Namespace(t testing.TB) string {
 			t.Log(err)
 		}
 	})
+	// Pods need it. After an outage of the API server, controllers may take a minute to look again: their pauses grow to that.
+	Eventually(t, 2*time.Minute, func() error {
+		_, err := l.Run(t.Context(), "kubectl", "get", "serviceaccount", "default", "-n", name)
+		return err
+	})
 	return name
 }
 

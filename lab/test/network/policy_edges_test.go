@@ -136,12 +136,4 @@ spec: {podSelector: {matchLabels: {role: shut}}, policyTypes: [Ingress, Egress]}
 		return err
 	})
 	check("afterwards")
-	// The next test begins with a new namespace, which takes controllers that have noticed too.
-	later := ns + "-later"
-	t.Cleanup(func() { clean(t, "namespace", later, "--wait=false", "--ignore-not-found") })
-	labtest.Eventually(t, 60*time.Second, func() error {
-		_, _ = lab.Run(t.Context(), "kubectl", "create", "namespace", later)
-		_, err := lab.Run(t.Context(), "kubectl", "get", "serviceaccount", "default", "-n", later)
-		return err
-	})
 }
