@@ -221,9 +221,9 @@ func TestRoot(t *testing.T) {
 		}
 	})
 	t.Run("masked and read-only paths", func(t *testing.T) {
-		c := shell("cat /proc/masked-check/x 2>/dev/null; wc -c < /proc/interrupts; ls /sys/class | grep -c .; echo 1 > /proc/sys/net/ipv4/ip_forward && echo writable; true")
+		c := shell("cat /proc/masked-check/x 2>/dev/null; wc -c < /proc/interrupts; ls /sys/class | grep -c .; { echo 1 > /proc/sys/net/ipv4/ip_forward && echo writable; } 2>/dev/null; true")
 		security(c).MaskedPaths = []string{"/proc/interrupts", "/sys/class", "/no/such"}
-		if got := n.output(pod, c); !strings.HasPrefix(got, "0\n0\n") || strings.Contains(got, "writable") {
+		if got := n.output(pod, c); got != "0\n0" {
 			t.Errorf("got %q", got)
 		}
 	})
