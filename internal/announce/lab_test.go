@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -272,6 +273,16 @@ func by(answers []answer) []mac {
 	return out
 }
 
+// onlyAt fails unless the probe was told of each address, and always that it is at its owner.
+func (l *lan) onlyAt(p *probe, owners map[netip.Addr]string) {
+	l.t.Helper()
+	for a, owner := range owners {
+		if who := by(p.since(a, time.Time{})); len(who) != 1 || who[0] != l.hosts[owner].mac {
+			l.t.Errorf("%s, of %s, was said to be at %v", a, owner, who)
+		}
+	}
+}
+
 // neighbor is what the host's kernel has resolved the address to; ok is false if to nothing.
 func (h *host) neighbor(t *testing.T, a netip.Addr) (mac, bool) {
 	t.Helper()
@@ -365,4 +376,20 @@ func announcers(agents map[string]*agent, addrs []netip.Addr) map[netip.Addr]str
 		}
 	}
 	return out
+}
+
+// peersHeard is the agent's metric of how many others it hears.
+func peersHeard(t *testing.T, a *agent) float64 {
+	t.Helper()
+	reg := prometheus.NewPedanticRegistry()
+	must(t, reg.Register(a.metrics))
+	families, err := reg.Gather()
+	must(t, err)
+	for _, f := range families {
+		if f.GetName() == "weft_announce_peers" {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	t.Fatal("there is no weft_announce_peers")
+	return 0
 }

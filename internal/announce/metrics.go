@@ -59,7 +59,13 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.a.mu.Lock()
 	defer m.a.mu.Unlock()
 	for _, l := range m.a.links {
-		ch <- prometheus.MustNewConstMetric(peersDesc, prometheus.GaugeValue, float64(len(l.seg.peers)), l.name)
+		heard := 0
+		for _, p := range l.seg.peers {
+			if !p.away {
+				heard++
+			}
+		}
+		ch <- prometheus.MustNewConstMetric(peersDesc, prometheus.GaugeValue, float64(heard), l.name)
 		for x := range l.seg.mine {
 			ch <- prometheus.MustNewConstMetric(announcedDesc, prometheus.GaugeValue, 1, x.String(), l.name)
 		}

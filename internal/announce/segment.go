@@ -4,6 +4,7 @@ package announce
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -34,7 +35,7 @@ type segment struct {
 type peer struct {
 	mac         mac
 	heard       time.Time
-	ruled       time.Time // when it was last heard settled, in this incarnation or one before
+	inOrder     time.Time // when it was last heard settled, in this incarnation or one before
 	probed      time.Time // since it fell silent
 	answered    time.Time // when its kernel last answered a probe
 	away        bool      // its agent is silent, its kernel is not
@@ -52,6 +53,25 @@ type peer struct {
 func (p *peer) has(a netip.Addr) bool {
 	return p.away && p.listed[a].claim || p.kept[a]
 }
+
+// had is what the peer announced when it last said so, and had before its agent started anew.
+func (p *peer) had() iter.Seq[netip.Addr] {
+	return func(yield func(netip.Addr) bool) {
+		for a, l := range p.listed {
+			if l.claim && !yield(a) {
+				return
+			}
+		}
+		for a := range p.kept {
+			if !p.listed[a].claim && !yield(a) {
+				return
+			}
+		}
+	}
+}
+
+// ready tells whether the peer may claim addresses.
+func (p *peer) ready() bool { return !p.away && p.settled }
 
 // signOfLife is when something last came from the node.
 func (p *peer) signOfLife() time.Time {
@@ -143,7 +163,10 @@ func (s *segment) hear(now time.Time, h *hello, from mac) outcome {
 	if p == nil || h.incarnation > p.incarnation {
 		fresh := &peer{incarnation: h.incarnation, listed: make(map[netip.Addr]listing), parts: make(map[uint8]bool)}
 		if p != nil {
-			fresh.kept, fresh.ruled = p.had(), p.ruled
+			fresh.inOrder, fresh.kept = p.inOrder, make(map[netip.Addr]bool)
+			for a := range p.had() {
+				fresh.kept[a] = true
+			}
 		} else {
 			// If a split of the link has just healed, hosts on its other side may have heard this one last.
 			for a := range s.mine {
@@ -154,11 +177,11 @@ func (s *segment) hear(now time.Time, h *hello, from mac) outcome {
 		s.peers[h.node] = p
 	}
 	news := p.heard.IsZero() || p.settled != h.settled || p.away
-	if h.settled || p.ruled.IsZero() {
-		p.ruled = now
-	}
 	if h.settled {
 		p.kept = nil
+	}
+	if h.settled || p.inOrder.IsZero() {
+		p.inOrder = now
 	}
 	if h.tick != p.tick {
 		p.tick = h.tick
@@ -200,7 +223,7 @@ func (s *segment) hear(now time.Time, h *hello, from mac) outcome {
 func (s *segment) pass(now time.Time) outcome {
 	all := false
 	for name, p := range s.peers {
-		if p.kept != nil && !now.Before(p.ruled.Add(awayFor)) {
+		if p.kept != nil && !now.Before(p.inOrder.Add(awayFor)) {
 			p.kept, all = nil, true
 		}
 		if now.Before(p.ends()) {
@@ -235,24 +258,10 @@ func (s *segment) pass(now time.Time) outcome {
 // ends is when the peer is dead, or its agent away, unless something comes from it before.
 func (p *peer) ends() time.Time {
 	end := p.signOfLife().Add(deadAfter)
-	if limit := p.ruled.Add(awayFor); p.away && limit.Before(end) {
+	if limit := p.inOrder.Add(awayFor); p.away && limit.Before(end) {
 		end = limit
 	}
 	return later(end, p.spared)
-}
-
-// had is what the peer has announced and nobody has taken from it.
-func (p *peer) had() map[netip.Addr]bool {
-	out := maps.Clone(p.kept)
-	for a, l := range p.listed {
-		if l.claim {
-			if out == nil {
-				out = make(map[netip.Addr]bool)
-			}
-			out[a] = true
-		}
-	}
-	return out
 }
 
 // probes are the silent peers that are to be probed now: has only the agent gone, or the node?
@@ -269,28 +278,16 @@ func (s *segment) probes(now time.Time) []string {
 
 // nextProbe is when to probe the peer if it is silent until then; the zero time if it has nothing that it could keep.
 func (s *segment) nextProbe(p *peer) time.Time {
-	if !s.keeps(p) {
-		return time.Time{}
-	}
-	if p.probed.IsZero() {
-		return p.heard.Add(silentAfter)
-	}
-	return p.probed.Add(helloEvery)
-}
-
-// keeps tells whether the peer has an address, or had before its agent started anew.
-func (s *segment) keeps(p *peer) bool {
-	for a, l := range p.listed {
-		if l.claim && s.wanted[a] != nil {
-			return true
+	for a := range p.had() {
+		switch {
+		case s.wanted[a] == nil:
+		case p.probed.IsZero():
+			return p.heard.Add(silentAfter)
+		default:
+			return p.probed.Add(helloEvery)
 		}
 	}
-	for a := range p.kept {
-		if s.wanted[a] != nil {
-			return true
-		}
-	}
-	return false
+	return time.Time{}
 }
 
 // answer takes in that the kernel of the node at the Ethernet address has answered a probe.
@@ -325,7 +322,7 @@ func (s *segment) decide(now time.Time, a netip.Addr) outcome {
 	held := s.mine[a] != nil
 	if absent := s.absent(a); absent != "" && !held {
 		delete(s.trials, a)
-		if !s.rules() || now.Before(s.shadowed) || s.heir(a, absent) != s.self {
+		if !s.ready() || now.Before(s.shadowed) || s.heir(a, absent) != s.self {
 			absent = ""
 		}
 		return s.standIn(a, absent)
@@ -378,7 +375,7 @@ func (s *segment) dispose(now time.Time, a netip.Addr, held bool) outcome {
 func (s *segment) ours(a netip.Addr, held bool) bool {
 	candidates := s.wanted[a]
 	mayBe := slices.ContainsFunc(candidates, func(c addresses.Candidate) bool { return c.Node == s.self })
-	if !s.rules() {
+	if !s.ready() {
 		return held && mayBe && len(s.rivals(a)) == 0
 	}
 	owner := addresses.Owner(a, candidates, func(n string) bool { return n == s.self || s.peers[n] != nil && !s.peers[n].away })
@@ -389,16 +386,13 @@ func (s *segment) ours(a netip.Addr, held bool) bool {
 	return !asked && mayBe
 }
 
-// rules tells whether this node may claim addresses.
-func (s *segment) rules() bool { return s.able && s.settled }
-
-// rules tells whether the peer does.
-func (p *peer) rules() bool { return !p.away && p.settled }
+// ready tells whether this node may claim addresses.
+func (s *segment) ready() bool { return s.able && s.settled }
 
 // heir is who would have the address if the node that has it were dead, and stands in for it: of those that can now.
 func (s *segment) heir(a netip.Addr, absent string) string {
 	return addresses.Owner(a, s.wanted[a], func(n string) bool {
-		return n == s.self || n != absent && s.peers[n] != nil && s.peers[n].rules()
+		return n == s.self || n != absent && s.peers[n] != nil && s.peers[n].ready()
 	})
 }
 
@@ -413,7 +407,7 @@ func (s *segment) absent(a netip.Addr) string {
 			if absent == "" || c.Score > score {
 				absent, score = c.Node, c.Score
 			}
-		case c.Node == s.self && s.rules() || p != nil && p.rules():
+		case c.Node == s.self && s.ready() || p != nil && p.ready():
 			best = max(best, c.Score)
 		}
 	}
@@ -562,7 +556,7 @@ func (s *segment) next(now time.Time) time.Time {
 		at(p.ends())
 		at(s.nextProbe(p))
 		if p.kept != nil {
-			at(p.ruled.Add(awayFor))
+			at(p.inOrder.Add(awayFor))
 		}
 	}
 	if s.able && !s.settled && !s.waiting.IsZero() {

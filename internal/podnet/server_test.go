@@ -99,9 +99,12 @@ func TestRuntime(t *testing.T) {
 		}
 		return nil
 	})
+	asked := make(chan error)
+	go func() { asked <- cni.GetStatusNetworkList(ctx, list) }()
+	time.Sleep(statusPatience / 10)
 	a.tell(a)
-	if err := cni.GetStatusNetworkList(ctx, list); err != nil {
-		t.Errorf("STATUS: %v", err)
+	if err := <-asked; err != nil {
+		t.Errorf("STATUS, asked before there was a Node object: %v", err)
 	}
 	p := a.newPod("p", plugin.PortMapping{HostPort: 7000, ContainerPort: 80, Protocol: "tcp"})
 	rt := p.runtimeConf()

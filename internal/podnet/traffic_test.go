@@ -53,6 +53,46 @@ func TestReach(t *testing.T) {
 	}
 }
 
+// TestPortKept: a pod that reaches the world behind its node's address keeps its port, as clients of Services do.
+func TestPortKept(t *testing.T) {
+	a, _, outside := sharedLink(t)
+	a.start()
+	a.tell(a)
+	p := a.pod("p")
+	var l net.Listener
+	listen := func() (err error) { l, err = net.Listen("tcp", ":9100"); return err }
+	if err := outside.do(listen); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := uint16(40000)
+	for _, f := range both {
+		for range 5 {
+			port++
+			dial := func() error {
+				d := net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{Port: int(port)}}
+				c, err := d.Dial("tcp", netip.AddrPortFrom(firstOf(world, f), 9100).String())
+				if err == nil {
+					c.Close()
+				}
+				return err
+			}
+			if err := p.do(dial); err != nil {
+				t.Fatal(err)
+			}
+			c, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen := c.RemoteAddr().(*net.TCPAddr).AddrPort()
+			if want := netip.AddrPortFrom(a.ip(f), port); netip.AddrPortFrom(seen.Addr().Unmap(), seen.Port()) != want {
+				t.Errorf("the world saw %s, want %s", seen, want)
+			}
+			c.Close()
+		}
+	}
+}
+
 // TestMTU sends packets that fill a link exactly, and ones that don't fit, and a lot of TCP.
 func TestMTU(t *testing.T) {
 	for _, c := range []struct {
