@@ -18,6 +18,9 @@ import (
 
 var contenders = []string{"nginx", "haproxy", "weft"}
 
+// control is a second nginx, which only latency is measured of.
+const control = "nginx-again"
+
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "endpoint" {
 		serveEndpoints()
@@ -38,7 +41,7 @@ func main() {
 }
 
 func run(ctx context.Context, rounds, seconds int, only, out, weft string) error {
-	for _, tool := range []string{"nginx", "haproxy", "wrk", "h2load", "taskset"} {
+	for _, tool := range []string{"nginx", "haproxy", "wrk", "h2load", "taskset", "chrt"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return fmt.Errorf("%s is missing: apt-get install nginx-light libnginx-mod-stream haproxy wrk nghttp2-client util-linux", tool)
 		}
@@ -83,7 +86,7 @@ func run(ctx context.Context, rounds, seconds int, only, out, weft string) error
 			continue
 		}
 		// Four times as long as the others: the highest percentile is that of the machine's bad moments, and varies.
-		err := latencies(ctx, 4*time.Duration(seconds)*time.Second, func(contender string, took []int64) {
+		err := b.latencies(ctx, 4*time.Duration(seconds)*time.Second, func(contender string, took []int64) {
 			for row, share := range percentiles {
 				r.add(row, contender, percentile(took, share))
 			}

@@ -52,14 +52,15 @@ machine was not idle, so the ratios count. The last column is the ratio to the b
 	}
 	if len(r.figures["http1-p99"]) > 0 {
 		fmt.Fprintf(&b, `
-Latency of small requests at %d a second, in microseconds; medians of %d turns of %v:
+Latency of small requests at %d a second, in microseconds; medians of %d turns of %v. The second nginx
+shows how far equal programs differ here:
 
-| percentile | nginx | HAProxy | weft | ratio |
-|---|---|---|---|---|
+| percentile | nginx | HAProxy | weft | ratio | nginx again | its ratio |
+|---|---|---|---|---|---|---|
 `, latencyRate, len(r.figures["http1-p99"]["weft"]), latencyTurn)
 		for _, row := range slices.Sorted(maps.Keys(percentiles)) {
-			n, h, w := r.median(row, "nginx"), r.median(row, "haproxy"), r.median(row, "weft")
-			fmt.Fprintf(&b, "| %s | %.0f | %.0f | %.0f | %.2f |\n", row, n, h, w, w/min(n, h))
+			n, h, w, c := r.median(row, "nginx"), r.median(row, "haproxy"), r.median(row, "weft"), r.median(row, control)
+			fmt.Fprintf(&b, "| %s | %.0f | %.0f | %.0f | %.2f | %.0f | %.2f |\n", row, n, h, w, w/min(n, h), c, c/n)
 		}
 	}
 	if len(r.memory) > 0 {
@@ -72,7 +73,7 @@ func (r *report) json() []byte {
 	medians := map[string]map[string]float64{}
 	for c := range r.figures {
 		medians[c] = map[string]float64{}
-		for _, name := range contenders {
+		for name := range r.figures[c] {
 			medians[c][name] = r.median(c, name)
 		}
 	}

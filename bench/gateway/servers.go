@@ -42,7 +42,7 @@ const (
 type portSet struct{ plain, secure, tcp, pass int }
 
 func ports(name string) portSet {
-	base := map[string]int{"nginx": 18100, "haproxy": 18200, "weft": 18300}[name]
+	base := map[string]int{"nginx": 18100, "haproxy": 18200, "weft": 18300, control: 18400}[name]
 	return portSet{base, base + 1, base + 2, base + 3}
 }
 
@@ -79,7 +79,7 @@ func (b *bench) start(ctx context.Context) error {
 	}
 	for name, text := range map[string]string{
 		"crt": chain, "key": key, "pem": chain + key, "64k": strings.Repeat("x", 64<<10), "weft.yaml": string(tables), "map": list.String(),
-		"endpoint.conf": b.nginxEndpoint(), "nginx.conf": b.nginx(), "haproxy.conf": b.haproxy(),
+		"endpoint.conf": b.nginxEndpoint(), "nginx.conf": b.nginx("nginx"), control + ".conf": b.nginx(control), "haproxy.conf": b.haproxy(),
 		"post.lua": "wrk.method = \"POST\"\nwrk.body = string.rep(\"x\", 65536)\n",
 		// An empty gRPC message: not compressed, no bytes.
 		"message": "\x00\x00\x00\x00\x00",
@@ -96,6 +96,7 @@ func (b *bench) start(ctx context.Context) error {
 		"endpoint":  {"1", "nginx", "-c", b.file("endpoint.conf")},
 		"endpoint2": {"1", self, "endpoint"},
 		"nginx":     {"0", "nginx", "-c", b.file("nginx.conf")},
+		control:     {"0", "nginx", "-c", b.file(control + ".conf")},
 		"haproxy":   {"0", "haproxy", "-db", "-f", b.file("haproxy.conf")},
 		"weft":      {"0", b.weft, "gateway", "--config", b.file("weft.yaml"), "--metrics-bind-address", ""},
 	} {
@@ -109,7 +110,7 @@ func (b *bench) start(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, name := range contenders {
+	for _, name := range append([]string{control}, contenders...) {
 		if err := b.ready(ctx, name); err != nil {
 			return err
 		}
@@ -277,9 +278,9 @@ location / { return 200 "a small body, as those of most APIs are\n"; } location 
 `, http, portHTTP, b.dir)
 }
 
-func (b *bench) nginx() string {
-	main, http := b.nginxCommon("n")
-	p := ports("nginx")
+func (b *bench) nginx(name string) string {
+	main, http := b.nginxCommon(name)
+	p := ports(name)
 	var list strings.Builder
 	for i := range routes {
 		fmt.Fprintf(&list, "location /route-%d/ { proxy_pass http://e; }\n", i)
