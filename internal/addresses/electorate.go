@@ -17,7 +17,7 @@ type Candidate struct {
 	Node string
 
 	// Score ranks candidates: only those with the highest score among the living come into question. It counts the
-	// address's Services that the node serves well, after whether the node is Ready.
+	// address's Services that the node serves well, after whether the node is heard of and here to stay.
 	Score int
 }
 
@@ -25,7 +25,7 @@ type Candidate struct {
 const (
 	servesWell  = 2       // Cluster; or Local with a ready endpoint on the node
 	servesStill = 1       // Local with none but terminating endpoints that still serve (KEP-1669)
-	nodeIsReady = 1 << 20 // above any sum of the former
+	nodeIsSound = 1 << 20 // above any sum of the former
 )
 
 // Electorate knows who may announce each LoadBalancer address, following the cluster Delta by Delta. An address is
@@ -34,8 +34,8 @@ const (
 //
 // Who may: every node that serves the address's Services (with externalTrafficPolicy Local, those that have
 // endpoints), is not being deleted, and does not have the node.kubernetes.io/exclude-from-external-load-balancers
-// label. Nodes that are not Ready, or that the cluster autoscaler is about to delete, come into question only where no
-// other does.
+// label. Nodes of which the control plane hears nothing, as their agents may hear nothing from it either, and those that
+// the cluster autoscaler is about to delete, come into question only where no other does.
 //
 // It is not safe for concurrent use.
 type Electorate struct {
@@ -124,12 +124,13 @@ func serviceOf(s *model.EndpointSlice) model.Name {
 	return model.Name{Namespace: s.Namespace, Name: s.Service}
 }
 
-// standing is what of a node matters here: may it, and is it Ready and here to stay.
+// standing is what of a node matters here: may it, and is it heard of and here to stay. Whether it is Ready matters not: its
+// kubelet may have trouble for a moment, and moving an address breaks the connections to it (KEP-3458).
 func standing(n *model.Node) [2]bool {
 	if n == nil || n.Deleting || n.ExcludedFromLB {
 		return [2]bool{}
 	}
-	return [2]bool{true, n.Ready && !n.ToBeDeleted}
+	return [2]bool{true, !n.Unreachable && !n.ToBeDeleted}
 }
 
 // announced are the addresses of a Service that nodes announce.
@@ -213,7 +214,7 @@ func (e *Electorate) Candidates(x netip.Addr) []Candidate {
 		}
 		score := everywhere + here[name]
 		if may[1] {
-			score += nodeIsReady
+			score += nodeIsSound
 		}
 		out = append(out, Candidate{name, score})
 	}

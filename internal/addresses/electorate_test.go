@@ -13,14 +13,14 @@ import (
 )
 
 func node(name string, opts ...func(*model.Node)) *model.Node {
-	n := &model.Node{Meta: model.Meta{Name: model.Name{Name: name}}, Ready: true}
+	n := &model.Node{Meta: model.Meta{Name: model.Name{Name: name}}}
 	for _, o := range opts {
 		o(n)
 	}
 	return n
 }
-func notReady(n *model.Node) { n.Ready = false }
-func excluded(n *model.Node) { n.ExcludedFromLB = true }
+func unreachable(n *model.Node) { n.Unreachable = true }
+func excluded(n *model.Node)    { n.ExcludedFromLB = true }
 
 // on is the slice of a Service's endpoints, "n1 n2:terminating n3:notready".
 func on(service, endpoints string, f model.Family) *model.EndpointSlice {
@@ -68,8 +68,8 @@ func TestCandidates(t *testing.T) {
 		{"not a load balancer", delta(svc("a", mark, at, clusterIP), node("n1")), anAddr, ""},
 		{"ipMode Proxy", delta(svc("a", mark, func(s *model.Service) { s.Ingress = []model.LoadBalancerIngress{{IP: anAddr, Proxy: true}} }), node("n1")), anAddr, ""},
 		{"another address", delta(svc("a", mark, at), node("n1")), anAddr6, ""},
-		{"Ready first", delta(svc("a", mark, at), node("n1", notReady), node("n2")), anAddr, "n2"},
-		{"none Ready: better than none", delta(svc("a", mark, at), node("n1", notReady), node("n2", notReady)), anAddr, "n1 n2"},
+		{"heard of first", delta(svc("a", mark, at), node("n1", unreachable), node("n2")), anAddr, "n2"},
+		{"none heard of: better than none", delta(svc("a", mark, at), node("n1", unreachable), node("n2", unreachable)), anAddr, "n1 n2"},
 		{"excluded: never", delta(svc("a", mark, at), node("n1", excluded)), anAddr, ""},
 		{"being deleted: never", delta(svc("a", mark, at), node("n1", func(n *model.Node) { n.Deleting = true })), anAddr, ""},
 		{"Local: where the endpoints are", delta(svc("a", mark, at, local), node("n1"), node("n2"), node("n3"), on("a", "n1 n3", model.IPv4)), anAddr, "n1 n3"},
@@ -114,7 +114,7 @@ func TestElectorateTouchesOnlyWhatChanged(t *testing.T) {
 		t.Errorf("candidates after n2 came: %q", got)
 	}
 	step("a node's address changes", delta(node("n2", func(n *model.Node) { n.InternalIPs = []netip.Addr{anAddr} })))
-	step("a node is no longer Ready", delta(node("n2", notReady)), "192.0.2.1", "192.0.2.2")
+	step("nothing is heard of a node any more", delta(node("n2", unreachable)), "192.0.2.1", "192.0.2.2")
 	if got := winners(e.Candidates(netip.MustParseAddr("192.0.2.2"))); got != "n1" {
 		t.Errorf("candidates after n2 went: %q", got)
 	}

@@ -391,9 +391,10 @@ func FromNode(n *corev1.Node) (*model.Node, error) {
 			out.PodCIDRs = append(out.PodCIDRs, p)
 		}
 	}
+	out.Unreachable = true
 	for _, c := range n.Status.Conditions {
 		if c.Type == corev1.NodeReady {
-			out.Ready = c.Status == corev1.ConditionTrue
+			out.Ready, out.Unreachable = c.Status == corev1.ConditionTrue, c.Status == corev1.ConditionUnknown
 		}
 	}
 	return out, errors.Join(bad...)

@@ -230,8 +230,19 @@ status: {addresses: [{type: InternalIP, address: 172.30.0.11}, {type: Hostname, 
 		t.Errorf("pod %+v (ports -want +got):\n%s", p, diff)
 	}
 	n := d.Nodes["n1"]
-	if n.Zone != "a" || !n.ExcludedFromLB || len(n.PodCIDRs) != 2 || len(n.InternalIPs) != 1 || len(n.ExternalIPs) != 1 || n.Ready {
+	if n.Zone != "a" || !n.ExcludedFromLB || len(n.PodCIDRs) != 2 || len(n.InternalIPs) != 1 || len(n.ExternalIPs) != 1 || n.Ready || !n.Unreachable {
 		t.Errorf("node: %+v", n)
+	}
+}
+
+// TestUnreachableNode: a node that says itself that it is not Ready is heard of.
+func TestUnreachableNode(t *testing.T) {
+	for status, want := range map[corev1.ConditionStatus]bool{corev1.ConditionTrue: false, corev1.ConditionFalse: false, corev1.ConditionUnknown: true} {
+		n, err := FromNode(&corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{
+			{Type: corev1.NodeDiskPressure, Status: corev1.ConditionFalse}, {Type: corev1.NodeReady, Status: status}}}})
+		if err != nil || n.Unreachable != want || n.Ready != (status == corev1.ConditionTrue) {
+			t.Errorf("Ready is %s: ready %v, unreachable %v, %v", status, n.Ready, n.Unreachable, err)
+		}
 	}
 }
 

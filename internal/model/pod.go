@@ -48,7 +48,10 @@ type Node struct {
 	PodCIDRs    []netip.Prefix
 	Zone        string // the topology.kubernetes.io/zone label
 	Region      string // the topology.kubernetes.io/region label
-	Ready       bool
+	Ready       bool   // the Ready condition is True
+	// Unreachable: the control plane has not heard of the node for a while, or never (its Ready condition is Unknown or
+	// missing, see the taint node.kubernetes.io/unreachable). A node that says that it is not Ready is heard of.
+	Unreachable bool
 	// ToBeDeleted is the ToBeDeletedByClusterAutoscaler taint: the node is about to go (KEP-3836).
 	ToBeDeleted bool
 	// ExcludedFromLB is the node.kubernetes.io/exclude-from-external-load-balancers label.

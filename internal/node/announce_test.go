@@ -76,7 +76,7 @@ func TestAnnounce(t *testing.T) {
 	err = p.Update(ctx, &model.Delta{Complete: true,
 		Services:       map[model.Name]*model.Service{name: service},
 		EndpointSlices: only(slice("n1")),
-		Nodes:          map[string]*model.Node{"n1": {Meta: model.Meta{Name: model.Name{Name: "n1"}}, Ready: true}, "n2": {Meta: model.Meta{Name: model.Name{Name: "n2"}}, Ready: true}},
+		Nodes:          map[string]*model.Node{"n1": {Meta: model.Meta{Name: model.Name{Name: "n1"}}}, "n2": {Meta: model.Meta{Name: model.Name{Name: "n2"}}}},
 	})
 	if err == nil || !strings.Contains(err.Error(), "kube-system") {
 		t.Errorf("without the namespace kube-system: %v", err)
@@ -186,7 +186,7 @@ func TestAnnounceWithoutAPI(t *testing.T) {
 	names := []model.Name{{Namespace: "shop", Name: "a"}, {Namespace: "shop", Name: "b"}}
 	d := &model.Delta{Complete: true,
 		Services:   map[model.Name]*model.Service{},
-		Nodes:      map[string]*model.Node{"n1": {Meta: model.Meta{Name: model.Name{Name: "n1"}}, Ready: true}},
+		Nodes:      map[string]*model.Node{"n1": {Meta: model.Meta{Name: model.Name{Name: "n1"}}}},
 		Namespaces: map[string]*model.Namespace{"kube-system": {Meta: model.Meta{Name: model.Name{Name: "kube-system"}, UID: "uid"}}},
 	}
 	for i, n := range names {
