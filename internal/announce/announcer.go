@@ -328,8 +328,10 @@ func (a *Announcer) greet(now time.Time, l *link) {
 	l.tick++
 	h := hello{node: a.opts.Node, settled: l.seg.settled, unable: !l.seg.able, incarnation: a.incarnation, tick: l.tick,
 		age: l.seg.age, ifindex: uint32(l.index), claims: sorted(l.seg.mine), wishes: l.seg.wishes()}
-	for _, part := range h.split() {
-		a.send(l, l.hello, part.frame(l.mac, a.key))
+	for _, h := range append(l.seg.absences(now), h) {
+		for _, part := range h.split() {
+			a.send(l, l.hello, part.frame(l.mac, a.key))
+		}
 	}
 }
 
@@ -353,7 +355,7 @@ func (a *Announcer) hearHello(l *link, frame []byte) {
 	}
 	now := time.Now()
 	if h.node == a.opts.Node {
-		if h.incarnation == a.incarnation && h.ifindex < uint32(l.index) {
+		if !h.absent && h.incarnation == a.incarnation && h.ifindex < uint32(l.index) {
 			a.apply(now, l, l.seg.shadow(now))
 		}
 		return

@@ -177,6 +177,36 @@ func TestAgentAway(t *testing.T) {
 	l.onlyAt(p, owners)
 }
 
+// TestTwoAgentsAway: the one that is back first is told what the other has, and takes none of it.
+func TestTwoAgentsAway(t *testing.T) {
+	l, agents, addrs := threeNodes(t, 8)
+	owners := announcers(agents, addrs)
+	p := l.newProbe("client", addrs)
+	eventually(t, "answers", func() bool { return len(p.since(addrs[0], time.Time{})) > 5 })
+	first, last := owners[addrs[0]], ""
+	for _, who := range owners {
+		if who != first {
+			last = who
+		}
+	}
+	agents[first].stop()
+	agents[last].stop()
+	answered := func(what string, from time.Time) {
+		t.Helper()
+		eventually(t, what, func() bool {
+			return !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return len(p.since(a, from)) < 100 })
+		})
+	}
+	answered("the third answers for both", time.Now().Add(2*deadAfter))
+	for _, name := range []string{first, last} {
+		agents[name] = l.agent(name, Options{})
+		agents[name].Update(labKey, labNodes(), wanted(addrs, abc...))
+		answered(name+" is back", time.Now().Add(2*settleTime))
+	}
+	eventually(t, "all announce what they had", func() bool { return fmt.Sprint(announcers(agents, addrs)) == fmt.Sprint(owners) })
+	l.onlyAt(p, owners)
+}
+
 // TestReopened: a link that an agent has closed and opened again carries on: the others go on hearing the node.
 func TestReopened(t *testing.T) {
 	_, agents, addrs := threeNodes(t, 4)

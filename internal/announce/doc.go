@@ -27,7 +27,7 @@
 //     address over stands in for it, and answers requests for the address with the other node's Ethernet address. That ends
 //     when the agent has returned and claims the address, when it stays away for a minute (its tables grow old), or
 //     when somebody living may serve the address better; and the node is dead 1.25 s after its last answer.
-//     Who has not heard the other's agent, because it started later, does not know of this, and may claim such an address.
+//     Who stands in tells those who start meanwhile, and have not heard the other's agent, what they are not to claim.
 //   - A node whose Service tables are not in force says so, and is as dead to the others, who take what it has; it
 //     lets go as soon as one does. Until somebody does, it goes on: nobody else may be there.
 //   - A link that was split and heals has two announcers until the first hello, and then one, which says so again to

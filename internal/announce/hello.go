@@ -17,7 +17,7 @@ const helloType = 0x88b5
 //
 //	octets
 //	4   "weft"
-//	1   version: 1, or 2 from a node that does not forward what comes to an address
+//	1   version: 1; 2 from a node that does not forward what comes to an address; 3 of another, see below
 //	1   flags: 1 settled
 //	1   part, from 0   } a node with more to list than fits
 //	1   parts          } sends several frames a tick
@@ -31,10 +31,13 @@ const helloType = 0x88b5
 //	…   the node's name
 //	16… each claim, IPv4 mapped into IPv6
 //	16… each wish
+//	6   in version 3 only: the node's Ethernet address
 //	16  HMAC-SHA-256, its first half, over all of the above, keyed with the UID of the kube-system namespace
 //
 // Version 2 is read as 1 is, by those who know it; to those who do not, its sender is silent and so dead, which comes to the
-// same.
+// same. Version 3 is what a node that stands in for another, whose agent is away, tells of it to those who start: its
+// addresses for which it stands in, as claims; the other's incarnation and tick; and as the age, rounded up, how long ago the
+// other's agent was last heard and settled. It comes beside the sender's own hello. Who does not know it does without.
 //
 // The key tells clusters on one link apart and shuts out hosts that can't read the cluster's API. That suffices where
 // any host could claim any address by plain ARP.
@@ -42,6 +45,8 @@ type hello struct {
 	node        string
 	settled     bool
 	unable      bool // does not forward what comes to an address
+	absent      bool // another tells it of the node, whose agent is away
+	mac         mac  // the node's, if absent
 	incarnation uint64
 	tick        uint64
 	part, parts uint8
@@ -59,12 +64,12 @@ const (
 	maxAge      = 0xffff * time.Second
 	flagSettled = 1
 
-	versionAble, versionUnable = 1, 2
+	versionAble, versionUnable, versionAbsent = 1, 2, 3
 )
 
 // frame is the hello as an Ethernet frame.
 func (h *hello) frame(from mac, key []byte) []byte {
-	b := make([]byte, 0, ethernetLen+helloFixed+len(h.node)+16*(len(h.claims)+len(h.wishes))+helloSum)
+	b := make([]byte, 0, ethernetLen+helloFixed+len(h.node)+16*(len(h.claims)+len(h.wishes))+len(h.mac)+helloSum)
 	b = append(b, broadcast[:]...)
 	b = append(b, from[:]...)
 	b = binary.BigEndian.AppendUint16(b, helloType)
@@ -74,8 +79,11 @@ func (h *hello) frame(from mac, key []byte) []byte {
 		flags |= flagSettled
 	}
 	version := byte(versionAble)
-	if h.unable {
+	switch {
+	case h.unable:
 		version = versionUnable
+	case h.absent:
+		version = versionAbsent
 	}
 	b = append(b, version, flags, h.part, h.parts)
 	b = binary.BigEndian.AppendUint64(b, h.incarnation)
@@ -89,6 +97,9 @@ func (h *hello) frame(from mac, key []byte) []byte {
 			x := a.As16()
 			b = append(b, x[:]...)
 		}
+	}
+	if h.absent {
+		b = append(b, h.mac[:]...)
 	}
 	return append(b, helloCode(b[ethernetLen:], key)...)
 }
@@ -108,18 +119,24 @@ func parseHello(frame, key []byte) (h hello, from mac, ok bool) {
 	b := frame[ethernetLen:]
 	name, claims, wishes := int(b[30]), int(b[31]), int(b[32])
 	size := helloFixed + name + 16*(claims+wishes)
-	if string(b[:4]) != helloMagic || b[4] != versionAble && b[4] != versionUnable || name == 0 || claims+wishes > maxListed || b[6] >= b[7] || len(b) < size+helloSum {
+	if b[4] == versionAbsent {
+		size += len(h.mac)
+	}
+	if string(b[:4]) != helloMagic || b[4] < versionAble || b[4] > versionAbsent || name == 0 || claims+wishes > maxListed || b[6] >= b[7] || len(b) < size+helloSum {
 		return h, from, false
 	}
 	if !hmac.Equal(b[size:size+helloSum], helloCode(b[:size], key)) {
 		return h, from, false
 	}
 	h = hello{
-		settled: b[5]&flagSettled != 0, unable: b[4] == versionUnable, part: b[6], parts: b[7],
+		settled: b[5]&flagSettled != 0, unable: b[4] == versionUnable, absent: b[4] == versionAbsent, part: b[6], parts: b[7],
 		incarnation: binary.BigEndian.Uint64(b[8:]), tick: binary.BigEndian.Uint64(b[16:]),
 		age:     time.Duration(binary.BigEndian.Uint16(b[24:])) * time.Second,
 		ifindex: binary.BigEndian.Uint32(b[26:]),
 		node:    string(b[helloFixed : helloFixed+name]),
+	}
+	if h.absent {
+		h.mac = mac(b[size-len(h.mac) : size])
 	}
 	b = b[helloFixed+name:]
 	for i := range claims + wishes {

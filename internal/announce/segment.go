@@ -46,7 +46,7 @@ type peer struct {
 	age         time.Duration
 	listed      map[netip.Addr]listing
 	parts       map[uint8]bool      // of this tick
-	kept        map[netip.Addr]bool // what its agent had before it started anew, until it has settled
+	kept        map[netip.Addr]bool // what its agent had before it started anew, or what others say that it had; until it has settled
 }
 
 // has tells whether the address is the peer's though its agent does not say so now.
@@ -149,6 +149,10 @@ func (s *segment) want(now time.Time, a netip.Addr, candidates []addresses.Candi
 
 // hear takes in a hello from another node.
 func (s *segment) hear(now time.Time, h *hello, from mac) outcome {
+	if h.absent {
+		s.hearOf(now, h)
+		return outcome{}
+	}
 	p := s.peers[h.node]
 	if p != nil && (h.incarnation < p.incarnation || (h.incarnation == p.incarnation && h.tick < p.tick)) {
 		return outcome{} // a packet that was overtaken, or a replay
@@ -217,6 +221,43 @@ func (s *segment) hear(now time.Time, h *hello, from mac) outcome {
 		o.add(s.decide(now, a))
 	}
 	return o
+}
+
+// hearOf takes in what another node tells of one whose agent is away. It is for who has just started: who has settled knows
+// the link as well as others do, and whom it took for dead stays dead.
+func (s *segment) hearOf(now time.Time, h *hello) {
+	p := s.peers[h.node]
+	if s.settled || h.node == s.self || p != nil && p.ready() {
+		return
+	}
+	if p == nil {
+		p = &peer{incarnation: h.incarnation, tick: h.tick, mac: h.mac, listed: make(map[netip.Addr]listing), parts: make(map[uint8]bool),
+			away: true, answered: now, inOrder: now.Add(-h.age)}
+		s.peers[h.node] = p
+	}
+	if p.kept == nil {
+		p.kept = make(map[netip.Addr]bool)
+	}
+	for _, a := range h.claims {
+		p.kept[a] = true
+	}
+}
+
+// absences are what to tell others of the nodes that this one stands in for.
+func (s *segment) absences(now time.Time) []hello {
+	var out []hello
+	for _, a := range sorted(s.standIns) {
+		name := s.standIns[a]
+		i := slices.IndexFunc(out, func(h hello) bool { return h.node == name })
+		if i < 0 {
+			p := s.peers[name]
+			i = len(out)
+			out = append(out, hello{node: name, absent: true, mac: p.mac, incarnation: p.incarnation, tick: p.tick, parts: 1,
+				age: (now.Sub(p.inOrder) + time.Second - 1).Truncate(time.Second)})
+		}
+		out[i].claims = append(out[i].claims, a)
+	}
+	return out
 }
 
 // pass lets time go by: peers die, this node settles, patience ends.

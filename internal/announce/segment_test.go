@@ -99,7 +99,9 @@ func (s *sim) greet(name string) {
 	n.next = s.now.Add(helloEvery)
 	n.tick++
 	h := hello{node: name, settled: n.seg.settled, unable: !n.seg.able, incarnation: n.incarnation, tick: n.tick, parts: 1, age: n.seg.age, claims: sorted(n.seg.mine), wishes: n.seg.wishes()}
-	s.queue = append(s.queue, frameInFlight{at: s.now.Add(time.Millisecond), from: name, h: h})
+	for _, h := range append(n.seg.absences(s.now), h) {
+		s.queue = append(s.queue, frameInFlight{at: s.now.Add(time.Millisecond), from: name, h: h})
+	}
 }
 
 // run lets the time pass, looking at each millisecond; watch may be nil.
@@ -459,6 +461,105 @@ func TestAwayNewcomer(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestAwayToldToNewcomers: who starts while another's agent is away, as in an upgrade that takes several nodes at a time,
+// hears from those who stand in for it what it has.
+func TestAwayToldToNewcomers(t *testing.T) {
+	back := func(s *sim, name string) {
+		s.start(name)
+		for _, a := range s.addrs {
+			s.want(name, a, same(abc...)...)
+		}
+	}
+	for _, loss := range []float64{0, 0.1} {
+		s, owners := settled(t, 1)
+		s.loss = loss
+		stay := func() {
+			for _, a := range s.addrs {
+				if who := s.answeredFor(a); who != "" && who != owners[a] {
+					t.Fatalf("loss %v: %s went from %s to %s", loss, a, owners[a], who)
+				}
+			}
+		}
+		for _, name := range []string{"b", "c"} {
+			s.nodes[name].dead, s.nodes[name].answers = true, true
+		}
+		s.run(5*time.Second, stay)
+		back(s, "c")
+		s.run(10*time.Second, stay)
+		for _, a := range s.addrs {
+			if who := s.answeredFor(a); owners[a] == "b" && who == "" {
+				t.Errorf("loss %v: nobody answers for %s, of b", loss, a)
+			}
+		}
+		back(s, "b")
+		s.run(10*time.Second, stay)
+		s.loss = 0
+		s.run(time.Second, nil)
+		if again := s.oneEach("both are back"); fmt.Sprint(again) != fmt.Sprint(owners) {
+			t.Errorf("loss %v: owners went from %v to %v", loss, owners, again)
+		}
+	}
+	// Two start at the same time: neither takes what the other had before.
+	s, owners := settled(t, 1)
+	for _, name := range []string{"b", "c"} {
+		s.nodes[name].dead, s.nodes[name].answers = true, true
+	}
+	s.run(5*time.Second, nil)
+	back(s, "c")
+	s.run(300*time.Millisecond, nil)
+	back(s, "b")
+	s.run(5*time.Second, func() {
+		for _, a := range s.addrs {
+			if who := s.announcers(a); len(who) > 0 && who[0] != owners[a] {
+				t.Fatalf("%s went from %s to %s", a, owners[a], who)
+			}
+		}
+	})
+	// What is told ends as what was heard does: with the node, or a minute after its agent was last there.
+	for _, c := range []struct {
+		what  string
+		dies  bool
+		after time.Duration
+	}{
+		{"the node dies", true, deadAfter + 10*time.Millisecond},
+		{"its agent stays away", false, awayFor - 10*time.Second + time.Second + 10*time.Millisecond}, // told in whole seconds
+	} {
+		s, owners := settled(t, 1)
+		for _, name := range []string{"b", "c"} {
+			s.nodes[name].dead, s.nodes[name].answers = true, true
+		}
+		s.run(5*time.Second, nil)
+		back(s, "c")
+		s.run(5*time.Second, nil)
+		s.nodes["a"].dead = true // so that only who was told is left
+		s.nodes["b"].answers = !c.dies
+		before := s.now
+		for _, a := range s.addrs {
+			for owners[a] == "b" && !slices.Equal(s.announcers(a), []string{"c"}) {
+				if s.run(time.Millisecond, nil); s.now.Sub(before) > c.after {
+					t.Fatalf("%s: %s has not moved after %s", c.what, a, c.after)
+				}
+			}
+		}
+		if !c.dies && s.now.Sub(before) < c.after-5*time.Second {
+			t.Errorf("%s: it moved after %s", c.what, s.now.Sub(before))
+		}
+	}
+}
+
+// TestToldTooLate: whom a node that has settled took for dead stays dead, whatever others tell of it.
+func TestToldTooLate(t *testing.T) {
+	s, owners := settled(t, 1)
+	s.nodes["b"].dead = true
+	s.run(2*time.Second, nil)
+	now := s.oneEach("b is dead")
+	its := s.addrs[slices.IndexFunc(s.addrs, func(a netip.Addr) bool { return owners[a] == "b" })]
+	s.apply("c", s.nodes["c"].seg.hear(s.now, &hello{node: "b", absent: true, mac: s.nodes["b"].mac, incarnation: 1, parts: 1, claims: []netip.Addr{its}}, s.nodes["a"].mac))
+	if s.nodes["c"].seg.peers["b"] != nil || s.answeredFor(its) != now[its] {
+		t.Errorf("%s, which was b's, is answered for as %q's", its, s.answeredFor(its))
+	}
 }
 
 // TestAwayOverAndOver: an agent that never lives long enough to take in the API is away all the same, and for no longer.

@@ -132,6 +132,15 @@ func TestHelloWire(t *testing.T) {
 	if got, _, ok := parseHello(h.frame(here, key), key); !ok || !got.unable {
 		t.Errorf("one that does not forward: %+v, %v", got, ok)
 	}
+	told := hello{node: strings.Repeat("n", 253), absent: true, mac: mac{1, 2, 3, 4, 5, 6}, incarnation: 1 << 60, tick: 77, part: 1, parts: 3,
+		age: 20 * time.Second, claims: someAddrs(maxListed)}
+	if frame := told.frame(here, key); len(frame) > 1514 {
+		t.Errorf("what is told of another: %d octets do not fit an Ethernet frame", len(frame))
+	} else if got, from, ok := parseHello(append(frame, 0, 0, 0), key); !ok || from != here || !reflect.DeepEqual(got, told) {
+		t.Errorf("what is told of another: %+v, %v, %v", got, from, ok)
+	} else if _, _, ok := parseHello(frame[:len(frame)-1], key); ok {
+		t.Error("what is told of another: it was believed without its last octet")
+	}
 	if _, _, ok := parseHello(frame, []byte("another cluster")); ok {
 		t.Error("another cluster's hello was believed")
 	}
