@@ -608,7 +608,10 @@ func (x *exchange) relay(e *endpoint, status int, reason string, fields []field,
 	return true
 }
 
-// reset makes the exchange ready for another request of the same connection.
+// reset makes the exchange ready for another request of the same connection. Inlined, it would leave room for an exchange on
+// the stack of each connection that waits.
+//
+//go:noinline
 func (x *exchange) reset() {
 	*x = exchange{
 		srv: x.srv, peer: x.peer, sink: x.sink, major: x.major, client: x.client, from: x.from, fields: x.fields[:0],

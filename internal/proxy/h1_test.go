@@ -539,7 +539,7 @@ func TestIdleConnectionsAreSmall(t *testing.T) {
 	})
 	r := start(t, simple(addr))
 	buf := make([]byte, 1024)
-	r.idle(2000, func(c net.Conn) {
+	r.idle(2000, 16<<10, func(c net.Conn) {
 		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 		if k, err := c.Read(buf); err != nil || !bytes.HasPrefix(buf[:k], []byte("HTTP/1.1 200")) {
 			t.Fatalf("%q, %v", buf[:k], err)
@@ -556,9 +556,10 @@ func memoryInUse() int64 {
 	return int64(m.HeapAlloc + m.StackInuse)
 }
 
-// idle opens connections that wait once use has come back, and says what one costs, and when something of them stays.
-func (r *rig) idle(n int, use func(net.Conn)) {
-	t, most := r.t, int64(24<<10)
+// idle opens connections that wait once use has come back, and fails when one costs more bytes than most, or something of
+// them stays.
+func (r *rig) idle(n int, most int64, use func(net.Conn)) {
+	t := r.t
 	t.Helper()
 	before, goroutines := memoryInUse(), runtime.NumGoroutine()
 	conns := make([]net.Conn, n)

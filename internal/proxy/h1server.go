@@ -31,7 +31,7 @@ type h1conn struct {
 
 func (s *Server) serveH1(c net.Conn, p *peer) {
 	h := &h1conn{srv: s, w: newWire(c)}
-	h.x = exchange{srv: s, peer: p, sink: h, major: 1, from: h.w}
+	h.x.srv, h.x.peer, h.x.sink, h.x.major, h.x.from = s, p, h, 1, h.w
 	h.w.patience = s.conf.BodyTimeout
 	forget := s.idlers.add(h)
 	preface := h.serve()

@@ -231,7 +231,7 @@ func TestIdleHTTP2IsSmall(t *testing.T) {
 	hello := append([]byte(http2.ClientPreface), appendSettings(nil)...)
 	block := head()
 	hello = append(appendFrame(hello, len(block), http2.FrameHeaders, whole, 1), block...)
-	r.idle(1000, func(c net.Conn) {
+	r.idle(1000, 24<<10, func(c net.Conn) {
 		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 		_, _ = c.Write(hello)
 		var got []byte
