@@ -5,6 +5,7 @@ package controller
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -50,12 +51,15 @@ func changeOf(d *model.Delta) (c *gatewayapi.Change, policies map[model.Name]*v1
 				policies[name] = o.Value.(*v1alpha1.TrafficPolicy)
 			}
 		case kube.CRDKind:
-			version, channel := "", ""
+			if c.CRDs == nil {
+				c.CRDs = make(map[string]*gatewayapi.CRD)
+			}
+			resource := strings.TrimSuffix(key.Name, "."+gatewayapi.GroupName)
+			c.CRDs[resource] = nil
 			if o != nil {
 				told := o.Value.(*metav1.PartialObjectMetadata).Annotations
-				version, channel = told[bundleVersion], told[bundleChannel]
+				c.CRDs[resource] = &gatewayapi.CRD{Version: told[bundleVersion], Channel: told[bundleChannel]}
 			}
-			c.CRDVersion, c.CRDChannel = &version, &channel
 		}
 	}
 	return c, policies

@@ -51,11 +51,15 @@ type Change struct {
 	Policies map[string]*Policy
 	// Feedback tells of each Gateway what became of it.
 	Feedback map[model.Name]*Feedback
-	// CRDVersion is the bundle version of the CRDs that are installed, such as "v1.6.3"; "" when it can't be told.
-	// nil is no change. Before the first one nothing is said about versions.
-	CRDVersion *string
-	// CRDChannel is the channel of the CRDs, "standard" or "experimental"; "" when it can't be told. nil is no change.
-	CRDChannel *string
+	// CRDs are the CustomResourceDefinitions of Gateway API, by their resource ("httproutes"). Before that of GatewayClass is
+	// known nothing is said about versions.
+	CRDs map[string]*CRD
+}
+
+// CRD is what a CustomResourceDefinition of Gateway API tells of its release.
+type CRD struct {
+	Version string // such as "v1.6.3"; "" when it does not say
+	Channel string // "standard" or "experimental"; "" when it does not say
 }
 
 // Parameters are the parts of a GatewayConfig (weft.dev) that concern listeners. A Gateway's own come before its

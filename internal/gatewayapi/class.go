@@ -4,6 +4,8 @@ package gatewayapi
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -148,16 +150,22 @@ func minorVersion(v string) (minor int, ok bool) {
 	return minor, ok && err == nil
 }
 
-// supportedVersion judges the version of the CRDs that are installed.
-func supportedVersion(v string) verdict {
-	supported := fmt.Sprintf("v1.%d to v1.%d are supported", oldestMinor, newestMinor)
-	if v == "" {
-		return no(gwv1.GatewayClassReasonUnsupportedVersion, "the CRDs of Gateway API do not say their version (annotation gateway.networking.k8s.io/bundle-version); "+supported)
+// classResource is the resource whose CRD tells what release of Gateway API there is.
+const classResource = "gatewayclasses"
+
+// supportedVersion judges the versions of the CRDs that are installed: any of them may be a leftover of another release.
+func supportedVersion(crds map[string]*CRD) verdict {
+	supported := fmt.Sprintf("v1.%d to v1.%d are supported: install the CRDs of one release", oldestMinor, newestMinor)
+	for _, resource := range slices.Sorted(maps.Keys(crds)) {
+		name, v := resource+"."+GroupName, crds[resource].Version
+		if v == "" {
+			return no(gwv1.GatewayClassReasonUnsupportedVersion, fmt.Sprintf("CustomResourceDefinition %s does not say its version (annotation gateway.networking.k8s.io/bundle-version); %s", name, supported))
+		}
+		if minor, ok := minorVersion(v); !ok || minor < oldestMinor || minor > newestMinor {
+			return no(gwv1.GatewayClassReasonUnsupportedVersion, fmt.Sprintf("CustomResourceDefinition %s is of version %s; %s", name, v, supported))
+		}
 	}
-	if minor, ok := minorVersion(v); !ok || minor < oldestMinor || minor > newestMinor {
-		return no(gwv1.GatewayClassReasonUnsupportedVersion, fmt.Sprintf("the CRDs of Gateway API are of version %s; %s", v, supported))
-	}
-	return yes(gwv1.GatewayClassReasonSupportedVersion, fmt.Sprintf("the CRDs of Gateway API are of version %s", v))
+	return yes(gwv1.GatewayClassReasonSupportedVersion, fmt.Sprintf("the CRDs of Gateway API are of version %s", crds[classResource].Version))
 }
 
 // tellClass makes the class's status.
@@ -169,11 +177,11 @@ func (s *State) tellClass(w *work, name string) {
 	out := &gwv1.GatewayClassStatus{
 		Conditions: []metav1.Condition{condition(gwv1.GatewayClassConditionStatusAccepted, c.accepted, c.obj.Generation)},
 	}
-	if s.crdVersion == nil {
-		out.SupportedFeatures = supportedFeatures("", s.crdChannel)
+	if crd := s.crds[classResource]; crd == nil {
+		out.SupportedFeatures = supportedFeatures("", "")
 	} else {
-		out.SupportedFeatures = supportedFeatures(*s.crdVersion, s.crdChannel)
-		out.Conditions = append(out.Conditions, condition(gwv1.GatewayClassConditionStatusSupportedVersion, supportedVersion(*s.crdVersion), c.obj.Generation))
+		out.SupportedFeatures = supportedFeatures(crd.Version, crd.Channel)
+		out.Conditions = append(out.Conditions, condition(gwv1.GatewayClassConditionStatusSupportedVersion, supportedVersion(s.crds), c.obj.Generation))
 	}
 	if c.stale || c.told == nil || !sameStatus(c.told.Conditions, out.Conditions) ||
 		!sameStatus(c.told.SupportedFeatures, out.SupportedFeatures) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,24 +104,27 @@ func TestContest(t *testing.T) {
 
 func TestSupportedVersion(t *testing.T) {
 	for v, want := range map[string]bool{"v1.6.3": true, "v1.0.0": true, "v1.7.0-rc.1": true, "v1.99.0": false, "v2.0.0": false, "v0.8.1": false, "": false, "v1.x": false} {
-		if got := supportedVersion(v); got.ok != want {
+		if got := supportedVersion(map[string]*CRD{classResource: {Version: v}}); got.ok != want {
 			t.Errorf("%q: %+v", v, got)
+		}
+		// A leftover of another release counts, whichever it is.
+		if got := supportedVersion(map[string]*CRD{classResource: {Version: "v1.6.3"}, "httproutes": {Version: v}}); got.ok != want || !want && !strings.Contains(got.message, "httproutes.gateway.networking.k8s.io") {
+			t.Errorf("%q of httproutes: %+v", v, got)
 		}
 	}
 	s := New(Options{})
 	c := crowd(0)
-	version := "v1.6.3"
-	c.CRDVersion = &version
+	crds := func(version, channel string) map[string]*CRD {
+		return map[string]*CRD{classResource: {version, channel}}
+	}
+	c.CRDs = crds("v1.6.3", "")
 	if st := s.Apply(c).ClassStatuses["weft"]; find(st.Conditions, "SupportedVersion").Status != metav1.ConditionTrue {
 		t.Errorf("%+v", st.Conditions)
 	}
-	version = "v9.0.0"
-	if st := s.Apply(&Change{CRDVersion: &version}).ClassStatuses["weft"]; st == nil || find(st.Conditions, "SupportedVersion").Status != metav1.ConditionFalse {
+	if st := s.Apply(&Change{CRDs: crds("v9.0.0", "")}).ClassStatuses["weft"]; st == nil || find(st.Conditions, "SupportedVersion").Status != metav1.ConditionFalse {
 		t.Errorf("%+v", st)
 	}
-	channel := "standard"
-	version = "v1.6.3"
-	st := s.Apply(&Change{CRDChannel: &channel, CRDVersion: &version}).ClassStatuses["weft"]
+	st := s.Apply(&Change{CRDs: crds("v1.6.3", "standard")}).ClassStatuses["weft"]
 	if st == nil || len(st.SupportedFeatures) != len(allFeatures)-len(spans) ||
 		slices.ContainsFunc(st.SupportedFeatures, func(f gwv1.SupportedFeature) bool { return f.Name == "HTTPRouteRetry" }) {
 		t.Errorf("with CRDs that have no retries: %+v", st)

@@ -40,8 +40,7 @@ type State struct {
 	policies       map[string]*Policy
 	feedback       map[model.Name]*Feedback
 	extras         map[model.ObjectKey]extra
-	crdVersion     *string
-	crdChannel     string
+	crds           map[string]*CRD // by resource
 
 	serial uint64 // the newest given to any Gateway's change: one that is made anew gets none that was confirmed before
 
@@ -83,7 +82,7 @@ func New(opts Options) *State {
 		namespaces: map[string]*model.Namespace{}, secrets: map[model.Name]*model.Secret{}, configMaps: map[model.Name]*model.ConfigMap{},
 		trustBundles: map[string]*model.ClusterTrustBundle{},
 		parameters:   map[model.Name]*Parameters{}, attachments: map[Target]*Attachment{}, policies: map[string]*Policy{},
-		feedback: map[model.Name]*Feedback{}, extras: map[model.ObjectKey]extra{},
+		feedback: map[model.Name]*Feedback{}, crds: map[string]*CRD{}, extras: map[model.ObjectKey]extra{},
 
 		classes: map[string]*class{}, gateways: map[model.Name]*gateway{}, listenerSets: map[model.Name]*listenerSet{},
 		routes: map[RouteID]*routeState{}, tlsPolicies: map[model.Name]*tlsPolicy{}, contests: map[listenerID]*contest{},

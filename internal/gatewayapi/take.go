@@ -64,13 +64,10 @@ func (s *State) take(w *work, c *Change) {
 			w.gatewayStatus.add(name)
 		}
 	}
-	if c.CRDVersion != nil || c.CRDChannel != nil {
-		if c.CRDVersion != nil {
-			s.crdVersion = c.CRDVersion
-		}
-		if c.CRDChannel != nil {
-			s.crdChannel = *c.CRDChannel
-		}
+	for resource, crd := range c.CRDs {
+		put(s.crds, resource, crd)
+	}
+	if len(c.CRDs) > 0 {
 		for name := range s.classes {
 			w.classStatus.add(name)
 		}

@@ -64,8 +64,8 @@ var gatewayKinds = []objectKind{
 var trafficPolicyKind = objectKind{"TrafficPolicy", v1alpha1.TrafficPolicies.Resource, v1alpha1.GroupVersion.Group,
 	[]string{v1alpha1.GroupVersion.Version}, func() metav1.Object { return &v1alpha1.TrafficPolicy{} }, nil}
 
-// CRDKind is the kind under which Objects has the CustomResourceDefinition of GatewayClass: what release of Gateway
-// API is installed, as a *metav1.PartialObjectMetadata.
+// CRDKind is the kind under which Objects has the CustomResourceDefinitions of Gateway API: what release of it is installed,
+// as *metav1.PartialObjectMetadata.
 const CRDKind = "CustomResourceDefinition"
 
 var crdKind = objectKind{CRDKind, "customresourcedefinitions", "apiextensions.k8s.io", []string{"v1"},
@@ -107,7 +107,6 @@ func objectFeeds(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, sile
 	all, mine := metav1.NamespaceAll, OwnedBy+"="+ManagedBy
 	out := map[Kinds][]runner{
 		GatewayConfigs: {gatewayConfigKind.feed(w, dyn, silence, ""), trafficPolicyKind.feed(w, dyn, silence, "")},
-		GatewayAPI:     {crdKind.feed(w, dyn, silence, "metadata.name=gatewayclasses."+GatewayGroup)},
 		GatewayParts: {
 			typedFeed(w, "apps/v1", "Deployment", &appsv1.Deployment{}, selecting(listerOf(c.AppsV1().Deployments(all)), "", mine), silence),
 			typedFeed(w, "v1", "Service", &corev1.Service{}, selecting(listerOf(c.CoreV1().Services(all)), "", mine), silence),
@@ -117,7 +116,7 @@ func objectFeeds(w *Watcher, c kubernetes.Interface, dyn dynamic.Interface, sile
 		},
 	}
 	for _, k := range gatewayKinds {
-		out[GatewayAPI] = append(out[GatewayAPI], k.feed(w, dyn, silence, ""))
+		out[GatewayAPI] = append(out[GatewayAPI], k.feed(w, dyn, silence, ""), crdKind.feed(w, dyn, silence, "metadata.name="+k.resource+"."+GatewayGroup))
 		switch k.kind {
 		case "Gateway", "ListenerSet", "HTTPRoute", "GRPCRoute", "TLSRoute":
 			out[GatewayNames] = append(out[GatewayNames], k.feed(w, dyn, silence, ""))
