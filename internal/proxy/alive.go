@@ -8,10 +8,11 @@ import (
 	"syscall"
 )
 
-// alive tells whether the other end of a kept connection has neither closed it nor said anything unasked.
+// alive tells whether the other end of a kept connection has neither closed it nor said anything unasked, which would be
+// taken for the answer to the next request (RFC 9112 section 9.2).
 func alive(c net.Conn) bool {
 	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
+		return aliveTLS(t)
 	}
 	sc, ok := c.(syscall.Conn)
 	if !ok {
@@ -24,6 +25,22 @@ func alive(c net.Conn) bool {
 	quiet := false
 	err = raw.Control(func(fd uintptr) {
 		quiet = rawFD(fd).silent()
+	})
+	return err == nil && quiet
+}
+
+// aliveTLS reads: what was said may be in TLS's hands already, and what the socket has need not be for us, as session tickets
+// are not.
+func aliveTLS(c *tls.Conn) bool {
+	raw, read, err := reader(c)
+	if err != nil {
+		return false
+	}
+	quiet := false
+	err = raw.Control(func(fd uintptr) {
+		var b [1]byte
+		_, err := read(int(fd), b[:])
+		quiet = err == errNothing
 	})
 	return err == nil && quiet
 }

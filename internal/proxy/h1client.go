@@ -112,15 +112,14 @@ func idempotent(method string) bool {
 
 func (x *exchange) attemptH1(e *endpoint, by time.Time, retryable func(int) bool) outcome {
 	now := time.Now()
-	var u *upstream
-	if e.reusable() && (x.body == nil || x.isWhole) && idempotent(x.method) {
-		u = e.take(now)
-	} else if e.reusable() {
-		u = e.takeAlive(now)
-	}
+	whole := x.body == nil || x.isWhole
+	kept := e.reusable()
 	for {
-		kept := u != nil
-		if u == nil {
+		var u *upstream
+		if kept {
+			u = e.takeFor(now, whole)
+		}
+		if kept = u != nil; !kept {
 			c, err := e.dial(x.dialLimits(e), x.peer, by, nil)
 			if err != nil {
 				e.unconnected(err)
@@ -128,9 +127,12 @@ func (x *exchange) attemptH1(e *endpoint, by time.Time, retryable func(int) bool
 			}
 			u = &upstream{endpoint: e, w: newWire(c)}
 		}
-		out, stale := x.over(u, by, now, retryable)
-		if kept && stale && (x.body == nil || x.isWhole) && idempotent(x.method) {
-			u = nil
+		out, end := x.over(u, kept, by, now, retryable)
+		switch {
+		case end == unsent:
+			continue // with another one
+		case kept && end == stale && whole && idempotent(x.method):
+			kept = false // the others may be as old
 			if x.isWhole {
 				x.whole1.done = false
 			}
@@ -147,19 +149,29 @@ func unreachable(err error) int {
 	return http.StatusBadGateway
 }
 
-// takeAlive gives a kept connection that has not been closed by the endpoint, for requests that can't be sent again.
-func (e *endpoint) takeAlive(now time.Time) *upstream {
+// takeFor gives a kept connection that the endpoint has neither closed nor said anything on unasked. Where that can be found
+// out as the request is sent (see wire.ask), it is.
+func (e *endpoint) takeFor(now time.Time, whole bool) *upstream {
 	for {
 		u := e.take(now)
-		if u == nil || alive(u.w.conn) {
+		if u == nil || whole && u.w.asks() || alive(u.w.conn) {
 			return u
 		}
-		u.close()
+		u.discard()
 	}
 }
 
-// over carries the exchange over a connection. stale says that it ended before anything came back.
-func (x *exchange) over(u *upstream, by, now time.Time, retryable func(int) bool) (out outcome, stale bool) {
+// ending is how an exchange ended with its connection.
+type ending int
+
+const (
+	used   ending = iota // something came back, or it took too long
+	stale                // the connection ended before anything came back
+	unsent               // the connection had ended, or was of no use, before anything was sent
+)
+
+// over carries the exchange over a connection, which may be a kept one.
+func (x *exchange) over(u *upstream, kept bool, by, now time.Time, retryable func(int) bool) (outcome, ending) {
 	e := u.endpoint
 	u.w.more = nil
 	u.w.deliverBy(now, x.sendTimeout())
@@ -174,7 +186,7 @@ func (x *exchange) over(u *upstream, by, now time.Time, retryable func(int) bool
 		if !x.client.watch(u) {
 			u.discard()
 			x.fail("client left")
-			return outcome{done: true}, false
+			return outcome{done: true}, used
 		}
 		defer x.client.unwatch()
 	}
@@ -183,18 +195,33 @@ func (x *exchange) over(u *upstream, by, now time.Time, retryable func(int) bool
 	if x.isWhole {
 		u.w.out = append(u.w.out, x.whole...)
 	}
-	if err := u.w.flush(); err != nil {
+	var asked bool
+	var err error
+	if kept && !streams && u.w.asks() {
+		if asked, err = u.w.ask(); !asked && err == nil {
+			u.discard()
+			return outcome{}, unsent
+		}
+	} else {
+		err = u.w.flush()
+		asked = err == nil
+	}
+	if !asked {
 		u.discard()
 		e.failed(now)
-		return outcome{status: http.StatusBadGateway, reason: "endpoint: " + err.Error()}, true
+		return outcome{status: unreachable(err), reason: "endpoint: " + err.Error()}, stale
 	}
 	var p *pump
 	if streams {
 		p = x.startPump(u)
 	}
-	err := u.readHead(x)
+	if err == nil {
+		err = u.readHead(x)
+	} else {
+		err = unexpected(err)
+	}
 	if err == nil && u.head.status == http.StatusSwitchingProtocols {
-		return x.switchProtocols(u), false
+		return x.switchProtocols(u), used
 	}
 	if err == nil && x.major == 2 && x.upgrade != "" && u.head.status < 300 { // it would look like a tunnel to the client
 		err = &parseError{502, "response: protocol not switched"}
@@ -206,17 +233,21 @@ func (x *exchange) over(u *upstream, by, now time.Time, retryable func(int) bool
 		if p != nil && x.stopPump(p) {
 			u.discard()
 			x.clientBroke(p.err)
-			return outcome{done: true}, false
+			return outcome{done: true}, used
 		}
 		u.discard()
 		if x.client != nil && x.client.left() {
 			x.fail("client left")
-			return outcome{done: true}, false
+			return outcome{done: true}, used
 		}
 		if !nothing || p != nil {
 			e.failed(now)
 		}
-		return outcome{status: unreachable(err), reason: "endpoint: " + err.Error()}, nothing
+		out := outcome{status: unreachable(err), reason: "endpoint: " + err.Error()}
+		if nothing {
+			return out, stale
+		}
+		return out, used
 	}
 	h := &u.head
 	if h.status >= 502 && h.status <= 504 {
@@ -226,7 +257,7 @@ func (x *exchange) over(u *upstream, by, now time.Time, retryable func(int) bool
 	}
 	if retryable(h.status) {
 		u.discard()
-		return outcome{answered: true, status: h.status, reason: "endpoint: " + strconv.Itoa(h.status)}, false
+		return outcome{answered: true, status: h.status, reason: "endpoint: " + strconv.Itoa(h.status)}, used
 	}
 	u.body.reset(u.w, h.length)
 	early := p != nil && !p.ended()
@@ -245,7 +276,7 @@ func (x *exchange) over(u *upstream, by, now time.Time, retryable func(int) bool
 	} else {
 		u.discard()
 	}
-	return outcome{done: true}, false
+	return outcome{done: true}, used
 }
 
 // discard closes the connection and gives its buffers back.

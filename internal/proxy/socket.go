@@ -23,6 +23,9 @@ type socket struct {
 
 	in, out       transfer
 	receive, send func(fd uintptr) bool // made once: a closure for each call would be garbage
+
+	question []byte                // not written yet, see ask
+	inquire  func(fd uintptr) bool // made with the first question
 }
 
 // transfer is what a call has in hand.
@@ -57,7 +60,50 @@ func (s *socket) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	s.in.p = p
-	err := s.raw.Read(s.receive)
+	return s.received(s.raw.Read(s.receive))
+}
+
+// ask writes p if there is nothing to read, and reads what comes then. asked is false when there was something, even an end,
+// or p could not be written, of which err tells. That takes no more system calls than writing and reading do: a read before
+// there is an answer finds nothing in any case, and this one is made before the question.
+func (s *socket) ask(p, answer []byte) (n int, asked bool, err error) {
+	if s.inquire == nil {
+		s.inquire = s.inquireOnce
+	}
+	s.in.p, s.question = answer, p
+	err = s.raw.Read(s.inquire)
+	if s.question != nil { // p was not written
+		s.question = nil
+		_, failed := s.in.end()
+		switch {
+		case err != nil:
+			err = s.fault("read", err)
+		case failed != nil:
+			err = failed
+		}
+		return 0, false, err
+	}
+	n, err = s.received(err)
+	return n, true, err
+}
+
+// inquireOnce is false once the question has been written, until there is an answer.
+func (s *socket) inquireOnce(fd uintptr) bool {
+	if s.question == nil {
+		return s.in.receive(fd)
+	}
+	if _, err := rawFD(fd).read(s.in.p); err != syscall.EAGAIN {
+		return true
+	}
+	if _, s.in.err = s.Write(s.question); s.in.err != nil {
+		return true
+	}
+	s.question = nil
+	return false
+}
+
+// received is what has become of a read.
+func (s *socket) received(err error) (int, error) {
 	n, failed := s.in.end()
 	switch {
 	case err != nil:

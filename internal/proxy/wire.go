@@ -236,6 +236,24 @@ func (w *wire) flush() error {
 	return err
 }
 
+// asks tells whether ask is possible.
+func (w *wire) asks() bool {
+	_, ok := w.conn.(*socket)
+	return ok
+}
+
+// ask writes what has been collected to a connection that was kept, and reads the first of the answer: err is of writing, or
+// once asked of reading. Without an error and not asked, nothing was written: the other end has closed the connection, or
+// said something before it was asked.
+func (w *wire) ask() (asked bool, err error) {
+	n, asked, err := w.conn.(*socket).ask(w.out, w.buf)
+	if asked {
+		w.out = w.out[:0]
+	}
+	w.r, w.w = 0, n
+	return asked, err
+}
+
 // flushWith writes what has been collected and then p, of which no copy is made.
 func (w *wire) flushWith(p []byte) error {
 	var err error
