@@ -99,16 +99,58 @@ func (c *clientCheck) examine(s *tls.ConnectionState) *clientCertificate {
 	if c.conf.Pass {
 		out.pem = strings.ReplaceAll(url.QueryEscape(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw}))), "+", "%20") // as nginx escapes
 	}
+	out.err = c.verify(s)
+	return out
+}
+
+// verify checks the certificate that a client has shown.
+func (c *clientCheck) verify(s *tls.ConnectionState) error {
 	opts := x509.VerifyOptions{Roots: c.roots, Intermediates: x509.NewCertPool(), CurrentTime: time.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	for _, o := range s.PeerCertificates[1:] {
 		opts.Intermediates.AddCert(o)
 	}
-	chains, err := leaf.Verify(opts)
+	chains, err := s.PeerCertificates[0].Verify(opts)
 	if err == nil && c.conf.Depth > 0 && !c.shortEnough(chains) {
 		err = errDepth
 	}
-	out.err = err
-	return out
+	return err
+}
+
+// admits tells whether a handshake with the check would let the client of a connection in that was made without it.
+func (c *clientCheck) admits(s *tls.ConnectionState) bool {
+	switch {
+	case c == nil || c.lenient || c.conf.AllowInsecureFallback:
+		return true
+	case len(s.PeerCertificates) == 0:
+		return c.conf.Optional
+	}
+	return c.verify(s) == nil
+}
+
+// same tells whether the checks are the same.
+func (c *clientCheck) same(as *clientCheck) bool {
+	return c == as || c != nil && as != nil && *c.conf == *as.conf
+}
+
+// judgement is what a listener, as it has become since the handshake, makes of a connection's client.
+type judgement struct {
+	by       *listener
+	admitted bool
+	shown    *clientCertificate
+}
+
+// judge gives the judgement of a listener that is not the one of the handshake, or no longer the same: connections last, and
+// what they may do must not outlast the check that let them in.
+func (p *peer) judge(l *listener) *judgement {
+	if j := p.judged.Load(); j != nil && j.by == l {
+		return j
+	}
+	j := &judgement{by: l, admitted: true, shown: p.client}
+	if l.conf.Key == p.sni.conf.Key && l.tls != nil && !l.tls.client.same(p.sni.tls.client) {
+		j.admitted, j.shown = l.tls.client.admits(p.tls), l.tls.client.examine(p.tls)
+	}
+	p.judged.Store(j)
+	return j
 }
 
 // text is nginx's $ssl_client_verify.
@@ -132,7 +174,7 @@ func (c *clientCertificate) dn() string {
 // certified answers requests of clients whose certificate is missing or not valid; false when it has. Else it tells
 // the backend what the client has shown.
 func (x *exchange) certified() bool {
-	c := x.peer.client
+	c := x.shown
 	v := c.check.conf
 	valid := c.shown && c.err == nil
 	if !valid && !v.AllowInsecureFallback && !(v.Optional && !c.shown) {

@@ -3,14 +3,18 @@
 package proxy
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weft-net/weft/internal/route"
 )
@@ -119,6 +123,66 @@ func TestClientValidationFailsClosed(t *testing.T) {
 		}
 		if resp, _, err := r.askAs(ca, false, clientOf(t, ca, "good"), nil); err == nil && resp.StatusCode == 200 {
 			t.Errorf("%+v: let in", v)
+		}
+	}
+}
+
+// A connection that is kept may do no more than a new one may: the check of clients that a listener has now counts, not that
+// of the handshake. Who would be let in goes on.
+func TestClientValidationOfKeptConnections(t *testing.T) {
+	ca, other := newAuthority(t), newAuthority(t)
+	e := newEcho(t, "e")
+	for _, h2 := range []bool{false, true} {
+		r := start(t, secure(t, ca, e.addr(), "a.example.com"))
+		keep := func(conf *tls.Config) func() int {
+			conf.RootCAs, conf.ServerName = ca.pool(), "a.example.com"
+			tr := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: h2, MaxConnsPerHost: 1,
+				DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return net.Dial("tcp", r.tcp()) }}
+			if !h2 {
+				tr.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
+			}
+			t.Cleanup(tr.CloseIdleConnections)
+			client := &http.Client{Transport: tr, Timeout: 20 * time.Second}
+			return func() int {
+				resp, err := client.Get("https://a.example.com/")
+				if err != nil { // of a new connection
+					return 0
+				}
+				defer resp.Body.Close()
+				_, _ = io.Copy(io.Discard, resp.Body)
+				return resp.StatusCode
+			}
+		}
+		check := func(v *route.ClientValidation) {
+			t.Helper()
+			conf := *r.update.Listeners[0].TLS
+			conf.Client = v
+			r.update.Listeners[0].TLS = &conf
+			r.apply()
+		}
+		bare, before := keep(&tls.Config{}), keep(&tls.Config{})
+		if bare() != 200 || before() != 200 {
+			t.Fatal("not served without a check")
+		}
+		check(&route.ClientValidation{CAs: ca.pem})
+		if got := bare(); got != 421 {
+			t.Errorf("h2 %t: without a certificate: %d", h2, got)
+		}
+		known := keep(clientOf(t, ca, "known"))
+		if got := known(); got != 200 {
+			t.Errorf("h2 %t: with a certificate: %d", h2, got)
+		}
+		check(&route.ClientValidation{CAs: ca.pem + other.pem})
+		if got := known(); got != 200 {
+			t.Errorf("h2 %t: with a certificate of one CA, when there is another beside it: %d", h2, got)
+		}
+		check(&route.ClientValidation{CAs: other.pem})
+		if got := known(); got != 421 {
+			t.Errorf("h2 %t: with a certificate of a CA that is trusted no more: %d", h2, got)
+		}
+		check(&route.ClientValidation{CAs: ca.pem, Headers: true})
+		if got := before(); got != 400 {
+			t.Errorf("h2 %t: without a certificate, where requests are refused: %d", h2, got)
 		}
 	}
 }

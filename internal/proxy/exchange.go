@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/weft-net/weft/internal/route"
@@ -43,7 +44,8 @@ type exchange struct {
 
 	// What became of it.
 	listener *listener
-	entry    *route.Entry // that won
+	shown    *clientCertificate // nil: the request does not depend on it
+	entry    *route.Entry       // that won
 	rule     *rule
 	plan     *plan    // what applies to the rule's requests here
 	asked    asked    // as the request came
@@ -86,6 +88,7 @@ type peer struct {
 	scheme    string
 	forwarded bool               // its X-Forwarded headers are believed
 	client    *clientCertificate // nil: requests do not depend on it
+	judged    atomic.Pointer[judgement]
 }
 
 // canceller tells of a client that gives up its request.
@@ -169,7 +172,7 @@ func (x *exchange) serve() {
 	if x.srv.conf.Tracer != nil {
 		x.traced()
 	}
-	if x.peer.client != nil && !x.certified() {
+	if x.shown != nil && !x.certified() {
 		return
 	}
 	if x.listener.filters != nil && !x.beforeRouting() {
@@ -235,6 +238,15 @@ func (x *exchange) findListener() bool {
 		return false
 	}
 	x.listener = l
+	if x.peer.sni != nil && x.peer.sni != l {
+		j := x.peer.judge(l)
+		if x.shown = j.shown; !j.admitted {
+			x.last = true
+			x.reply(http.StatusMisdirectedRequest, "the connection was made before the listener's check of clients became what it is")
+		}
+		return j.admitted
+	}
+	x.shown = x.peer.client
 	return true
 }
 

@@ -161,9 +161,9 @@ func (x *exchange) Value(v route.Variable, name string, group int) string {
 		}
 		return route.Group(x.asked.path, d.groups, group)
 	case route.VarClientVerified:
-		return x.peer.client.text()
+		return x.shown.text()
 	case route.VarClientSubject:
-		return x.peer.client.dn()
+		return x.shown.dn()
 	}
 	return ""
 }
