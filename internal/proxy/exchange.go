@@ -113,8 +113,11 @@ type sink interface {
 
 // Lookup finds a request's field for the matching of routes.
 func (x *exchange) Lookup(name string) (string, bool) {
-	if name == "host" {
+	switch name {
+	case "host":
 		return x.authority, true
+	case "upgrade": // no field any more
+		return x.upgrade, x.upgrade != ""
 	}
 	value, found := "", false
 	for i := range x.fields {
@@ -471,11 +474,12 @@ func (x *exchange) redirect(c *redirect, prefix int) {
 		if query == "" {
 			query = x.query
 		}
-		to = location(c.conf, x.listener.port(), x.peer.scheme, x.host, path, query)
+		to = location(c.conf, x.port(), x.scheme(), x.host, path, query)
 	default:
-		to = location(c.conf, x.listener.port(), x.peer.scheme, x.host, rewritePath(c.conf.Path, x.path, prefix), x.query)
+		to = location(c.conf, x.port(), x.scheme(), x.host, rewritePath(c.conf.Path, x.path, prefix), x.query)
 	}
-	x.respond(redirectStatus(c.conf), "", x.edited([]field{newField("Location", to)}, x.edits), nil)
+	fields := append([]field{newField("Location", to)}, x.cors...) // browsers ask a redirect as well whether they may
+	x.respond(redirectStatus(c.conf), "", x.edited(fields, x.edits), nil)
 }
 
 // reply answers in the proxy's own name. To gRPC's clients that is a status of theirs.

@@ -56,6 +56,59 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
+// Behind a trusted proxy a redirect leads where the client had come from; browsers ask it too whether a page may see it.
+func TestRedirectsBehindAProxy(t *testing.T) {
+	u := simple("127.0.0.1:1")
+	u.Listeners[0].PublicPort = 8080
+	u.Listeners[0].TrustedProxies = prefixes("127.0.0.0/8")
+	u.Routes[0].Rules[0].Filters = []route.Filter{{CORS: &route.CORS{AllowOrigins: []string{"https://ok.example"}}}, {Redirect: &route.Redirect{Hostname: "b.example.com"}}}
+	r := start(t, u)
+	for _, c := range []struct {
+		proto, port, want string
+	}{
+		{"", "", "http://b.example.com:8080/x"},
+		{"http", "", "http://b.example.com:8080/x"},
+		{"https", "", "https://b.example.com/x"},
+		{"https", "443", "https://b.example.com/x"},
+		{"https", "8443", "https://b.example.com:8443/x"},
+		{"", "80", "http://b.example.com/x"},
+		{"ftp", "no", "http://b.example.com:8080/x"},
+	} {
+		header := map[string]string{"Origin": "https://ok.example"}
+		if c.proto != "" {
+			header["X-Forwarded-Proto"] = c.proto
+		}
+		if c.port != "" {
+			header["X-Forwarded-Port"] = c.port
+		}
+		resp, _ := r.once("GET", "/x", header, "")
+		if got := resp.Header.Get("Location"); got != c.want || resp.StatusCode != 302 {
+			t.Errorf("%q %q: %d %s, want %s", c.proto, c.port, resp.StatusCode, got, c.want)
+		}
+		if got := resp.Header.Get("Access-Control-Allow-Origin"); got != "https://ok.example" {
+			t.Errorf("%q %q: pages may not see it: %q", c.proto, c.port, got)
+		}
+	}
+}
+
+// A match of Upgrade sees what the client asks for, though the field itself goes no further.
+func TestMatchUpgrade(t *testing.T) {
+	e := newEcho(t, "all")
+	u := simple(e.addr())
+	u.Routes[0].Rules = append(u.Routes[0].Rules, route.Rule{
+		Matches: []route.Match{{Headers: []route.ValueMatch{{Name: "Upgrade", Value: "websocket"}}}},
+		Filters: []route.Filter{{Redirect: &route.Redirect{Hostname: "ws.example.com"}}}})
+	r := start(t, u)
+	c := r.dial()
+	c.send("GET / HTTP/1.1\r\nHost: a.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	if resp, _ := c.answer("GET"); resp.StatusCode != 302 {
+		t.Errorf("an upgrade: %d", resp.StatusCode)
+	}
+	if status, _ := r.get("/", nil); status != 200 {
+		t.Errorf("no upgrade: %d", status)
+	}
+}
+
 // Filters of one of a rule's backends act when that one is chosen, beside the rule's own.
 func TestBackendFilters(t *testing.T) {
 	e := newEcho(t, "one")

@@ -178,6 +178,25 @@ func (x *exchange) scheme() string {
 	return x.peer.scheme
 }
 
+// port is that which the client has connected to, as far as it is known: a trusted proxy may say only the scheme.
+func (x *exchange) port() uint16 {
+	if x.peer.forwarded {
+		if text, ok := x.Lookup("x-forwarded-port"); ok && text != string(x.peer.portText) { // else it may be our own
+			if port, err := strconv.ParseUint(text, 10, 16); err == nil && port > 0 {
+				return uint16(port)
+			}
+		}
+		switch scheme := x.scheme(); {
+		case scheme == x.peer.scheme:
+		case scheme == "https":
+			return 443
+		default:
+			return 80
+		}
+	}
+	return x.listener.port()
+}
+
 // port is the one that clients connect to.
 func (l *listener) port() uint16 {
 	if l.conf.PublicPort != 0 {
