@@ -493,7 +493,11 @@ func parseResponse(b []byte, method string, h *responseHead) *parseError {
 	if err := parseFields(b[end+1:], &h.fields); err != nil {
 		return &parseError{502, "response: " + err.reason}
 	}
-	return h.interpret(method)
+	if err := h.interpret(method); err != nil {
+		return err
+	}
+	h.close = h.close || line[7] == '0' && h.length == -1 // chunked, of which HTTP/1.0 knows nothing (RFC 9112 section 6.1)
+	return nil
 }
 
 func (h *responseHead) interpret(method string) *parseError {

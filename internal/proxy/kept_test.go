@@ -105,3 +105,19 @@ func TestKeptConnectionsThatEnd(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
+
+// HTTP/1.0 knows no chunks: where such an answer ends may be a mistake, so nothing comes after it (RFC 9112 section 6.1).
+func TestKeptOnlyWhereFramed(t *testing.T) {
+	for head, want := range map[string]bool{
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n":                           true,
+		"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\n":          true,
+		"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n": false,
+		"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n":                                    false,
+		"HTTP/1.1 200 OK\r\n\r\n":                                                         false,
+	} {
+		var h responseHead
+		if err := parseResponse([]byte(head), "GET", &h); err != nil || h.close == want {
+			t.Errorf("%q: kept is %t, %v", head, !h.close, err)
+		}
+	}
+}
