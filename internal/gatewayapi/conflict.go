@@ -135,18 +135,24 @@ func (c claims) settle(group []*listener, claim bool) {
 	}
 }
 
-// unbindable finds listeners whose port is where another's privileged one is bound (see BindPort).
+// unbindable finds listeners that pods would bind where they bind another port of the Gateway (see BindPort). Of all, in
+// their order of precedence, the first one stays.
 func unbindable(all []*listener) {
 	taken := map[socket]uint16{}
 	for _, l := range all {
-		if l.accepted.ok && BindPort(l.port) != l.port {
-			taken[socket{BindPort(l.port), l.protocol == route.UDP}] = l.port
+		if !l.accepted.ok {
+			continue
 		}
-	}
-	for _, l := range all {
-		if other := taken[l.socket()]; l.accepted.ok && other != 0 {
-			l.accepted = no(gwv1.ListenerReasonPortUnavailable, fmt.Sprintf("port %d is where the gateway's pods bind port %d: use another", l.port, other))
+		bound := socket{BindPort(l.port), l.protocol == route.UDP}
+		if other := taken[bound]; other != 0 && other != l.port {
+			why := fmt.Sprintf("port %d is where the gateway's pods bind port %d", l.port, other)
+			if l.port != bound.port {
+				why = fmt.Sprintf("port %d would be bound at %d, a port of another listener that comes first", l.port, other)
+			}
+			l.accepted = no(gwv1.ListenerReasonPortUnavailable, why+": use another")
+			continue
 		}
+		taken[bound] = l.port
 	}
 }
 

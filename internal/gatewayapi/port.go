@@ -7,8 +7,8 @@ package gatewayapi
 const privilegedOffset = 61000
 
 // BindPort is the port that a gateway's pods bind for a port that clients connect to: 80 is 61080, 443 is 61443, ports
-// from 1024 on are as they are. So pods need no privilege, and a port's place does not depend on other listeners. In a
-// Gateway that has listeners on both 80 and 61080 the latter gets PortUnavailable.
+// from 1024 on are as they are. So pods need no privilege, and a port's place does not depend on other listeners. Of
+// listeners on 80 and 61080 of one Gateway the one that comes later gets PortUnavailable.
 func BindPort(port uint16) uint16 {
 	if port < 1024 {
 		return port + privilegedOffset
