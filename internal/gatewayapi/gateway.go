@@ -70,14 +70,14 @@ type listenerSet struct {
 // setState is what became of a ListenerSet at its Gateway.
 type setState struct {
 	name     model.Name
-	allowed  bool
+	allowed  verdict
 	accepted verdict
 	own      []*listener
 }
 
 // allows tells whether a ListenerSet is one that may be attached.
 func (g *gateway) allows(name model.Name) bool {
-	return slices.ContainsFunc(g.sets, func(s setState) bool { return s.name == name && s.allowed })
+	return slices.ContainsFunc(g.sets, func(s setState) bool { return s.name == name && s.allowed.ok })
 }
 
 // compileGateway brings a Gateway up to date with its spec, its ListenerSets and what they refer to.
@@ -257,7 +257,7 @@ func (s *State) gatherListeners(g *gateway) {
 	})
 	for _, ls := range order {
 		state := setState{name: ls.name, allowed: s.setAllowed(g, ls.name.Namespace)}
-		if state.allowed {
+		if state.allowed.ok {
 			p := parentID{"ListenerSet", ls.name}
 			for i := range ls.obj.Spec.Listeners {
 				spec := gwv1.Listener(ls.obj.Spec.Listeners[i])
@@ -286,20 +286,29 @@ func (s *State) gatherListeners(g *gateway) {
 }
 
 // setAllowed tells whether the Gateway takes ListenerSets of a namespace.
-func (s *State) setAllowed(g *gateway, namespace string) bool {
+func (s *State) setAllowed(g *gateway, namespace string) verdict {
+	denied := no(gwv1.ListenerSetReasonNotAllowed, fmt.Sprintf("Gateway %s does not allow ListenerSets from namespace %s: see its allowedListeners", g.name, namespace))
 	a := g.obj.Spec.AllowedListeners
 	if a == nil || a.Namespaces == nil || a.Namespaces.From == nil {
-		return false
+		return denied
 	}
+	allowed := false
 	switch *a.Namespaces.From {
 	case gwv1.NamespacesFromAll:
-		return true
+		allowed = true
 	case gwv1.NamespacesFromSame:
-		return namespace == g.name.Namespace
+		allowed = namespace == g.name.Namespace
 	case gwv1.NamespacesFromSelector:
-		return s.selected(selector(a.Namespaces.Selector), namespace)
+		sel, problem := selector("allowedListeners.namespaces.selector", a.Namespaces.Selector)
+		if problem != "" {
+			denied.message = fmt.Sprintf("Gateway %s: %s", g.name, problem)
+		}
+		allowed = s.selected(sel, namespace)
 	}
-	return false
+	if !allowed {
+		return denied
+	}
+	return verdict{ok: true}
 }
 
 // acceptGateway decides the Gateway's Accepted condition.
@@ -381,8 +390,8 @@ func (s *State) acceptSets(g *gateway) {
 			}
 		}
 		switch {
-		case !set.allowed:
-			set.accepted = no(gwv1.ListenerSetReasonNotAllowed, fmt.Sprintf("Gateway %s does not allow ListenerSets from namespace %s: see its allowedListeners", g.name, set.name.Namespace))
+		case !set.allowed.ok:
+			set.accepted = set.allowed
 		case !g.accepted.ok:
 			set.accepted = no(gwv1.ListenerSetReasonParentNotAccepted, fmt.Sprintf("Gateway %s is not accepted, see its status", g.name))
 		case valid == 0:
@@ -477,22 +486,33 @@ func set1(m *map[string]string, k, v string) {
 	(*m)[k] = v
 }
 
-// selector translates an API selector; nil is none.
-func selector(in *metav1.LabelSelector) *model.Selector {
+// selector translates an API selector; nil is none, which selects nothing. problem is why it can't be read, by the same
+// rules as the API server's own: nothing is then selected, for a term that is left out would let more in.
+func selector(field string, in *metav1.LabelSelector) (out *model.Selector, problem string) {
 	if in == nil {
-		return nil
+		return nil, ""
 	}
-	out := model.MatchLabels(in.MatchLabels)
-	for _, e := range in.MatchExpressions {
+	read := func(field string, part metav1.LabelSelector) bool {
+		if _, err := metav1.LabelSelectorAsSelector(&part); err != nil {
+			problem = fmt.Sprintf("%s can't be read, so that it selects nothing: %v", field, err)
+		}
+		return problem == ""
+	}
+	for _, k := range slices.Sorted(maps.Keys(in.MatchLabels)) {
+		if !read(fmt.Sprintf("%s.matchLabels[%s]", field, k), metav1.LabelSelector{MatchLabels: map[string]string{k: in.MatchLabels[k]}}) {
+			return nil, problem
+		}
+	}
+	all := model.MatchLabels(in.MatchLabels)
+	for i, e := range in.MatchExpressions {
+		if !read(fmt.Sprintf("%s.matchExpressions[%d]", field, i), metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{e}}) {
+			return nil, problem
+		}
 		op := map[metav1.LabelSelectorOperator]model.SelectorOp{
 			metav1.LabelSelectorOpIn: model.In, metav1.LabelSelectorOpNotIn: model.NotIn,
 			metav1.LabelSelectorOpExists: model.Exists, metav1.LabelSelectorOpDoesNotExist: model.DoesNotExist,
-		}
-		o, known := op[e.Operator]
-		if !known {
-			return nil // what is not understood selects nothing
-		}
-		out = append(out, model.Requirement{Key: e.Key, Op: o, Values: slices.Sorted(slices.Values(e.Values))})
+		}[e.Operator]
+		all = append(all, model.Requirement{Key: e.Key, Op: op, Values: slices.Sorted(slices.Values(e.Values))})
 	}
-	return &out
+	return &all, ""
 }

@@ -70,7 +70,10 @@ func (s *State) newListener(g *gateway, parent parentID, spec *gwv1.Listener) *l
 	if a := spec.AllowedRoutes; a != nil && a.Namespaces != nil && a.Namespaces.From != nil {
 		l.from = *a.Namespaces.From
 		if l.from == gwv1.NamespacesFromSelector {
-			l.selector = selector(a.Namespaces.Selector)
+			var problem string
+			if l.selector, problem = selector("allowedRoutes.namespaces.selector", a.Namespaces.Selector); problem != "" {
+				l.refuse(gwv1.ListenerReasonUnsupportedValue, problem)
+			}
 		}
 	}
 	l.accepted = yes(gwv1.ListenerReasonAccepted, "the listener is accepted")
