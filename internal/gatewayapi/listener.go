@@ -158,18 +158,22 @@ func (l *listener) unresolved(v verdict) {
 	l.resolved.message += "; " + v.message
 }
 
+// readTLS reads the mode and weft's own options. What can't be done as written refuses the listener.
 func (l *listener) readTLS() {
+	refuse := func(format string, args ...any) {
+		l.refuse(gwv1.ListenerReasonUnsupportedValue, fmt.Sprintf(format, args...))
+	}
 	t := l.spec.TLS
 	if t == nil {
 		if l.protocol == route.TLS {
-			l.accepted = no(gwv1.ListenerReasonUnsupportedValue, "tls is missing: a listener of protocol TLS needs tls.mode")
+			refuse("tls is missing: a listener of protocol TLS needs tls.mode")
 		}
 		return
 	}
 	if t.Mode != nil && *t.Mode == gwv1.TLSModePassthrough {
 		l.passthrough = l.protocol == route.TLS
 		if !l.passthrough {
-			l.accepted = no(gwv1.ListenerReasonUnsupportedValue, fmt.Sprintf("tls.mode Passthrough does not go with protocol %s: use protocol TLS", l.protocol))
+			refuse("tls.mode Passthrough does not go with protocol %s: use protocol TLS", l.protocol)
 		}
 		return
 	}
@@ -180,12 +184,12 @@ func (l *listener) readTLS() {
 			continue
 		}
 		if why := l.option(name, string(t.Options[k])); why != "" {
-			l.accepted = no(gwv1.ListenerReasonUnsupportedValue, fmt.Sprintf("tls.options: %s: %s", k, why))
+			refuse("tls.options: %s: %s", k, why)
 		}
 	}
 	if o := l.options; o.MaxVersion != "" && o.MinVersion > o.MaxVersion { // "1.2" and "1.3": texts in their order
-		l.accepted = no(gwv1.ListenerReasonUnsupportedValue, fmt.Sprintf("tls.options: %smin-version %s is above %smax-version %s: no handshake could succeed",
-			optionPrefix, o.MinVersion, optionPrefix, o.MaxVersion))
+		refuse("tls.options: %smin-version %s is above %smax-version %s: no handshake could succeed",
+			optionPrefix, o.MinVersion, optionPrefix, o.MaxVersion)
 	}
 }
 
@@ -411,7 +415,7 @@ func (l *listener) table(p *Parameters) *route.Listener {
 	}
 	if l.protocol == route.HTTPS || l.protocol == route.TLS {
 		out.TLS = &route.ListenerTLS{}
-		if l.options != nil {
+		if l.options != nil && l.refusal == nil {
 			*out.TLS = *l.options
 		}
 		out.TLS.Passthrough, out.TLS.Certificates, out.TLS.Client = l.passthrough, l.certs, l.client
