@@ -205,13 +205,12 @@ func (s *State) attach(w *work, r *routeState) {
 		}
 		now[id] = hosts
 	}
-	rejected := r.content.bad > 0 && r.content.bad == len(r.content.rules)
-	if rejected {
+	if r.content.rejected() {
 		clear(now)
 	}
 	s.count(w, r, now)
 	s.place(w, r, now)
-	s.tellRoute(w, r, rejected)
+	s.tellRoute(w, r)
 }
 
 // count keeps how many routes each listener has.
@@ -353,7 +352,7 @@ func (s *State) releaseAll(w *work, g *gateway, p *placement) {
 }
 
 // tellRoute makes the route's status.
-func (s *State) tellRoute(w *work, r *routeState, rejected bool) {
+func (s *State) tellRoute(w *work, r *routeState) {
 	out := []gwv1.RouteParentStatus{}
 	c := r.content
 	resolved := yes(gwv1.RouteReasonResolvedRefs, "all references are resolved")
@@ -363,7 +362,7 @@ func (s *State) tellRoute(w *work, r *routeState, rejected bool) {
 	}
 	for i := range r.parents {
 		p := &r.parents[i]
-		accepted := s.acceptance(r, p, rejected)
+		accepted := s.acceptance(r, p)
 		if len(c.notes) > 0 {
 			accepted.message += "; note: " + strings.Join(slices.Compact(c.notes), "; ")
 		}
@@ -409,11 +408,11 @@ func (s *State) resolvedAt(r *routeState, p *parentState, resolved verdict) verd
 	return resolved
 }
 
-func (s *State) acceptance(r *routeState, p *parentState, rejected bool) verdict {
+func (s *State) acceptance(r *routeState, p *parentState) verdict {
 	if !p.refused.ok {
 		return p.refused
 	}
-	if rejected {
+	if r.content.rejected() {
 		v := r.content.invalid[0]
 		return no(v.reason, "no rule can be served: "+joinMessages(r.content.invalid))
 	}

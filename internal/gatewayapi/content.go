@@ -35,6 +35,9 @@ type content struct {
 	notes    []string  // of what is passed over, and serves all the same
 }
 
+// rejected tells whether no rule can be served as written: the route is not accepted then.
+func (c *content) rejected() bool { return c.bad > 0 && c.bad == len(c.rules) }
+
 func newContent(kind route.RouteKind, name model.Name) *content {
 	return &content{from: from{string(kind), name}}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/weft-net/weft/internal/route"
 )
 
-// contest is the HTTPRoutes and GRPCRoutes that want one listener. Where their hostnames meet, the API has exactly one
-// of two routes of different kinds accepted: the older one, then the first by name.
+// contest is the HTTPRoutes and GRPCRoutes that want one listener and are not rejected for what they say. Where their
+// hostnames meet, the API has exactly one of two routes of different kinds accepted: the older one, then the first by name.
 type contest struct {
 	hosts map[RouteID][]string
 	count map[route.RouteKind]int
@@ -30,17 +30,22 @@ func otherKind(k route.RouteKind) route.RouteKind {
 	return route.HTTPRoute
 }
 
-// enter notes what a route wants of its listeners, and which contests became different.
+// enter notes what a route wants of its listeners, and which contests became different. before is what it wanted; one that is
+// rejected leaves the field to others.
 func (s *State) enter(w *work, r *routeState, before map[listenerID][]string) {
 	if r.id.Kind != route.HTTPRoute && r.id.Kind != route.GRPCRoute {
 		return
 	}
+	wanted := r.hosts
+	if r.content.rejected() {
+		wanted = nil
+	}
 	for id := range before {
-		if _, still := r.hosts[id]; !still {
+		if _, still := wanted[id]; !still {
 			s.leave(w, r.id, id)
 		}
 	}
-	for id, hosts := range r.hosts {
+	for id, hosts := range wanted {
 		c := s.contests[id]
 		if c == nil {
 			c = &contest{hosts: map[RouteID][]string{}, count: map[route.RouteKind]int{}, lost: map[RouteID]RouteID{}, seeds: map[RouteID]bool{}}

@@ -18,12 +18,14 @@ import (
 )
 
 // Whatever comes and goes, of HTTPRoutes and GRPCRoutes on one listener those are accepted that are when all are taken
-// in the order of their age, each unless a hostname of it meets one of an accepted route of the other kind.
+// in the order of their age, each unless no rule of it can be served, or a hostname of it meets one of an accepted route of
+// the other kind.
 func TestContest(t *testing.T) {
 	type contender struct {
-		id    RouteID
-		age   int
-		hosts []string
+		id     RouteID
+		age    int
+		hosts  []string
+		broken bool // no rule of it can be served
 	}
 	names := []string{"", "a.example.com", "b.example.com", "a.b.example.com", "*.example.com", "*.b.example.com", "a.example.net", "*.example.net"}
 	infra, web := "infra", gwv1.ObjectName("web")
@@ -43,6 +45,11 @@ func TestContest(t *testing.T) {
 			for range 1 + rnd.IntN(2) {
 				one.hosts = append(one.hosts, names[rnd.IntN(len(names))])
 			}
+			one.broken = rnd.IntN(4) == 0
+			if was, is := there[id]; is && rnd.IntN(3) == 0 { // it is mended or broken, and nothing else
+				one = was
+				one.broken = !was.broken
+			}
 			meta := metav1.ObjectMeta{Namespace: infra, Name: id.Name.Name, Generation: int64(step + 1), CreationTimestamp: metav1.NewTime(time.Unix(int64(1000+one.age), 0))}
 			parents := gwv1.CommonRouteSpec{ParentRefs: []gwv1.ParentReference{{Name: web}}}
 			var hostnames []gwv1.Hostname
@@ -60,9 +67,17 @@ func TestContest(t *testing.T) {
 			case gone:
 				change.GRPCRoutes[id.Name] = nil
 			case id.Kind == route.HTTPRoute:
-				change.HTTPRoutes[id.Name] = &gwv1.HTTPRoute{ObjectMeta: meta, Spec: gwv1.HTTPRouteSpec{CommonRouteSpec: parents, Hostnames: hostnames}}
+				r := &gwv1.HTTPRoute{ObjectMeta: meta, Spec: gwv1.HTTPRouteSpec{CommonRouteSpec: parents, Hostnames: hostnames}}
+				if one.broken {
+					r.Spec.Rules = []gwv1.HTTPRouteRule{{Filters: []gwv1.HTTPRouteFilter{{Type: "Unknown"}}}}
+				}
+				change.HTTPRoutes[id.Name] = r
 			default:
-				change.GRPCRoutes[id.Name] = &gwv1.GRPCRoute{ObjectMeta: meta, Spec: gwv1.GRPCRouteSpec{CommonRouteSpec: parents, Hostnames: hostnames}}
+				r := &gwv1.GRPCRoute{ObjectMeta: meta, Spec: gwv1.GRPCRouteSpec{CommonRouteSpec: parents, Hostnames: hostnames}}
+				if one.broken {
+					r.Spec.Rules = []gwv1.GRPCRouteRule{{Filters: []gwv1.GRPCRouteFilter{{Type: "Unknown"}}}}
+				}
+				change.GRPCRoutes[id.Name] = r
 			}
 			if gone {
 				delete(there, id)
@@ -87,7 +102,7 @@ func TestContest(t *testing.T) {
 			})
 			var accepted []contender
 			for _, o := range order {
-				want := !slices.ContainsFunc(accepted, func(a contender) bool {
+				want := !o.broken && !slices.ContainsFunc(accepted, func(a contender) bool {
 					return a.id.Kind != o.id.Kind && slices.ContainsFunc(a.hosts, func(h string) bool { return overlaps(o.hosts, h) })
 				})
 				if want {

@@ -209,18 +209,8 @@ func (s *State) Apply(c *Change) *Output {
 	return w.out
 }
 
-// compileRoutes goes through the routes that something changed for: first what each wants, then who gets it.
+// compileRoutes goes through the routes that something changed for: first what each says and wants, then who gets it.
 func (s *State) compileRoutes(w *work) {
-	for id := range w.wants {
-		r := s.routes[id]
-		if r == nil {
-			continue
-		}
-		before := r.hosts
-		s.wants(r)
-		s.enter(w, r, before)
-		w.attach.add(id)
-	}
 	for id := range w.content {
 		r := s.routes[id]
 		if r == nil {
@@ -230,11 +220,24 @@ func (s *State) compileRoutes(w *work) {
 		r.content = r.compile()
 		s.routesByService.set(id, r.content.services)
 		s.routesByForeign.set(id, r.content.foreign)
-		if old == nil || !reflect.DeepEqual(old, r.content) {
-			w.attach.add(id)
-		} else {
+		if old != nil && reflect.DeepEqual(old, r.content) {
 			r.content = old
+			continue
 		}
+		w.attach.add(id)
+		if old != nil && old.rejected() != r.content.rejected() {
+			s.enter(w, r, r.hosts)
+		}
+	}
+	for id := range w.wants {
+		r := s.routes[id]
+		if r == nil {
+			continue
+		}
+		before := r.hosts
+		s.wants(r)
+		s.enter(w, r, before)
+		w.attach.add(id)
 	}
 	for id := range w.contests {
 		s.decide(w, id)
