@@ -166,31 +166,47 @@ func (r *ruleCompiler) extension(ref *gwv1.LocalObjectReference) {
 	}
 }
 
-// headerEdit translates a modifier of headers. Those that frame messages stay as they are, and the route says so.
+// headerEdit translates a modifier of headers. Those that frame messages stay as they are, and of those that one list names
+// twice the first counts; the route says so. The API has one action for a header: with two nobody knows what is meant.
 func (r *ruleCompiler) headerEdit(field string, h *gwv1.HTTPHeaderFilter) *route.HeaderEdit {
-	out := &route.HeaderEdit{Remove: h.Remove}
-	passedOver := func(name string) {
-		if route.Framing(name) {
-			r.c.notes = append(r.c.notes, fmt.Sprintf("rules[%d]: filters: %s does not change %s, which says how messages travel and is the gateway's own: remove it there",
-				r.index, field, name))
+	out := &route.HeaderEdit{}
+	note := func(format string, args ...any) {
+		r.c.notes = append(r.c.notes, fmt.Sprintf("rules[%d]: filters: ", r.index)+fmt.Sprintf(format, args...))
+	}
+	actions := map[string]string{} // the list by the header's name
+	first := func(list, name string) bool {
+		if route.Framing(name) && !(list == "set" && field == "requestHeaderModifier" && strings.EqualFold(name, "host")) {
+			note("%s does not change %s, which says how messages travel and is the gateway's own: remove it there", field, name)
 		}
+		key := strings.ToLower(name)
+		before, again := actions[key]
+		switch {
+		case again && before == list:
+			if list == "remove" {
+				return false // the same thing twice
+			}
+			note("%s.%s names %s again: the first counts", field, list, name)
+			return false
+		case again:
+			r.refuse(gwv1.RouteReasonUnsupportedValue, "filters: %s has header %s in %s and in %s: a header takes one action, keep one of them", field, name, before, list)
+		}
+		actions[key] = list
+		return true
 	}
 	for _, s := range h.Set {
-		if field != "requestHeaderModifier" || !strings.EqualFold(string(s.Name), "host") {
-			passedOver(string(s.Name))
+		if first("set", string(s.Name)) {
+			out.Set = append(out.Set, route.Header{Name: string(s.Name), Value: s.Value})
 		}
 	}
 	for _, a := range h.Add {
-		passedOver(string(a.Name))
+		if first("add", string(a.Name)) {
+			out.Add = append(out.Add, route.Header{Name: string(a.Name), Value: a.Value})
+		}
 	}
 	for _, name := range h.Remove {
-		passedOver(name)
-	}
-	for _, s := range h.Set {
-		out.Set = append(out.Set, route.Header{Name: string(s.Name), Value: s.Value})
-	}
-	for _, a := range h.Add {
-		out.Add = append(out.Add, route.Header{Name: string(a.Name), Value: a.Value})
+		if first("remove", name) {
+			out.Remove = append(out.Remove, name)
+		}
 	}
 	return out
 }
