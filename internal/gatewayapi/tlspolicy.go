@@ -20,15 +20,16 @@ import (
 
 // tlsPolicy is a BackendTLSPolicy with what was made of it.
 type tlsPolicy struct {
-	name     model.Name
-	obj      *gwv1.BackendTLSPolicy
-	targets  []policyTarget
-	tls      *route.BackendTLS // also of a policy that is not valid: plain text is never spoken in its place
-	accepted verdict           // by itself, apart from conflicts and its targets
-	resolved verdict
-	excluded set[model.Name] // Gateways where it can't be in force, since its status has no room for them
-	told     []gwv1.PolicyAncestorStatus
-	stale    bool // the object's status is not what was told
+	name      model.Name
+	obj       *gwv1.BackendTLSPolicy
+	targets   []policyTarget
+	misplaced string            // why a targetRef is none of them
+	tls       *route.BackendTLS // also of a policy that is not valid: plain text is never spoken in its place
+	accepted  verdict           // by itself, apart from conflicts and its targets
+	resolved  verdict
+	excluded  set[model.Name] // Gateways where it can't be in force, since its status has no room for them
+	told      []gwv1.PolicyAncestorStatus
+	stale     bool // the object's status is not what was told
 }
 
 type policyTarget struct {
@@ -105,10 +106,11 @@ func (s *State) compilePolicy(w *work, name model.Name) {
 		// What an earlier process said of the policy is to be taken back where it no longer holds.
 		p.stale = slices.ContainsFunc(obj.Status.Ancestors, func(a gwv1.PolicyAncestorStatus) bool { return a.ControllerName == ControllerName })
 	}
-	p.obj, p.targets = obj, nil
+	p.obj, p.targets, p.misplaced = obj, nil, ""
 	var services []model.Name
-	for _, t := range obj.Spec.TargetRefs {
+	for i, t := range obj.Spec.TargetRefs {
 		if t.Group != "" || t.Kind != "Service" {
+			p.misplaced = fmt.Sprintf("targetRefs[%d]: kind %s of group %q is not supported: target a Service", i, t.Kind, t.Group)
 			continue
 		}
 		target := policyTarget{service: model.Name{Namespace: name.Namespace, Name: string(t.Name)}}
@@ -247,6 +249,7 @@ func (s *State) authorities(r ref) (pemText, problem string) {
 
 // policyVerdict is the policy's Accepted condition: what it is by itself, unless its targets say otherwise.
 func (s *State) policyVerdict(p *tlsPolicy) verdict {
+	out := p.accepted
 	for _, t := range p.targets {
 		first := p
 		for name := range s.policiesByService.of(t.service) {
@@ -258,11 +261,43 @@ func (s *State) policyVerdict(p *tlsPolicy) verdict {
 			return no(gwv1.PolicyReasonConflicted, fmt.Sprintf("BackendTLSPolicy %s targets Service %s as well and goes first, by age or name", first.name, t.service))
 		}
 		svc := s.services[t.service]
-		if svc != nil && t.section != "" && !slices.ContainsFunc(svc.Ports, func(p model.ServicePort) bool { return p.Name == t.section }) {
+		if svc == nil {
+			return no(gwv1.PolicyReasonTargetNotFound, fmt.Sprintf("targetRefs: there is no Service %s", t.service))
+		}
+		if t.section != "" && !slices.ContainsFunc(svc.Ports, func(p model.ServicePort) bool { return p.Name == t.section }) {
 			return no(gwv1.PolicyReasonTargetNotFound, fmt.Sprintf("targetRefs: Service %s has no port named %s", t.service, t.section))
 		}
+		switch others, all := t.withoutTCP(svc); {
+		case all:
+			return no(gwv1.PolicyReasonInvalid, fmt.Sprintf("targetRefs: TLS needs TCP, and the policy is for %s of Service %s: target other ports", others, t.service))
+		case others != "" && out.ok:
+			out.message += fmt.Sprintf("; note: not for %s of Service %s, as TLS needs TCP", others, t.service)
+		}
 	}
-	return p.accepted
+	if p.misplaced != "" {
+		return no(gwv1.PolicyReasonTargetNotFound, p.misplaced)
+	}
+	return out
+}
+
+// withoutTCP lists those ports of the target that have another protocol than TCP, to which no policy applies (GEP-1897);
+// all tells that it has no others.
+func (t policyTarget) withoutTCP(svc *model.Service) (list string, all bool) {
+	only := &model.Service{}
+	n := 0
+	for _, p := range svc.Ports {
+		if t.section != "" && p.Name != t.section {
+			continue
+		}
+		n++
+		if p.Protocol != model.TCP {
+			only.Ports = append(only.Ports, p)
+		}
+	}
+	if len(only.Ports) == 0 {
+		return "", false
+	}
+	return portList(only), len(only.Ports) == n
 }
 
 // MaxAncestors is how many entries a policy's status may have, those of others included.
@@ -273,13 +308,18 @@ const MaxAncestors = 16
 const noRoom = "its status has no room for this Gateway: it may have 16 entries; have fewer Gateways refer to its Services, or targets in policies of their own"
 
 // ancestors gives the Gateways with a route to a Service that the policy targets: those that its status has room for, and
-// the others. Those whose entry is there already come first, then it goes by name.
+// the others. Those whose entry is there already come first, then it goes by name. A route without TLS counts where the
+// policy is for nothing else, so that somebody is told.
 func (s *State) ancestors(p *tlsPolicy) (in, out []model.Name) {
 	there := set[model.Name]{}
 	for _, t := range p.targets {
+		inVain := false
+		if svc := s.services[t.service]; svc != nil {
+			_, inVain = t.withoutTCP(svc)
+		}
 		for g, ids := range s.users[t.service] {
 			for id := range ids {
-				if id.As != spokenTCP && id.As != spokenUDP {
+				if id.As != spokenTCP && (id.As != spokenUDP || inVain) {
 					there.add(g)
 				}
 			}
