@@ -25,9 +25,9 @@ var spans = map[features.FeatureName]span{
 	features.SupportHTTPRouteRetryBackendTimeout:  {last: 6, experimental: 6},
 	features.SupportHTTPRouteRetryConnectionError: {experimental: 6},
 
-	// Names of release 1.7, which the Go module of the API in use does not have.
-	"GatewayAddressRoutability":                  {first: 7, experimental: 7},
-	"GatewayAddressRoutabilityCluster":           {first: 7, experimental: 7},
+	// Names of release 1.7, which the Go module of the API in use does not have. GatewayAddressRoutability and
+	// GatewayAddressRoutabilityCluster are not among them: to claim them wants a condition AddressesAssigned, the value
+	// testing.x-k8s.io/sentinel and a routability of every address in status (GEP-5093), none of which is here.
 	"ClusterTrustBundle":                         {first: 7, experimental: 7},
 	"GatewayListenerFilters":                     {first: 7, experimental: 7},
 	"HTTPRouteRetryCodes":                        {first: 7},

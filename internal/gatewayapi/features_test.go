@@ -24,7 +24,8 @@ func TestFeaturesOfEachRelease(t *testing.T) {
 		{"v1.6.3", "experimental", []string{old, "HTTPRouteRetryBackendTimeout", connection}, []string{codes, rewrite}},
 		{"v1.7.0", "standard", []string{codes, connection, rewrite, "GRPCRouteRequestHeaderModifier", "GatewayRouteHostnameIntersectionPrecedence"},
 			[]string{old, "HTTPRouteRetryBackendTimeout", "GatewayListenerFilters", "ClusterTrustBundle"}},
-		{"v1.7.0", "experimental", []string{codes, connection, "ClusterTrustBundle", "GatewayAddressRoutabilityCluster", "GatewayListenerFilters"}, []string{old}},
+		{"v1.7.0", "experimental", []string{codes, connection, "ClusterTrustBundle", "GatewayListenerFilters"},
+			[]string{old, "GatewayAddressRoutability", "GatewayAddressRoutabilityCluster"}},
 	} {
 		got := supportedFeatures(c.version, c.channel)
 		has := func(name string) bool {
