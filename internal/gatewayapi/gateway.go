@@ -26,7 +26,6 @@ type gateway struct {
 
 	accepted   verdict
 	resolved   verdict
-	insecure   bool
 	clientCert string // key of the certificate for backends; "" is none
 	listeners  []*listener
 	byKey      map[string]*listener
@@ -102,7 +101,7 @@ func (s *State) compileGateway(w *work, name model.Name) {
 	} else {
 		before = g.listeners
 	}
-	g.obj, g.refs, g.foreign, g.wantCerts, g.insecure = obj, set[ref]{}, set[string]{}, map[string]*route.Certificate{}, false
+	g.obj, g.refs, g.foreign, g.wantCerts = obj, set[ref]{}, set[string]{}, map[string]*route.Certificate{}
 	g.services = set[model.Name]{}
 	params := s.parametersOf(g)
 	s.gatherListeners(g)

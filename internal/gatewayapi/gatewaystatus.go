@@ -134,7 +134,7 @@ func (s *State) tellGateway(w *work, g *gateway, sets bool) {
 		condition(gwv1.GatewayConditionProgrammed, programmed, gen),
 		condition(gwv1.GatewayConditionResolvedRefs, g.resolved, gen),
 	}}
-	if g.insecure {
+	if insecureFrontend(g.obj.Spec.TLS) {
 		v := yes(gwv1.GatewayReasonConfigurationChanged, "tls.frontend has AllowInsecureFallback: clients get in without a valid certificate")
 		out.Conditions = append(out.Conditions, condition(gwv1.GatewayConditionInsecureFrontendValidationMode, v, gen))
 	}
@@ -165,6 +165,17 @@ func (s *State) tellGateway(w *work, g *gateway, sets bool) {
 		g.told, g.stale = out, false
 		w.out.GatewayStatuses[g.name] = out
 	}
+}
+
+// insecureFrontend tells whether a Gateway's tls lets clients in whose certificates are not valid, at any port: the API wants
+// it to be told as soon as it is written, though no listener may have it yet.
+func insecureFrontend(t *gwv1.GatewayTLSConfig) bool {
+	if t == nil || t.Frontend == nil {
+		return false
+	}
+	is := func(v *gwv1.FrontendTLSValidation) bool { return v != nil && v.Mode == gwv1.AllowInsecureFallback }
+	return is(t.Frontend.Default.Validation) ||
+		slices.ContainsFunc(t.Frontend.PerPort, func(p gwv1.TLSPortConfig) bool { return is(p.TLS.Validation) })
 }
 
 // parentNotProgrammed is a reason that the API documents for a ListenerSet's Programmed condition without a constant.

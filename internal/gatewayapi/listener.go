@@ -346,7 +346,6 @@ func (s *State) resolveValidation(g *gateway, l *listener) {
 		return
 	}
 	out := &route.ClientValidation{AllowInsecureFallback: conf.Mode == gwv1.AllowInsecureFallback}
-	g.insecure = g.insecure || out.AllowInsecureFallback
 	var cas []string
 	for i, r := range conf.CACertificateRefs {
 		ca, v := s.clientAuthority(g, r)
