@@ -125,13 +125,19 @@ func (s *State) match(r *routeState, p parentID, out *parentState) {
 		return
 	}
 	var named, allowed, hosted int
+	var others, closed []string // listeners that don't take routes of its kind, and those that don't of its namespace
 	for _, l := range all {
 		if out.ref.SectionName != nil && *out.ref.SectionName != "" && string(*out.ref.SectionName) != l.name ||
 			out.ref.Port != nil && uint16(*out.ref.Port) != l.port {
 			continue
 		}
 		named++
-		if !slices.Contains(l.kinds, r.id.Kind) || !s.namespaceAllowed(&l.attachSpec, r.id.Namespace) {
+		if !slices.Contains(l.kinds, r.id.Kind) {
+			others = append(others, l.name)
+			continue
+		}
+		if !s.namespaceAllowed(&l.attachSpec, r.id.Namespace) {
+			closed = append(closed, l.name)
 			continue
 		}
 		allowed++
@@ -158,15 +164,27 @@ func (s *State) match(r *routeState, p parentID, out *parentState) {
 	switch {
 	case named == 0:
 		out.refused = no(gwv1.RouteReasonNoMatchingParent, fmt.Sprintf("%s %s has no listener that sectionName and port of the parentRef name", p.kind, p.Name))
+	case allowed == 0 && len(closed) == 0:
+		out.refused = no(gwv1.RouteReasonNotAllowedByListeners, fmt.Sprintf("%s no %ss: see sectionName and port of the parentRef, and protocol and allowedRoutes.kinds there",
+			take(p, others), r.id.Kind))
 	case allowed == 0:
-		out.refused = no(gwv1.RouteReasonNotAllowedByListeners, fmt.Sprintf("no listener of %s %s allows %ss from namespace %s: see allowedRoutes of its listeners",
-			p.kind, p.Name, r.id.Kind, r.id.Namespace))
+		out.refused = no(gwv1.RouteReasonNotAllowedByListeners, fmt.Sprintf("%s no %ss from namespace %s: see allowedRoutes.namespaces there",
+			take(p, closed), r.id.Kind, r.id.Namespace))
 	case hosted == 0:
 		out.refused = no(gwv1.RouteReasonNoMatchingListenerHostname, fmt.Sprintf("no hostname of the route (%s) is within one of %s %s's listeners",
 			strings.Join(r.hostnames, ", "), p.kind, p.Name))
 	default:
 		out.refused.ok = true
 	}
+}
+
+// take begins a sentence about what listeners take.
+func take(p parentID, listeners []string) string {
+	subject, verb := "listener", "takes"
+	if len(listeners) > 1 {
+		subject, verb = "listeners", "take"
+	}
+	return fmt.Sprintf("%s %s of %s %s %s", subject, strings.Join(listeners, ", "), p.kind, p.Name, verb)
 }
 
 // namespaceAllowed tells whether a listener takes routes of a namespace.
