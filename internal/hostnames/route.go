@@ -139,8 +139,8 @@ func (t *Table) admits(l *listener, route, own string) bool {
 			sel = model.MatchLabels(n.Selector.MatchLabels)
 			for _, e := range n.Selector.MatchExpressions {
 				op, ok := operators[string(e.Operator)]
-				if !ok {
-					return false
+				if listed := op == model.In || op == model.NotIn; !ok || listed != (len(e.Values) > 0) {
+					return false // what can't be read selects nothing
 				}
 				sel = append(sel, model.Requirement{Key: e.Key, Op: op, Values: e.Values})
 			}

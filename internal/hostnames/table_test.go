@@ -42,8 +42,11 @@ func gateway(name string, addresses []string, listeners ...string) *gatewayv1.Ga
 		if len(f) > 4 {
 			out.AllowedRoutes = &gatewayv1.AllowedRoutes{Namespaces: &gatewayv1.RouteNamespaces{From: ptr(gatewayv1.FromNamespaces(f[4]))}}
 			if f[4] == "Selector" {
-				k, v, _ := strings.Cut(f[5], "=")
+				k, v, ok := strings.Cut(f[5], "=")
 				out.AllowedRoutes.Namespaces.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{k: v}}
+				if !ok { // no selector: NotIn without values
+					out.AllowedRoutes.Namespaces.Selector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: k, Operator: metav1.LabelSelectorOpNotIn}}}
+				}
 			}
 		}
 		g.Spec.Listeners = append(g.Spec.Listeners, out)
@@ -183,6 +186,8 @@ func TestDeclarations(t *testing.T) {
 			&model.Namespace{Meta: model.Meta{Name: model.Name{Name: "shop"}, Labels: map[string]string{"team": "shop"}}}}, []string{at("x.example.com")}},
 		{"a namespace not chosen", []any{gateway("infra/gw", ip, "a HTTP 80 - Selector team=shop"), httpRoute("shop/r", parents("infra/gw"), "x.example.com"),
 			&model.Namespace{Meta: model.Meta{Name: model.Name{Name: "shop"}, Labels: map[string]string{"team": "web"}}}}, nil},
+		{"a selector that can't be read", []any{gateway("infra/gw", ip, "a HTTP 80 - Selector team"), httpRoute("shop/r", parents("infra/gw"), "x.example.com"),
+			&model.Namespace{Meta: model.Meta{Name: model.Name{Name: "shop"}}}}, nil},
 		{"two Gateways", []any{all, gateway("infra/gw2", []string{"gw2.example.net"}, "a HTTP 80 - All"), httpRoute("shop/r", parents("infra/gw", "infra/gw2"), "x.example.com")},
 			[]string{at("x.example.com"), "HTTPRoute shop/r at Gateway infra/gw2: x.example.com > gw2.example.net"}},
 		{"a GRPCRoute and a TLSRoute", []any{gateway("infra/gw", ip, "a HTTPS 443 - All", "b TLS 8443 - All"),
