@@ -91,6 +91,7 @@ type gatewayState struct {
 	errors    []string            // what pods could not serve, as last told
 	refused   *gatewayapi.Problem // why what is made for it can't be as it should; nil: it can
 	feedback  *gatewayapi.Feedback
+	asked     *asked                 // when it was accepted last; nil: it was not yet
 	applied   map[partID]appliedPart // the writer's
 }
 

@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/weft-net/weft/api/v1alpha1"
 	"github.com/weft-net/weft/internal/gatewayapi"
 	"github.com/weft-net/weft/internal/kube"
 	"github.com/weft-net/weft/internal/model"
@@ -29,6 +30,15 @@ import (
 
 // partID names an object made for a Gateway, within the Gateway's namespace.
 type partID struct{ kind, name string }
+
+// asked is what a Gateway's parts are made of. Without accepted it is not known what it asks for, and all but the identity
+// stays as it is.
+type asked struct {
+	accepted bool
+	gw       *gatewayv1.Gateway
+	infra    *gatewayapi.Infrastructure
+	conf     v1alpha1.GatewayConfigSpec
+}
 
 // appliedPart is what was last written of a part, and what it then looked like.
 type appliedPart struct{ desired, result string }
@@ -195,30 +205,32 @@ func (p *Gateways) writeParts(ctx context.Context, key model.ObjectKey) error {
 	for id, o := range p.parts[name] {
 		there[id] = o
 	}
-	var infra *gatewayapi.Infrastructure
-	if state != nil {
-		infra = state.infra
-	}
-	var wanted []*unstructured.Unstructured
-	if gw != nil && infra != nil && infra.Accepted && gw.DeletionTimestamp == nil {
-		wanted = partsOf(gw, infra, mergedConfig(p.config(infra.ClassParameters), p.config(infra.Parameters)), p.opts.Pods)
+	var ask *asked
+	if gw != nil && state != nil {
+		ask = p.asks(gw, state)
 	}
 	p.mu.Unlock()
 	if gw == nil {
 		return nil // the parts go with their owner
 	}
-	if state != nil && wanted == nil {
-		return nil // not accepted, or ending: what there is stays as it is
+	if state != nil && ask == nil {
+		return nil // ending: what there is stays as it is
 	}
-	if wanted != nil {
-		secret, err := p.identity(gw, infra, there)
+	var wanted []*unstructured.Unstructured
+	if ask != nil {
+		if ask.accepted {
+			wanted = partsOf(ask.gw, ask.infra, ask.conf, p.opts.Pods)
+		}
+		secret, err := p.identity(ask, there)
 		if err != nil {
 			return err
 		}
-		if secret == nil {
+		switch {
+		case secret != nil:
+			wanted = append(wanted, secret)
+		case ask.accepted:
 			return nil // the authority comes, and with it this item
 		}
-		wanted = append(wanted, secret)
 	}
 	keep := map[partID]bool{}
 	var failed []error // of one part, which holds up no other
@@ -230,7 +242,7 @@ func (p *Gateways) writeParts(ctx context.Context, key model.ObjectKey) error {
 			}
 			id := partID{k.kind, o.GetName()}
 			keep[id] = true
-			if err := p.applyPart(ctx, gw, state, id, k.resource, o, there[id]); err != nil {
+			if err := p.applyPart(ctx, ask.gw, state, id, k.resource, o, there[id]); err != nil {
 				failed = append(failed, err)
 				if refused == nil {
 					refused = refusal(id, err)
@@ -243,6 +255,9 @@ func (p *Gateways) writeParts(ctx context.Context, key model.ObjectKey) error {
 	}
 	if len(failed) > 0 {
 		return errors.Join(failed...)
+	}
+	if ask != nil && !ask.accepted {
+		return nil // which parts it needs is not known
 	}
 	for _, k := range partKinds {
 		for id, o := range there {
@@ -261,6 +276,21 @@ func (p *Gateways) writeParts(ctx context.Context, key model.ObjectKey) error {
 		}
 	}
 	return nil
+}
+
+// asks gives what a Gateway's parts are made of; nil while it ends. While it is not accepted that is what it asked for when
+// it was accepted last, in this term: its pods serve on, so what is lost is to come back. The caller holds the lock.
+func (p *Gateways) asks(gw *gatewayv1.Gateway, state *gatewayState) *asked {
+	infra := state.infra
+	switch {
+	case infra == nil || gw.DeletionTimestamp != nil:
+		return nil
+	case infra.Accepted:
+		state.asked = &asked{true, gw, infra, mergedConfig(p.config(infra.ClassParameters), p.config(infra.Parameters))}
+	case state.asked == nil || state.asked.gw.UID != gw.UID:
+		return &asked{gw: gw, infra: infra}
+	}
+	return state.asked
 }
 
 // applyPart brings one part to what is desired, if it is not there. has is the part as the API shows it; nil is none.
@@ -356,15 +386,21 @@ func typed(kind string, u *unstructured.Unstructured) any {
 	return o
 }
 
-// identity is the Secret with the client certificate of a Gateway's pods; nil as long as there is no authority.
-func (p *Gateways) identity(gw *gatewayv1.Gateway, infra *gatewayapi.Infrastructure, there map[partID]any) (*unstructured.Unstructured, error) {
+// identity is the Secret with the client certificate of a Gateway's pods; nil as long as there is no authority, and for
+// one that has none and is not accepted.
+func (p *Gateways) identity(ask *asked, there map[partID]any) (*unstructured.Unstructured, error) {
+	gw := ask.gw
 	var data map[string][]byte
-	if s, ok := there[partID{"Secret", partName(gw)}].(*corev1.Secret); ok {
+	s, ok := there[partID{"Secret", partName(gw)}].(*corev1.Secret)
+	if !ask.accepted && (!ok || !metav1.IsControlledBy(s, gw)) {
+		return nil, nil
+	}
+	if ok {
 		data = s.Data
 	}
 	data, _, ok, err := p.opts.Identities.Client(gatewayKey(model.Name{Namespace: gw.Namespace, Name: gw.Name}), data, time.Now())
 	if !ok || err != nil {
 		return nil, err
 	}
-	return secretOf(gw, infra, data), nil
+	return secretOf(gw, ask.infra, data), nil
 }

@@ -114,3 +114,52 @@ func TestRefusedPartsAreTold(t *testing.T) {
 		return condition(f.get(gatewayPath+"web"), "Programmed") == "False NoResources"
 	})
 }
+
+// notAccepted makes the Gateway one whose parametersRef is mistyped.
+func notAccepted(t *testing.T, f *fakeAPI, generation int, listeners string) {
+	t.Helper()
+	f.put(gatewayPath+"web", string(encode(object{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": object{"generation": generation},
+		"spec": object{"gatewayClassName": "weft", "listeners": raw(listeners), "infrastructure": raw(`{"parametersRef":{"group":"weft.dev","kind":"GatewayConfig","name":"typo"}}`)}})))
+	eventually(t, "not accepted", func() bool { return condition(f.get(gatewayPath+"web"), "Accepted") == "False InvalidParameters" })
+}
+
+// A Gateway that is no longer accepted serves on: what its pods need of what it was given is kept up.
+func TestNotAcceptedAnyMoreIsKeptUp(t *testing.T) {
+	const pdbPath = "/apis/policy/v1/namespaces/default/poddisruptionbudgets/"
+	f := newFakeAPI(t)
+	r, _ := startGateways(t, f, "one")
+	readyGateway(t, f, plainListener, "a")
+	eventually(t, "all parts are made", func() bool { return f.get(deployPath+"web-weft") != nil && f.get(pdbPath+"web-weft") != nil })
+	was := string(encode(f.get(deployPath + "web-weft")["spec"]))
+
+	notAccepted(t, f, 2, twoListeners)
+	for _, path := range []string{deployPath, pdbPath, secretPath} {
+		f.delete(path + "web-weft")
+		eventually(t, path+" has it again", func() bool { return f.get(path+"web-weft") != nil })
+	}
+	if got := string(encode(f.get(deployPath + "web-weft")["spec"])); got != was {
+		t.Errorf("the Deployment is %s\nwas %s", got, was)
+	}
+	if got := string(encode(f.get(svcPath + "web-weft")["spec"])); strings.Contains(got, "tcp-81") {
+		t.Errorf("the Service has what was never accepted: %s", got)
+	}
+
+	// The next leader does not know what it asked for: the identity is renewed, and all else stays as it is.
+	r.stop()
+	secret := f.get(secretPath + "web-weft")
+	secret["data"] = object{}
+	f.put(secretPath+"web-weft", string(encode(secret)))
+	before := len(f.written())
+	startGateways(t, f, "two")
+	eventually(t, "the identity is whole again", func() bool { return len(f.get(secretPath + "web-weft")["data"].(object)) > 0 })
+	for _, w := range f.written()[before:] {
+		if strings.HasSuffix(w, "/web-weft") && w != "PATCH "+secretPath+"web-weft" {
+			t.Errorf("written by the next leader: %s", w)
+		}
+	}
+	for _, path := range []string{deployPath, pdbPath, svcPath} {
+		if f.get(path+"web-weft") == nil {
+			t.Errorf("%s has it no longer", path)
+		}
+	}
+}
