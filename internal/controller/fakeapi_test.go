@@ -46,6 +46,7 @@ type fakeAPI struct {
 	behind  string        // the resource whose watches show nothing new; "" is none
 	lists   int           // lists of Services answered
 	refuse  string        // writes to paths that begin so are forbidden; "" is none
+	busy    string        // and to these answered 503
 	writes  []string      // "PATCH /api/v1/…" of Services and pools that changed something
 }
 
@@ -109,6 +110,13 @@ func (f *fakeAPI) setRefuse(prefix string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.refuse = prefix
+}
+
+// setBusy has writes to paths that begin so answered 503; "" ends that.
+func (f *fakeAPI) setBusy(prefix string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.busy = prefix
 }
 
 func (f *fakeAPI) bump() {
@@ -340,6 +348,10 @@ func (f *fakeAPI) change(w http.ResponseWriter, r *http.Request, path string) {
 	}
 	if f.refuse != "" && strings.HasPrefix(path, f.refuse) {
 		fail(w, http.StatusForbidden, metav1.StatusReasonForbidden, "exceeded quota: tight")
+		return
+	}
+	if f.busy != "" && strings.HasPrefix(path, f.busy) {
+		fail(w, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "etcd is busy")
 		return
 	}
 	var in object

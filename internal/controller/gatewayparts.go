@@ -332,6 +332,20 @@ func serviceOf(meta metav1.ObjectMeta, selector map[string]string, in *gatewayap
 	return out
 }
 
+// portsOf are the ports that a Gateway's Service has: none as long as there is no Service.
+func portsOf(svc *corev1.Service) []gatewayapi.Port {
+	out := []gatewayapi.Port{}
+	if svc == nil {
+		return out
+	}
+	for _, p := range svc.Spec.Ports {
+		if proto, err := model.ParseProtocol(string(p.Protocol)); err == nil {
+			out = append(out, gatewayapi.Port{Name: p.Name, Protocol: proto, Port: uint16(p.Port), BindPort: uint16(p.TargetPort.IntValue())})
+		}
+	}
+	return out
+}
+
 // secretOf is the Secret with the pods' client certificate.
 func secretOf(gw *gatewayv1.Gateway, in *gatewayapi.Infrastructure, data map[string][]byte) *unstructured.Unstructured {
 	return asUnstructured(&corev1.Secret{

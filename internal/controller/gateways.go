@@ -93,6 +93,7 @@ type gatewayState struct {
 	feedback  *gatewayapi.Feedback
 	asked     *asked                 // when it was accepted last; nil: it was not yet
 	applied   map[partID]appliedPart // the writer's
+	failures  int                    // the writer's: how often in a row it could not write all parts
 }
 
 // serial is a change of a Gateway's tables and the revision that holds it.
@@ -446,6 +447,7 @@ func (p *Gateways) feedback(names []model.Name) {
 			nodes = append(nodes, p.nodes[n]...)
 		}
 		f.Addresses, f.Problem = addressesOf(svc, g.infra, nodes)
+		f.Ports = portsOf(svc)
 		if g.refused != nil {
 			f.Problem = g.refused
 		}

@@ -245,12 +245,15 @@ func (p *Gateways) writeParts(ctx context.Context, key model.ObjectKey) error {
 			if err := p.applyPart(ctx, ask.gw, state, id, k.resource, o, there[id]); err != nil {
 				failed = append(failed, err)
 				if refused == nil {
-					refused = refusal(id, err)
+					refused = refusal(id, err, state.failures >= lasting)
 				}
 			}
 		}
 	}
 	if state != nil {
+		if state.failures++; len(failed) == 0 {
+			state.failures = 0
+		}
 		p.refuse(gw, state, refused)
 	}
 	if len(failed) > 0 {
@@ -321,9 +324,13 @@ func (p *Gateways) applyPart(ctx context.Context, gw *gatewayv1.Gateway, state *
 // errNameTaken is of a part whose name is somebody else's.
 var errNameTaken = errors.New("is there and not this Gateway's: delete or rename it, or name the Gateway otherwise")
 
+// lasting is how often in a row a Gateway's parts can't be written before an API server that is not able to is told of:
+// some 3 seconds.
+const lasting = 6
+
 // refusal is what keeps a Gateway from being programmed when a part was refused: by a quota, a webhook, validation, or
-// for its name. nil is a failure that trying again may end, such as an API server that is away.
-func refusal(id partID, err error) *gatewayapi.Problem {
+// for its name. nil is a failure that trying again may end, such as an API server that is busy and has not been for long.
+func refusal(id partID, err error, long bool) *gatewayapi.Problem {
 	var status apierrors.APIStatus
 	reason := gatewayv1.GatewayReasonInvalid
 	switch {
@@ -334,7 +341,7 @@ func refusal(id partID, err error) *gatewayapi.Problem {
 		return nil
 	case apierrors.IsForbidden(err):
 		reason = gatewayv1.GatewayReasonNoResources
-	case apierrors.IsInternalError(err): // as when a webhook does not answer
+	case apierrors.IsInternalError(err), long && status.Status().Code >= 500: // as when a webhook does not answer
 		reason = gatewayv1.GatewayReasonPending
 	case status.Status().Code >= 500:
 		return nil

@@ -115,6 +115,45 @@ func TestRefusedPartsAreTold(t *testing.T) {
 	})
 }
 
+// A listener is not programmed before the Service has its port, whatever keeps it from having it; one that the Service has
+// goes on being so.
+func TestProgrammedMeansTheServiceHasThePort(t *testing.T) {
+	f := newFakeAPI(t)
+	r, addr := startGateways(t, f, "one")
+	readyGateway(t, f, plainListener, "a")
+	applied, _ := namedPod(t, f, "a", secretPath+"web-weft", addr, func(*route.Update) error { return nil })
+	programmed := func() bool { return condition(f.get(gatewayPath+"web"), "Programmed") == "True Programmed" }
+	eventually(t, "programmed", programmed)
+	f.setBusy(svcPath)
+	putGateway(f, 2, twoListeners)
+	eventually(t, "what lasts is told in the API server's words", func() bool {
+		gw := f.get(gatewayPath + "web")
+		return strings.Contains(message(gw, "Programmed"), "refuses the Gateway's Service: etcd is busy") &&
+			condition(gw, "Programmed", "listeners", 1) == "False Pending" && strings.Contains(r.events(), "Gateway default/web PartRefused")
+	})
+	f.setBusy("")
+	eventually(t, "programmed once the Service has the port", programmed)
+
+	f.setRefuse(svcPath)
+	putGateway(f, 3, strings.Replace(twoListeners, "81", "82", 1))
+	eventually(t, "a quota's words", func() bool {
+		gw := f.get(gatewayPath + "web")
+		return condition(gw, "Programmed") == "False NoResources" && condition(gw, "Programmed", "listeners", 1) == "False Pending"
+	})
+	f.setRefuse("")
+	eventually(t, "programmed once it is let", programmed)
+
+	before := len(applied())
+	notAccepted(t, f, 4, twoListeners)
+	eventually(t, "the pod has the new listener", func() bool { return len(applied()) > before })
+	eventually(t, "the new listener waits for its port", func() bool {
+		return message(f.get(gatewayPath+"web"), "Programmed", "listeners", 1) == "the gateway's Service does not have its port 81 yet"
+	})
+	if got := condition(f.get(gatewayPath+"web"), "Programmed", "listeners", 0); got != "True Programmed" {
+		t.Errorf("the listener that the Service has: %s", got)
+	}
+}
+
 // notAccepted makes the Gateway one whose parametersRef is mistyped.
 func notAccepted(t *testing.T, f *fakeAPI, generation int, listeners string) {
 	t.Helper()

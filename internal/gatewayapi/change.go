@@ -107,6 +107,8 @@ type ServicePort struct {
 type Feedback struct {
 	// Addresses at which clients reach it.
 	Addresses []Address
+	// Ports are those that its Service has; nil is not known.
+	Ports []Port
 	// Problem is what keeps it from being programmed, if anything does.
 	Problem *Problem
 	// Confirmed is the Serial of the newest Gateway change that every pod serves that is connected or ready; 0 is none.

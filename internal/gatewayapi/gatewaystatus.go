@@ -17,7 +17,7 @@ import (
 )
 
 // listenerProgrammed decides a listener's Programmed condition. It is true only when every pod has confirmed tables
-// that have the listener as it is.
+// that have the listener as it is, and the Gateway's Service sends them its clients.
 func (s *State) listenerProgrammed(g *gateway, l *listener) verdict {
 	programmed := yes(gwv1.ListenerReasonProgrammed, "every pod of the gateway serves it")
 	switch {
@@ -29,6 +29,10 @@ func (s *State) listenerProgrammed(g *gateway, l *listener) verdict {
 		return no(gwv1.ListenerReasonInvalid, "connections are refused: "+l.unservable)
 	case l.failing != "":
 		return no(gwv1.ListenerReasonInvalid, "requests get 500: "+l.failing)
+	case g.feedback != nil && g.feedback.Problem != nil:
+		return no(gwv1.ListenerReasonPending, "the Gateway is not programmed: "+g.feedback.Problem.Message)
+	case !g.feedback.has(l.port, l.protocol):
+		return no(gwv1.ListenerReasonPending, fmt.Sprintf("the gateway's Service does not have its port %d yet", l.port))
 	case g.unheard() && s.wasProgrammed(g, l):
 		return programmed
 	case g.feedback == nil || g.feedback.Confirmed == 0 || g.feedback.Confirmed < g.tables.since[l.key]:
@@ -41,6 +45,17 @@ func (s *State) listenerProgrammed(g *gateway, l *listener) verdict {
 		return no(gwv1.ListenerReasonInvalid, "a pod of the gateway can't serve it: "+g.feedback.Unserved[l.key])
 	}
 	return programmed
+}
+
+// has tells whether the Gateway's Service sends a listener's clients to where the pods bind its port, as far as is known.
+func (f *Feedback) has(port uint16, protocol route.Protocol) bool {
+	want := model.TCP
+	if protocol == route.UDP {
+		want = model.UDP
+	}
+	return f == nil || f.Ports == nil || slices.ContainsFunc(f.Ports, func(p Port) bool {
+		return p.Port == port && p.Protocol == want && p.BindPort == BindPort(port)
+	})
 }
 
 // unheard says that the pods had no chance yet to tell this process what they serve.
