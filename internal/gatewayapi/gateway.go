@@ -42,6 +42,9 @@ type gateway struct {
 	wantCerts map[string]*route.Certificate
 
 	tables   *tables
+	renewed  bool                    // it was compiled of another generation, and the tables not flushed since
+	moved    set[string]             // listeners, by key, that may have got other routes by their spec since then
+	since    uint64                  // the serial that holds what its newest generation led to
 	asked    set[backendID]          // by filters of listeners that are in the tables
 	attached map[string]set[RouteID] // by the listener's key
 
@@ -101,6 +104,8 @@ func (s *State) compileGateway(w *work, name model.Name) {
 	} else {
 		before = g.listeners
 	}
+	certBefore := g.clientCert
+	g.renewed = g.obj == nil || g.obj.UID != obj.UID || g.obj.Generation != obj.Generation
 	g.obj, g.refs, g.foreign, g.wantCerts = obj, set[ref]{}, set[string]{}, map[string]*route.Certificate{}
 	g.services = set[model.Name]{}
 	params := s.parametersOf(g)
@@ -143,8 +148,9 @@ func (s *State) compileGateway(w *work, name model.Name) {
 	s.gatewaysByRef.set(name, slices.Collect(maps.Keys(g.refs)))
 	s.gatewaysByForeign.set(name, slices.Collect(maps.Keys(g.foreign)))
 	s.gatewaysByService.set(name, slices.Collect(maps.Keys(g.services)))
-	if was := s.defaultGateways.has(name); was != (obj.Spec.DefaultScope == gwv1.GatewayDefaultScopeAll) {
-		if was {
+	rescoped := s.defaultGateways.has(name) != (obj.Spec.DefaultScope == gwv1.GatewayDefaultScopeAll)
+	if rescoped {
+		if s.defaultGateways.has(name) {
 			delete(s.defaultGateways, name)
 		} else {
 			s.defaultGateways.add(name)
@@ -154,6 +160,7 @@ func (s *State) compileGateway(w *work, name model.Name) {
 		}
 	}
 	s.dirtyChanged(w, g, before)
+	g.moved = movedListeners(g, before, rescoped || g.renewed && g.clientCert != certBefore)
 	g.infra = g.infrastructure(s)
 	w.tables.add(name)
 	w.gatewayStatus.add(name)
@@ -224,6 +231,17 @@ func (s *State) dirtyChanged(w *work, g *gateway, before []*listener) {
 			s.dirtyParents(w, p)
 		}
 	}
+}
+
+// movedListeners gives those, by key, that others than before may be attached to, or with all every one.
+func movedListeners(g *gateway, before []*listener, all bool) set[string] {
+	out := set[string]{}
+	for _, l := range before {
+		if now := g.byKey[l.key]; now != nil && (all || !reflect.DeepEqual(now.attachSpec, l.attachSpec)) {
+			out.add(l.key)
+		}
+	}
+	return out
 }
 
 // gatherListeners makes the list of all listeners: the Gateway's own, then those of its ListenerSets, the oldest first.

@@ -36,15 +36,20 @@ func (s *State) listenerProgrammed(g *gateway, l *listener) verdict {
 	case g.unheard() && s.wasProgrammed(g, l):
 		return programmed
 	case g.feedback == nil || g.feedback.Confirmed == 0 || g.feedback.Confirmed < g.tables.since[l.key]:
-		if g.feedback != nil && len(g.feedback.CutOff) > 0 {
-			return no(gwv1.ListenerReasonPending, fmt.Sprintf("pods of the gateway are ready and have no connection to the controller, so they do not have it yet: %s",
-				strings.Join(g.feedback.CutOff, ", ")))
-		}
-		return no(gwv1.ListenerReasonPending, "the gateway's pods have not confirmed it yet")
+		return g.unconfirmed()
 	case g.feedback.Unserved[l.key] != "":
 		return no(gwv1.ListenerReasonInvalid, "a pod of the gateway can't serve it: "+g.feedback.Unserved[l.key])
 	}
 	return programmed
+}
+
+// unconfirmed is the verdict on a Gateway or listener that not every pod has as it is.
+func (g *gateway) unconfirmed() verdict {
+	if g.feedback != nil && len(g.feedback.CutOff) > 0 {
+		return no(gwv1.ListenerReasonPending, fmt.Sprintf("pods of the gateway are ready and have no connection to the controller, so they do not have it yet: %s",
+			strings.Join(g.feedback.CutOff, ", ")))
+	}
+	return no(gwv1.ListenerReasonPending, "the gateway's pods have not confirmed it yet")
 }
 
 // has tells whether the Gateway's Service sends a listener's clients to where the pods bind its port, as far as is known.
@@ -103,9 +108,9 @@ func (s *State) programmed(g *gateway) verdict {
 			return no(gwv1.GatewayReasonAddressNotUsable, fmt.Sprintf("addresses[%d]: %q is not an IP address", i, a.Value))
 		}
 	}
-	f := g.feedback
+	f, was := g.feedback, holds(g.obj.Status.Conditions, string(gwv1.GatewayConditionProgrammed), g.obj.Generation)
 	switch {
-	case f == nil && holds(g.obj.Status.Conditions, string(gwv1.GatewayConditionProgrammed), g.obj.Generation):
+	case f == nil && was:
 	case f == nil:
 		return no(gwv1.GatewayReasonPending, "the gateway's infrastructure is being made")
 	case f.Problem != nil:
@@ -123,6 +128,9 @@ func (s *State) programmed(g *gateway) verdict {
 	}
 	if !some {
 		return no(gwv1.GatewayReasonInvalid, "no listener can be served, see their conditions")
+	}
+	if !(g.unheard() && was) && f.Confirmed < g.since {
+		return g.unconfirmed()
 	}
 	return yes(gwv1.GatewayReasonProgrammed, "every pod of the gateway serves its listeners")
 }

@@ -257,6 +257,17 @@ func (s *State) flush(w *work, name model.Name) {
 	}
 	change := &GatewayChange{Update: g.tables.flush(&s.serial)}
 	change.Serial = g.tables.serial
+	if change.Update != nil {
+		if g.renewed {
+			g.since = change.Serial
+		}
+		for key := range g.moved {
+			if g.tables.listeners.now[key] != nil {
+				g.tables.since[key] = change.Serial
+			}
+		}
+	}
+	g.renewed, g.moved = false, nil
 	if g.toldInfra == nil || !reflect.DeepEqual(g.toldInfra, g.infra) {
 		g.toldInfra, change.Infrastructure = g.infra, g.infra
 	}

@@ -20,7 +20,7 @@ type tables struct {
 	certs     resources[route.Certificate]
 	policies  resources[route.Policy]
 
-	// since is the serial with which each listener became what it is.
+	// since is the serial with which each listener became what it is, and got the routes that its spec lets in.
 	since map[string]uint64
 	// How many routes and policies need each backend, and backends each set of endpoints.
 	uses        map[backendID]int
