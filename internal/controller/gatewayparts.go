@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/weft-net/weft/api/v1alpha1"
@@ -77,11 +78,19 @@ var partKinds = []struct {
 // partName is the name of everything made for a Gateway: its own with that of its class, as GEP-1762 has it, shortened
 // with a checksum where a Service's name could not be that long.
 func partName(gw *gatewayv1.Gateway) string {
-	return labelValue(gw.Name + "-" + string(gw.Spec.GatewayClassName))
+	return shortName(gw.Name + "-" + string(gw.Spec.GatewayClassName))
 }
 
-// labelValue fits a name into the 63 characters of labels and Services' names, which have no dots.
-func labelValue(s string) string {
+// labelValue is a name as a label: itself, which GEP-1762 wants, unless it is longer than labels are.
+func labelValue(name string) string {
+	if len(name) <= validation.LabelValueMaxLength {
+		return name
+	}
+	return shortName(name)
+}
+
+// shortName fits a name into the 63 characters of Services' names, which have no dots.
+func shortName(s string) string {
 	short := strings.ReplaceAll(s, ".", "-")
 	if short == s && len(s) <= 63 {
 		return s
@@ -120,14 +129,25 @@ func overlay(dst, src reflect.Value) {
 	}
 }
 
-// partsOf makes the objects that a Gateway asks for, without the Secret, whose data is not decided here.
-func partsOf(gw *gatewayv1.Gateway, in *gatewayapi.Infrastructure, conf v1alpha1.GatewayConfigSpec, opts PodOptions) []*unstructured.Unstructured {
-	selector := map[string]string{
-		gatewayv1.GatewayNameLabelKey:  labelValue(gw.Name),
+// selectorOf is what a Gateway's pods are found by. A Deployment's selector can't change: has, which is that of the Gateway
+// or nil, keeps the shortened name that earlier releases gave it where it has dots, for as long as it is there.
+func selectorOf(gw *gatewayv1.Gateway, has *appsv1.Deployment) map[string]string {
+	name := labelValue(gw.Name)
+	if has != nil && metav1.IsControlledBy(has, gw) && has.Spec.Selector != nil && has.Spec.Selector.MatchLabels[gatewayv1.GatewayNameLabelKey] == shortName(gw.Name) {
+		name = shortName(gw.Name)
+	}
+	return map[string]string{
+		gatewayv1.GatewayNameLabelKey:  name,
 		"app.kubernetes.io/name":       "weft",
 		"app.kubernetes.io/component":  "gateway",
 		"gateway.weft.dev/gateway-uid": string(gw.UID),
 	}
+}
+
+// partsOf makes the objects that a Gateway asks for, without the Secret, whose data is not decided here. has is its
+// Deployment as the API shows it; nil is none.
+func partsOf(gw *gatewayv1.Gateway, in *gatewayapi.Infrastructure, conf v1alpha1.GatewayConfigSpec, opts PodOptions, has *appsv1.Deployment) []*unstructured.Unstructured {
+	selector := selectorOf(gw, has)
 	own := func() metav1.ObjectMeta { return partMeta(gw, in) }
 	pods := metav1.ObjectMeta{Labels: maps.Clone(in.Labels), Annotations: in.Annotations}
 	if pods.Labels == nil {

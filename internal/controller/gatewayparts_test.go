@@ -8,8 +8,10 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/weft-net/weft/api/v1alpha1"
@@ -25,9 +27,59 @@ func TestTunnelIdleOfAGateway(t *testing.T) {
 	}{{nil, nil, ""}, {new(int64(90)), nil, `"--tunnel-idle=90s"`}, {new(int64(90)), new(int64(7200)), `"--tunnel-idle=7200s"`}} {
 		conf := mergedConfig(&v1alpha1.GatewayConfig{Spec: v1alpha1.GatewayConfigSpec{TunnelIdleSeconds: c.class}},
 			&v1alpha1.GatewayConfig{Spec: v1alpha1.GatewayConfigSpec{TunnelIdleSeconds: c.gateway}})
-		for _, o := range partsOf(gw, &gatewayapi.Infrastructure{Accepted: true}, conf, PodOptions{}) {
+		for _, o := range partsOf(gw, &gatewayapi.Infrastructure{Accepted: true}, conf, PodOptions{}, nil) {
 			if text := string(encode(o.Object)); o.GetKind() == "Deployment" && (!strings.Contains(text, c.want) || c.want == "" && strings.Contains(text, "tunnel-idle")) {
 				t.Errorf("want %q in %s", c.want, text)
+			}
+		}
+	}
+}
+
+// What is made for a Gateway has its name as a label, whole as long as it fits. A Deployment that is there with the selector
+// of an earlier release keeps it, with pods and Service to match.
+func TestNameLabelOfAGateway(t *testing.T) {
+	const dotted = "web.example.com"
+	fits, long := strings.Repeat("a.", 31)+"a", strings.Repeat("a.", 31)+"ab"
+	for _, c := range []struct {
+		name, has       string // the Gateway's, and in the selector of the Deployment that is there; "" is none
+		label, selector string
+	}{
+		{"web", "", "web", "web"},
+		{"web", "web", "web", "web"},
+		{dotted, "", dotted, dotted},
+		{dotted, dotted, dotted, dotted},
+		{dotted, shortName(dotted), dotted, shortName(dotted)},
+		{fits, "", fits, fits},
+		{long, "", shortName(long), shortName(long)},
+	} {
+		gw := &gatewayv1.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: c.name, UID: "uid"}, Spec: gatewayv1.GatewaySpec{GatewayClassName: "of.weft"}}
+		in := &gatewayapi.Infrastructure{Accepted: true, Ports: []gatewayapi.Port{{Port: 80, BindPort: 61080, Name: "tcp-80"}}}
+		var has *appsv1.Deployment
+		if c.has != "" {
+			has = &appsv1.Deployment{ObjectMeta: partMeta(gw, in), Spec: appsv1.DeploymentSpec{
+				Selector: &metav1.LabelSelector{MatchLabels: map[string]string{gatewayv1.GatewayNameLabelKey: c.has}}}}
+		}
+		at := func(o *unstructured.Unstructured, path ...string) string {
+			labels, _, _ := unstructured.NestedStringMap(o.Object, path...)
+			return labels[gatewayv1.GatewayNameLabelKey]
+		}
+		for _, o := range partsOf(gw, in, v1alpha1.GatewayConfigSpec{}, PodOptions{}, has) {
+			if got := at(o, "metadata", "labels"); got != c.label || o.GetLabels()[gatewayv1.GatewayClassNameLabelKey] != "of.weft" {
+				t.Errorf("%s: %s has the labels %v", c.name, o.GetKind(), o.GetLabels())
+			}
+			var got []string
+			switch o.GetKind() {
+			case "Deployment":
+				got = []string{at(o, "spec", "selector", "matchLabels"), at(o, "spec", "template", "metadata", "labels")}
+			case "Service":
+				got = []string{at(o, "spec", "selector")}
+			case "PodDisruptionBudget":
+				got = []string{at(o, "spec", "selector", "matchLabels")}
+			}
+			for _, g := range got {
+				if g != c.selector {
+					t.Errorf("%s, where the Deployment has %q: the pods of the %s are %s, want %s", c.name, c.has, o.GetKind(), g, c.selector)
+				}
 			}
 		}
 	}

@@ -366,7 +366,7 @@ func TestPartsOfAGateway(t *testing.T) {
 		t.Errorf("the Gateway's config over its class's: %s", encode(conf))
 	}
 	seen := map[string]bool{}
-	for _, o := range partsOf(gw, in, conf, PodOptions{Image: "i", Server: "c:1"}) {
+	for _, o := range partsOf(gw, in, conf, PodOptions{Image: "i", Server: "c:1"}, nil) {
 		seen[o.GetKind()] = true
 		if len(o.GetName()) > 63 || strings.Contains(o.GetName(), ".") || o.GetNamespace() != "shop" {
 			t.Errorf("%s: name %s/%s", o.GetKind(), o.GetNamespace(), o.GetName())
@@ -399,13 +399,13 @@ func TestPartsOfAGateway(t *testing.T) {
 		}
 	}
 	in.Ports = nil
-	for _, o := range partsOf(gw, in, conf, PodOptions{}) {
+	for _, o := range partsOf(gw, in, conf, PodOptions{}, nil) {
 		if o.GetKind() == "Service" {
 			t.Error("a Service without ports, which no API server takes")
 		}
 	}
-	a, b := labelValue(strings.Repeat("a", 70)+"x"), labelValue(strings.Repeat("a", 70)+"y")
-	if a == b || len(a) > 63 || labelValue("web-weft") != "web-weft" || labelValue("a.b") == labelValue("a-b") {
+	a, b := shortName(strings.Repeat("a", 70)+"x"), shortName(strings.Repeat("a", 70)+"y")
+	if a == b || len(a) > 63 || shortName("web-weft") != "web-weft" || shortName("a.b") == shortName("a-b") {
 		t.Errorf("%q %q", a, b)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -219,7 +220,8 @@ func (p *Gateways) writeParts(ctx context.Context, key model.ObjectKey) error {
 	var wanted []*unstructured.Unstructured
 	if ask != nil {
 		if ask.accepted {
-			wanted = partsOf(ask.gw, ask.infra, ask.conf, p.opts.Pods)
+			has, _ := there[partID{"Deployment", partName(ask.gw)}].(*appsv1.Deployment)
+			wanted = partsOf(ask.gw, ask.infra, ask.conf, p.opts.Pods, has)
 		}
 		secret, err := p.identity(ask, there)
 		if err != nil {
