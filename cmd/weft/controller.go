@@ -43,9 +43,10 @@ func newControllerCommand() *cobra.Command {
 			}
 			if cleanup {
 				services, err := controller.Cleanup(ctx, cfg, opts)
-				classes, gatewayErr := controller.CleanupGateways(ctx, cfg)
-				fmt.Fprintf(cmd.OutOrStdout(), "weft has let go of %d Services and %d GatewayClasses\n", services, classes)
-				return errors.Join(err, gatewayErr)
+				ingresses, ingressErr := controller.CleanupIngresses(ctx, cfg)
+				classes, gateways, gatewayErr := controller.CleanupGateways(ctx, cfg)
+				fmt.Fprintf(cmd.OutOrStdout(), "weft has let go of %d Services, %d Ingresses, %d GatewayClasses and %d Gateways\n", services, ingresses, classes, gateways)
+				return errors.Join(err, ingressErr, gatewayErr)
 			}
 			if leaseNamespace == "" {
 				leaseNamespace = access.Namespace()
@@ -88,7 +89,7 @@ func newControllerCommand() *cobra.Command {
 	access.AddFlags(fs)
 	logging.add(fs)
 	fs.StringVar(&leaseNamespace, "leader-election-namespace", "", "namespace of the Lease by which the replicas choose their leader (default: the pod's own)")
-	fs.BoolVar(&cleanup, "cleanup", false, "take addresses, annotations and finalizers off all Services and GatewayClasses that have them from weft, and leave; for when weft is uninstalled")
+	fs.BoolVar(&cleanup, "cleanup", false, "take addresses, conditions, annotations and finalizers off all Services, Ingresses, GatewayClasses and Gateways that have them from weft, and leave; for when weft is uninstalled")
 	fs.StringVar(&listen, "metrics-bind-address", ":9641", "`address` for /metrics, /livez, /healthz and /readyz")
 	addLoadBalancerFlags(fs, &opts)
 	gateways.add(fs)

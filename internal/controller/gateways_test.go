@@ -292,19 +292,36 @@ func TestPartsTakeNothingFromOthers(t *testing.T) {
 // Where no controller will run any more nothing of weft keeps a GatewayClass.
 func TestCleanupGateways(t *testing.T) {
 	f := newFakeAPI(t)
-	if n, err := CleanupGateways(t.Context(), f.config()); n != 0 || err != nil {
+	if n, _, err := CleanupGateways(t.Context(), f.config()); n != 0 || err != nil {
 		t.Errorf("with no class: %d, %v", n, err)
 	}
 	const ours, theirs = gatewayv1.GatewayClassFinalizerGatewaysExist, "example.com/theirs"
 	f.put(classPath+"a", `{"kind":"GatewayClass","apiVersion":"gateway.networking.k8s.io/v1","metadata":{"finalizers":["`+ours+`","`+theirs+`"]},"spec":{"controllerName":"weft.dev/gateway"}}`)
 	f.put(classPath+"b", `{"kind":"GatewayClass","apiVersion":"gateway.networking.k8s.io/v1","metadata":{"finalizers":["`+ours+`"]},"spec":{"controllerName":"example.com/other"}}`)
-	for want := 1; want >= 0; want-- {
-		if n, err := CleanupGateways(t.Context(), f.config()); n != want || err != nil {
-			t.Errorf("%d classes, want %d: %v", n, want, err)
+	const told = `"status":{"conditions":[{"type":"Accepted","status":"True","reason":"Accepted"},{"type":"example.com/Other","status":"True","reason":"Theirs"}],
+		"addresses":[{"value":"192.0.2.1"}],"listeners":[{"name":"http","attachedRoutes":1,"supportedKinds":[],"conditions":[{"type":"Programmed","status":"True","reason":"Programmed"}]}]}`
+	f.put(classPath+"unused", `{"apiVersion":"gateway.networking.k8s.io/v1","spec":{"controllerName":"weft.dev/gateway"},
+		"status":{"conditions":[{"type":"Accepted","status":"True","reason":"Accepted"}],"supportedFeatures":[{"name":"Gateway"}]}}`)
+	f.put(gatewayPath+"ours", `{"spec":{"gatewayClassName":"a"},`+told+`}`)
+	f.put(gatewayPath+"theirs", `{"spec":{"gatewayClassName":"b"},`+told+`}`)
+	for _, want := range []string{"2 1 <nil>", "0 0 <nil>"} {
+		classes, gateways, err := CleanupGateways(t.Context(), f.config())
+		if got := fmt.Sprint(classes, gateways, err); got != want {
+			t.Errorf("classes and Gateways: %s, want %s", got, want)
 		}
 	}
 	if got := fmt.Sprint(metaOf(f.get(classPath + "a"))["finalizers"], metaOf(f.get(classPath + "b"))["finalizers"]); got != "["+theirs+"] ["+ours+"]" {
 		t.Errorf("left: %s", got)
+	}
+	if got := string(encode(f.get(classPath + "unused")["status"])); got != `{}` {
+		t.Errorf("the class says %s", got)
+	}
+	if got := string(encode(f.get(gatewayPath + "ours")["status"])); strings.Contains(got, "Accepted") || strings.Contains(got, "192.0.2.1") ||
+		strings.Contains(got, "listeners") || !strings.Contains(got, "Theirs") {
+		t.Errorf("the Gateway says %s", got)
+	}
+	if got := string(encode(f.get(gatewayPath + "theirs")["status"])); !strings.Contains(got, "Accepted") || !strings.Contains(got, "192.0.2.1") {
+		t.Errorf("another's Gateway says %s", got)
 	}
 }
 

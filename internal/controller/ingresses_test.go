@@ -95,3 +95,25 @@ func TestFixedIngressAddresses(t *testing.T) {
 	})
 	eventually(t, "a shows what it was told to", func() bool { return f.shown("a") == "203.0.113.1,front.test" })
 }
+
+// Of the addresses that Ingresses show those go that weft wrote.
+func TestCleanupIngresses(t *testing.T) {
+	f := newFakeAPI(t)
+	put := func(name, manager, subresource, fields, ingress string) {
+		f.put(ingressPath+name, fmt.Sprintf(`{"metadata":{"managedFields":[{"manager":%q,"operation":"Update","subresource":%q,"fieldsType":"FieldsV1","fieldsV1":%s}]},
+			"status":{"loadBalancer":{"ingress":%s}}}`, manager, subresource, fields, ingress))
+	}
+	const addresses, lb = `[{"ip":"192.0.2.1"}]`, `{"f:status":{"f:loadBalancer":{"f:ingress":{}}}}`
+	put("ours", "weft-controller", "status", lb, addresses)
+	put("empty", "weft-controller", "status", lb, `[]`)
+	put("theirs", "other", "status", lb, addresses)
+	put("taken-over", "weft-controller", "", `{"f:metadata":{}}`, addresses)
+	for want := 1; want >= 0; want-- {
+		if n, err := CleanupIngresses(t.Context(), f.config()); n != want || err != nil {
+			t.Errorf("%d Ingresses, want %d: %v", n, want, err)
+		}
+	}
+	if got := f.shown("ours") + "|" + f.shown("theirs") + "|" + f.shown("taken-over"); got != "|192.0.2.1|192.0.2.1" {
+		t.Errorf("left: %s", got)
+	}
+}
