@@ -96,6 +96,11 @@ func (q *question) take(w way) {
 			ingress.step.Text = "it depends on whether the nodes share a link: through a tunnel " + ingress.step.Text
 		}
 	}
+	if nobody := q.w.nobody(w.dst); nobody != "" { // whatever policies say of it
+		f.Allowed, f.Steps = false, []Step{{Station: "route", Mark: Blocked, Text: nobody}}
+		q.a.Flows = append(q.a.Flows, f)
+		return
+	}
 	q.side(&f, &egress)
 	f.Steps = append(f.Steps, q.route(src, w.dst, w.seen))
 	q.side(&f, &ingress)

@@ -89,6 +89,27 @@ metadata: {name: weft-dns, namespace: kube-system, labels: {app.kubernetes.io/na
 spec: {clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10], ipFamilies: [IPv4], selector: {app: dns}, ports: [{name: dns, port: 53, targetPort: 1053, protocol: UDP}]}
 `
 
+const serviceCIDR = `
+apiVersion: networking.k8s.io/v1
+kind: ServiceCIDR
+metadata: {name: kubernetes}
+spec: {cidrs: [10.96.0.0/16, "fd00:96::/108"]}
+`
+
+const strayEndpoint = `
+apiVersion: v1
+kind: Service
+metadata: {name: stray, namespace: shop}
+spec: {clusterIP: 10.96.0.23, clusterIPs: [10.96.0.23], ipFamilies: [IPv4], ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: stray, namespace: shop, labels: {kubernetes.io/service-name: stray}}
+addressType: IPv4
+endpoints: [{addresses: [10.1.1.252], conditions: {ready: true}}]
+ports: [{port: 80}]
+`
+
 func guarded(direction, rules string) string {
 	app := map[string]string{"Ingress": "web", "Egress": "client"}[direction]
 	return networkPolicy(strings.ToLower(direction)+"-of-"+app, fmt.Sprintf("podSelector: {matchLabels: {app: %s}}, policyTypes: [%s], %s: [%s]", app, direction, strings.ToLower(direction), rules))
@@ -143,6 +164,21 @@ func TestWays(t *testing.T) {
 		{"a name whose address is known", guarded("Egress", "{to: [{ipBlock: {cidr: 198.51.100.0/24}}]}"), "client", "known.example.com:443", "ALLOWED", []string{"198.51.100.20, as was told"}},
 		{"and is not let out to", guarded("Egress", "{to: [{ipBlock: {cidr: 192.0.2.0/24}}]}"), "client", "known.example.com:443", "BLOCKED", []string{"ipBlock: {cidr: 198.51.100.20/32}"}},
 
+		{"a cluster IP of no Service", serviceCIDR, "client", "10.96.99.99:80", "BLOCKED", []string{"no Service has cluster IP 10.96.99.99 (of ServiceCIDR kubernetes): what is sent to it is dropped"}},
+		{"nor is it let out to", serviceCIDR + "---\n" + guarded("Egress", ""), "client", "10.96.99.99:80", "BLOCKED", []string{"BLOCKED: client to 10.96.99.99:80, TCP 80: no Service has"}},
+		{"a cluster IP of no Service, IPv6", serviceCIDR, "outside", "[fd00:96::99]:80", "BLOCKED", []string{"no Service has cluster IP fd00:96::99"}},
+		{"where cluster IPs are is not known", "", "client", "10.96.99.99:80", "ALLOWED", []string{"out by node n2"}},
+		{"a cluster IP of a Service", serviceCIDR, "client", "10.96.0.22:5432", "ALLOWED", nil},
+		{"an address of no pod", "", "client", "10.1.1.250:80", "BLOCKED", []string{"no pod has 10.1.1.250, an address of node n1's podCIDR 10.1.1.0/24: nobody is there"}},
+		{"an address of no pod, from outside", "", "outside", "10.1.1.250:80", "BLOCKED", []string{"no pod has 10.1.1.250"}},
+		{"a name that leads to no pod", "", "client", "stale.example.com:80", "BLOCKED", []string{"no pod has 10.1.1.251"}},
+		{"a node's address in a tunnel", "", "client", "10.1.1.0:80", "ALLOWED", nil},
+		{"an endpoint that is no pod", strayEndpoint, "client", "stray:80", "BLOCKED", []string{"no pod has 10.1.1.252"}},
+		{"a pod's loopback", guarded("Egress", ""), "client", "127.0.0.1:80", "ALLOWED", []string{"127.0.0.1 is pod shop/client itself: no network is between"}},
+		{"a node's loopback", "", "node/n1", "[::1]:80", "ALLOWED", []string{"::1 is node n1 itself"}},
+		{"a node port on loopback", "", "node/n2", "127.0.0.1:30080", "ALLOWED", []string{"nodePort *:30080/TCP (IPv4)"}},
+		{"a client's loopback", "", "outside", "127.0.0.1:30080", "ALLOWED", []string{"127.0.0.1 is the client itself"}},
+
 		{"a pod by its address", guarded("Ingress", "{from: [{podSelector: {matchLabels: {app: client}}}]}"), "10.1.2.2", "svc/db:5432", "ALLOWED", []string{"pod shop/client → pod shop/web", "from node n2 to node n1"}},
 		{"a node by its address", guarded("Ingress", ""), "192.168.0.1", "pod/web:8080", "ALLOWED", []string{"stays on node n1"}},
 		{"every port", guarded("Ingress", "{}"), "client", "pod/web", "ALLOWED", nil},
@@ -150,7 +186,8 @@ func TestWays(t *testing.T) {
 		{"some ports", guarded("Ingress", "{ports: [{port: 80}, {port: 8000, endPort: 8100}]}"), "client", "pod/web", "DEPENDS", []string{"TCP 80, TCP 8000-8100 are let through, and nothing else"}},
 	} {
 		w := read(t, twoNodes, tc.manifests)
-		w.Known, w.KnownBy = map[string][]netip.Addr{"known.example.com": {netip.MustParseAddr("198.51.100.20")}}, ", as was told"
+		w.Known = map[string][]netip.Addr{"known.example.com": {netip.MustParseAddr("198.51.100.20")}, "stale.example.com": {netip.MustParseAddr("10.1.1.251")}}
+		w.KnownBy = ", as was told"
 		a, text := asked(t, w, tc.from, tc.to)
 		ok := strings.HasPrefix(a.Summary, tc.summary) && a.Allowed == (tc.summary == "ALLOWED")
 		for _, s := range tc.says {

@@ -211,6 +211,9 @@ func (q *question) destinations() error {
 	if q.port == 0 && t.PortName != "" {
 		return fmt.Errorf("%q: a port by name needs a Service; write the number", t.Text)
 	}
+	if t.Addr.IsLoopback() || t.Addr.IsUnspecified() {
+		return q.loopback()
+	}
 	if n := q.addressed(); n != nil && q.port != 0 {
 		if s := q.w.nodePort(q.proto, q.port); s != nil {
 			q.at = n.Name.Name
@@ -229,6 +232,24 @@ func (q *question) destinations() error {
 		}
 		q.walk(e, q.port, "")
 	}
+	return nil
+}
+
+// loopback is the source itself, but for the node ports that a node has there too.
+func (q *question) loopback() error {
+	self := "the client"
+	switch p := q.sourcePod(); {
+	case p != nil && !p.HostNetwork:
+		self = "pod " + p.Name.String()
+	case q.node() != "":
+		self = "node " + q.node()
+		if s := q.w.nodePort(q.proto, q.port); s != nil && q.port != 0 {
+			q.at = q.node()
+			return q.service(s)
+		}
+	}
+	q.answered = fmt.Sprintf("%s is %s itself: no network is between", q.to.Addr, self)
+	q.add(Step{Station: "route", Mark: OK, Text: q.answered})
 	return nil
 }
 

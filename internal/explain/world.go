@@ -8,6 +8,7 @@ package explain
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -214,6 +215,31 @@ func (w *World) serviceAt(a netip.Addr) *model.Service {
 // inCluster tells whether an address is a pod's or a node's, which traffic reaches under the pod's own address.
 func (w *World) inCluster(e policy.Endpoint) bool {
 	return e.Pod != nil || e.Node != "" || slices.ContainsFunc(w.podCIDRs, func(p netip.Prefix) bool { return p.Contains(e.Addr) })
+}
+
+// nobody says why nobody is at an address of the cluster's own ranges; "" where somebody is, or of any other address.
+func (w *World) nobody(e policy.Endpoint) string {
+	if e.Pod != nil || e.Node != "" || e.Block.IsValid() || !e.Addr.IsValid() {
+		return ""
+	}
+	for _, n := range slices.Sorted(maps.Keys(w.all.ServiceCIDRs)) {
+		if holds(w.all.ServiceCIDRs[n].CIDRs, e.Addr) {
+			return fmt.Sprintf("no Service has cluster IP %s (of ServiceCIDR %s): what is sent to it is dropped", e.Addr, n)
+		}
+	}
+	for _, p := range w.all.Pods {
+		if !p.Finished && slices.Contains(p.IPs, e.Addr) {
+			return "" // several claim it
+		}
+	}
+	for _, n := range w.Policy.Nodes() {
+		for _, c := range n.PodCIDRs {
+			if c.Contains(e.Addr) {
+				return fmt.Sprintf("no pod has %s, an address of node %s's podCIDR %s: nobody is there", e.Addr, n.Name.Name, c)
+			}
+		}
+	}
+	return ""
 }
 
 func sortedNames[T any](m map[model.Name]*T) []model.Name {
