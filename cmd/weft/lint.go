@@ -45,7 +45,10 @@ about to expire.
 A finding is excused by the annotation weft.dev/lint-ignore: RULE[,RULE...] on the object, or in a file by the comment
 "# weft-lint: ignore RULE[,RULE...]" in its document.
 
-The exit status is 0 without findings of at least --fail-on, 1 with some, 2 if the question can't be answered.`,
+The exit status is 0 without findings of at least --fail-on, 1 with some, 2 if the question can't be answered.
+
+` + rightsNeeded + ` What else may
+not be read is left out, and named.`,
 		Example: `  weft lint -f manifests/
   weft lint -f manifests/ -o sarif > weft.sarif
   weft lint -n shop`,

@@ -27,7 +27,9 @@ beyond the cluster whom no policy names; ranges of addresses that policies judge
 own, and so are nodes. A cell is "all", "-" for nothing, or the ports that are let through, of all there are.
 
 With one namespace, pods of others are rows and columns too, together where the same is true of them: "other namespaces"
-are those that have no row of their own. What they may open to each other, and to the outside, is left empty: ask with -A.`,
+are those that have no row of their own. What they may open to each other, and to the outside, is left empty: ask with -A.
+
+` + rightsNeeded,
 		Example: `  weft matrix -n shop
   weft matrix -f manifests/ -o dot | dot -Tsvg > who.svg`,
 		GroupID: "person",
@@ -72,7 +74,9 @@ func newDiffCommand() *cobra.Command {
 the world outside, over all addresses and ports. With one -f the cluster is what is before, and what it would be once the
 file was applied to it is what is after.
 
-The exit status is 0 if none, 1 if some, 2 if the question can't be answered.`,
+The exit status is 0 if none, 1 if some, 2 if the question can't be answered.
+
+` + rightsNeeded,
 		Example: `  weft diff -f main/manifests -f branch/manifests
   weft diff -f policy.yaml`,
 		GroupID: "person",

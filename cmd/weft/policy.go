@@ -17,7 +17,7 @@ func newPolicyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "policy NAME",
 		Short:   "What a policy applies to, and what each of its rules means now",
-		Long:    "What a NetworkPolicy (or, if there is none of the name, a ClusterNetworkPolicy) applies to, and whom each of its\nrules means now.",
+		Long:    "What a NetworkPolicy (or, if there is none of the name, a ClusterNetworkPolicy) applies to, and whom each of its\nrules means now.\n\n" + rightsNeeded,
 		Example: "  weft policy -n shop db-only-from-web\n  weft policy -f manifests/ shop/db-only-from-web",
 		GroupID: "person",
 		Args:    cobra.ExactArgs(1),
@@ -52,6 +52,7 @@ func newPodCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "pod NAME",
 		Short:   "Which policies apply to a pod, and which Services lead to it",
+		Long:    "Which policies apply to a pod, and which Services lead to it.\n\n" + rightsNeeded,
 		Example: "  weft pod -n shop web-6f7d\n  weft pod -f manifests/ deploy/web",
 		GroupID: "person",
 		Args:    cobra.ExactArgs(1),

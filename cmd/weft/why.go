@@ -48,7 +48,9 @@ it is not known, and the policies do not judge all addresses alike, the answer i
 With --probe real packets are sent too, from the source's network namespace, and compared with what was said.
 
 The exit status is 0 if it is allowed, 1 if it is blocked (or only some endpoints can be reached, or it depends), 2 if the question
-can't be answered, 3 if a probe shows that the kernel does not do what it should.`,
+can't be answered, 3 if a probe shows that the kernel does not do what it should.
+
+` + rightsNeeded,
 		Example: `  weft why deploy/web db:5432
   weft why shop/web-6f7d cart.shop.svc.cluster.local:80
   weft why outside svc/shop/frontend

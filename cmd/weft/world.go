@@ -11,13 +11,16 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	appsv1 "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
@@ -64,6 +67,10 @@ func (f *worldFlags) ns() string {
 
 // snapshotPatience is how long the first full picture of a cluster may take.
 const snapshotPatience = 30 * time.Second
+
+// rightsNeeded says what who asks about a cluster must be allowed; the second ClusterRole is the Helm chart's.
+const rightsNeeded = `A cluster's pods, Services, EndpointSlices, nodes, namespaces, ServiceCIDRs, policies and workloads are read, those of
+all namespaces: the ClusterRoles view and weft-node together allow it, each given by a ClusterRoleBinding.`
 
 // load reads the files, or the cluster.
 func (f *worldFlags) load(ctx context.Context) (*explain.World, error) {
@@ -181,6 +188,9 @@ func (f *worldFlags) worldOf(c *offline.Cluster) (*explain.World, error) {
 	return w, nil
 }
 
+// quiet has client-go say nothing: what fails is told once, as the command's error.
+var quiet = sync.OnceFunc(func() { klog.SetSlogLogger(slog.New(slog.DiscardHandler)) })
+
 // snapshot reads everything from the cluster once.
 func (f *worldFlags) snapshot(ctx context.Context) (*model.Delta, map[explain.Workload][]model.Name, error) {
 	cfg, err := f.access.Config()
@@ -189,26 +199,39 @@ func (f *worldFlags) snapshot(ctx context.Context) (*model.Delta, map[explain.Wo
 	}
 	ctx, cancel := context.WithTimeout(ctx, snapshotPatience)
 	defer cancel()
-	log := slog.NewTextHandler(os.Stderr, nil)
-	klog.SetSlogLogger(slog.New(withoutReflectors{log}))
-	watcher, err := kube.NewWatcher(cfg, kube.Options{Kinds: kube.ForNode, Log: slog.New(log)})
+	quiet()
+	d, err := kube.Snapshot(ctx, cfg, kube.ForNode)
 	if err != nil {
-		return nil, nil, err
-	}
-	go watcher.Run(ctx)
-	d, err := watcher.Next(ctx)
-	if err != nil {
-		return nil, nil, fmt.Errorf("the API server at %s did not tell everything within %s (pods, Services, EndpointSlices, nodes, namespaces and policies must be readable): %w", cfg.Host, snapshotPatience, err)
+		return nil, nil, unread(cfg.Host, err)
 	}
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return nil, nil, err
 	}
 	workloads, daemons, err := workloadsOf(ctx, client, d)
-	if err == nil && f.domain == "" {
+	if err != nil {
+		return nil, nil, unread(cfg.Host, err)
+	}
+	if f.domain == "" {
 		f.domain = clusterDomain(ctx, client, daemons)
 	}
-	return d, workloads, err
+	return d, workloads, nil
+}
+
+// unread says why a cluster can't be read, and what helps.
+func unread(host string, err error) error {
+	var request *url.Error
+	switch {
+	case apierrors.IsForbidden(err):
+		return fmt.Errorf("%w\n%s", err, rightsNeeded)
+	case apierrors.IsUnauthorized(err):
+		return fmt.Errorf("the API server at %s does not accept these credentials, those of the kubeconfig's context: %w", host, err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("the API server at %s did not tell everything within %s: %w", host, snapshotPatience, err)
+	case errors.As(err, &request): // without the request's parameters
+		return fmt.Errorf("the API server at %s can't be reached: %w", host, request.Err)
+	}
+	return fmt.Errorf("the API server at %s: %w", host, err)
 }
 
 // clusterDomain is the domain that the cluster's DNS serves, as weft's arguments or CoreDNS's configuration have it; "" if
@@ -257,8 +280,10 @@ func workloadsOf(ctx context.Context, c kubernetes.Interface, d *model.Delta) (m
 	deployments, err1 := c.AppsV1().Deployments("").List(ctx, metav1.ListOptions{})
 	sets, err2 := c.AppsV1().StatefulSets("").List(ctx, metav1.ListOptions{})
 	daemons, err3 := c.AppsV1().DaemonSets("").List(ctx, metav1.ListOptions{})
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return nil, nil, fmt.Errorf("list workloads: %w", err)
+	for _, err := range []error{err1, err2, err3} {
+		if err != nil { // of one cause, most likely
+			return nil, nil, fmt.Errorf("list workloads: %w", err)
+		}
 	}
 	for i := range deployments.Items {
 		add("deployment", &deployments.Items[i].ObjectMeta, deployments.Items[i].Spec.Selector)
