@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/miekg/dns"
+
+	"github.com/weft-net/weft/internal/dnszone"
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/policy"
 	"github.com/weft-net/weft/internal/service"
@@ -23,6 +26,13 @@ func (q *question) name() error {
 		}
 	}
 	r, ok := q.w.resolve(q.to.DNSName, ns)
+	// What the cluster has no address for, the outside's DNS is asked for too: it is not taken to have a Service's name.
+	if !ok || r.outside == r.name && len(q.w.Known[policy.NormalName(r.name)]) == 0 {
+		if why := q.w.addressless(r.trail); why != "" {
+			q.add(Step{Station: "name", Mark: Blocked, Text: fmt.Sprintf("%s does not resolve: %s", q.to.DNSName, why), Details: trail(r.trail)})
+			return nil
+		}
+	}
 	if !ok {
 		step := Step{Station: "name", Mark: Blocked, Text: fmt.Sprintf("%s does not exist: there is no such name in the cluster", q.to.DNSName), Details: trail(r.trail)}
 		if hint := q.w.meant(q.to.DNSName, ns); hint != "" {
@@ -60,7 +70,7 @@ func (q *question) name() error {
 			q.to.Service = s
 			step.Text += " (headless: the endpoints themselves)"
 		default: // one endpoint of a headless Service, or a pod's name
-			q.to.Service, q.to.Pods = nil, q.podsAt(r.addrs)
+			q.to.Service, q.to.Pods, q.addrs = nil, q.podsAt(r.addrs), r.addrs
 			if len(q.to.Pods) == 0 {
 				q.to.Addr = r.addrs[0]
 			}
@@ -68,6 +78,22 @@ func (q *question) name() error {
 	}
 	q.add(step)
 	return nil
+}
+
+// addressless says why the Service that one of some names is about gives it no address; "" if they are about none. Only
+// headless Services have names below their own.
+func (w *World) addressless(names []string) string {
+	for _, n := range names {
+		if s := w.serviceOf(n); s != nil && (s.Headless || strings.HasPrefix(n, s.Name.Name+"."+s.Namespace+".svc.")) {
+			var q dnszone.Question
+			if q.SetName(n) != nil {
+				continue
+			}
+			q.Type = dns.TypeA
+			return w.zone.Explain(&q).Reason
+		}
+	}
+	return ""
 }
 
 // addressText says where a name beyond the cluster leads to.

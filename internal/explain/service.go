@@ -98,21 +98,25 @@ func (q *question) service(s *model.Service) error {
 	return nil
 }
 
-// headless goes to the endpoints themselves, at the port that the client names.
+// headless goes to the endpoints themselves, at those of their addresses that the name has, and the port that the client
+// names.
 func (q *question) headless(s *model.Service, port *model.ServicePort) error {
 	q.note("service", "is headless: the name leads to the endpoints themselves, at the port that the client names")
-	pods := q.w.backends(s)
-	if len(pods) == 0 {
+	r, _ := q.w.resolve(s.Name.Name+"."+s.Namespace+".svc."+q.w.zone.Domain()+".", "")
+	if len(r.addrs) == 0 {
 		q.add(Step{Station: "service", Mark: Blocked, Object: "Service " + s.Name.String(), Text: "has no endpoint: its name leads nowhere", Details: q.w.NoEndpoints(s, port)})
 	}
-	for i, p := range pods {
+	for _, p := range q.w.backends(s) {
+		if !p.Ready && !slices.ContainsFunc(p.IPs, func(a netip.Addr) bool { return slices.Contains(r.addrs, a) }) {
+			q.note("service", fmt.Sprintf("pod %s is not ready: the name does not lead to it", p.Name))
+		}
+	}
+	for i, a := range r.addrs {
 		if i == maxShown {
-			q.note("service", fmt.Sprintf("only %d of %d endpoints are shown", maxShown, len(pods)))
+			q.note("service", fmt.Sprintf("only %d of %d endpoints are shown", maxShown, len(r.addrs)))
 			break
 		}
-		for _, e := range q.w.podEndpoints(p) {
-			q.walk(e, cmp.Or(q.port, port.Port), "")
-		}
+		q.walk(q.w.Policy.EndpointOf(a), cmp.Or(q.port, port.Port), "")
 	}
 	return nil
 }

@@ -110,6 +110,43 @@ endpoints: [{addresses: [10.1.1.252], conditions: {ready: true}}]
 ports: [{port: 80}]
 `
 
+// headless is a Service of IPv4 with a pod that has an IPv6 address too, and one that is not ready.
+const headless = `
+apiVersion: v1
+kind: Pod
+metadata: {name: kafka-0, namespace: shop, labels: {app: kafka}}
+spec: {nodeName: n1, hostname: kafka-0, subdomain: kafka, containers: [{name: c, image: x}]}
+status: {podIPs: [{ip: 10.1.1.20}, {ip: "fd00::20"}], conditions: [{type: Ready, status: "True"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: kafka-1, namespace: shop, labels: {app: kafka}}
+spec: {nodeName: n1, hostname: kafka-1, subdomain: kafka, containers: [{name: c, image: x}]}
+status: {podIPs: [{ip: 10.1.1.21}, {ip: "fd00::21"}], conditions: [{type: Ready, status: "False"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client6, namespace: shop, labels: {app: client}}
+spec: {nodeName: n2, containers: [{name: c, image: x}]}
+status: {podIPs: [{ip: 10.1.2.3}, {ip: "fd00::3"}], conditions: [{type: Ready, status: "True"}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: kafka, namespace: shop}
+spec: {clusterIP: None, clusterIPs: [None], ipFamilies: [IPv4], ipFamilyPolicy: SingleStack, selector: {app: kafka}, ports: [{port: 9092}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: kafka-4, namespace: shop, labels: {kubernetes.io/service-name: kafka, service.kubernetes.io/headless: ""}}
+addressType: IPv4
+endpoints:
+- {addresses: [10.1.1.20], hostname: kafka-0, nodeName: n1, targetRef: {kind: Pod, namespace: shop, name: kafka-0}, conditions: {ready: true}}
+- {addresses: [10.1.1.21], hostname: kafka-1, nodeName: n1, targetRef: {kind: Pod, namespace: shop, name: kafka-1}, conditions: {ready: false}}
+ports: [{port: 9092}]
+`
+
+var fourOnly = networkPolicy("four", "podSelector: {matchLabels: {app: kafka}}, policyTypes: [Ingress], ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}]}]")
+
 func guarded(direction, rules string) string {
 	app := map[string]string{"Ingress": "web", "Egress": "client"}[direction]
 	return networkPolicy(strings.ToLower(direction)+"-of-"+app, fmt.Sprintf("podSelector: {matchLabels: {app: %s}}, policyTypes: [%s], %s: [%s]", app, direction, strings.ToLower(direction), rules))
@@ -178,6 +215,21 @@ func TestWays(t *testing.T) {
 		{"a node's loopback", "", "node/n1", "[::1]:80", "ALLOWED", []string{"::1 is node n1 itself"}},
 		{"a node port on loopback", "", "node/n2", "127.0.0.1:30080", "ALLOWED", []string{"nodePort *:30080/TCP (IPv4)"}},
 		{"a client's loopback", "", "outside", "127.0.0.1:30080", "ALLOWED", []string{"127.0.0.1 is the client itself"}},
+
+		{"a headless Service of one family", headless + "---\n" + fourOnly, "client6", "kafka:9092", "ALLOWED", []string{"kafka.shop.svc.cluster.local is 10.1.1.20 (headless", "pod shop/kafka-0 (10.1.1.20:9092)"}},
+		{"a headless Service as an object", headless + "---\n" + fourOnly, "client6", "svc/kafka:9092", "ALLOWED", []string{"pod shop/kafka-0 (10.1.1.20:9092)"}},
+		{"an endpoint of a headless Service", headless + "---\n" + fourOnly, "client6", "kafka-0.kafka:9092", "ALLOWED", []string{"pod shop/kafka-0 (10.1.1.20:9092)"}},
+		{"the same pod by itself", headless + "---\n" + fourOnly, "client6", "pod/kafka-0:9092", "PARTLY", []string{"[fd00::20]:9092"}},
+		{"a headless Service with an endpoint that is not ready", headless, "client6", "svc/kafka:9092", "ALLOWED", []string{"pod shop/kafka-1 is not ready: the name does not lead to it"}},
+		{"a headless Service without endpoints", "apiVersion: v1\nkind: Service\nmetadata: {name: none, namespace: shop}\nspec: {clusterIP: None, ports: [{port: 80}]}",
+			"client", "none:80", "BLOCKED", []string{"none does not resolve: Service shop/none is headless and has no address to give: it has no selector"}},
+		{"an endpoint that a headless Service does not have", headless, "client", "kafka-7.kafka:9092", "BLOCKED", []string{"kafka-7.kafka does not resolve: "}},
+		{"a headless Service without endpoints, by its namespace", "apiVersion: v1\nkind: Service\nmetadata: {name: none, namespace: shop}\nspec: {clusterIP: None, ports: [{port: 80}]}",
+			"client", "none.shop:80", "BLOCKED", []string{"none.shop does not resolve"}},
+		{"a name outside that ends as a Service is called", "apiVersion: v1\nkind: Service\nmetadata: {name: com, namespace: shop}\nspec: {clusterIP: 10.96.0.30, clusterIPs: [10.96.0.30], ports: [{port: 80}]}",
+			"client", "example.com:80", "ALLOWED", nil},
+		{"a headless Service of endpoints that are no pods", strings.Replace(strings.Replace(strayEndpoint, "clusterIP: 10.96.0.23, clusterIPs: [10.96.0.23]", "clusterIP: None", 1), "10.1.1.252", "198.51.100.9", 1),
+			"client", "stray:80", "ALLOWED", []string{"→ 198.51.100.9 (198.51.100.9:80)"}},
 
 		{"a pod by its address", guarded("Ingress", "{from: [{podSelector: {matchLabels: {app: client}}}]}"), "10.1.2.2", "svc/db:5432", "ALLOWED", []string{"pod shop/client → pod shop/web", "from node n2 to node n1"}},
 		{"a node by its address", guarded("Ingress", ""), "192.168.0.1", "pod/web:8080", "ALLOWED", []string{"stays on node n1"}},

@@ -103,12 +103,13 @@ type question struct {
 	from, to *Target
 	proto    model.Protocol
 	port     uint16
-	dead     bool     // a common step ended the way
-	names    []string // beyond the cluster, that the source looks the destination up by
-	nowhere  bool     // it can't learn the destination's address
-	at       string   // the node whose own address the destination is, where a port of the node's leads on
-	answered string   // how a gateway answers by itself
-	refused  bool     // a gateway answers with an error, whatever the network lets through
+	dead     bool         // a common step ended the way
+	names    []string     // beyond the cluster, that the source looks the destination up by
+	addrs    []netip.Addr // that the destination's name has; nil: it is none of the cluster, or has all of the destination's
+	nowhere  bool         // it can't learn the destination's address
+	at       string       // the node whose own address the destination is, where a port of the node's leads on
+	answered string       // how a gateway answers by itself
+	refused  bool         // a gateway answers with an error, whatever the network lets through
 }
 
 func (q *question) add(s Step) {
@@ -225,7 +226,11 @@ func (q *question) destinations() error {
 			return nil
 		}
 	}
-	for i, e := range q.w.endpoints(t) {
+	ends := q.w.endpoints(t)
+	if q.addrs != nil {
+		ends = slices.DeleteFunc(ends, func(e policy.Endpoint) bool { return !slices.Contains(q.addrs, e.Addr) })
+	}
+	for i, e := range ends {
 		if e.Pod != nil && len(t.Pods) > 3 && i >= 2*3 {
 			q.note("server", fmt.Sprintf("only the first 3 of %d pods are shown", len(t.Pods)))
 			break
