@@ -207,12 +207,16 @@ func (f *found) winners() []*route.Route {
 		return []*route.Route{f.l4}
 	}
 	for _, v := range f.verdicts {
-		// What nobody wrote is a gateway's word for "no rule matches".
-		if v.Wins && v.Entry.Route.Name != "" {
+		if v.Wins && !nobodys(v.Entry) {
 			return []*route.Route{v.Entry.Route}
 		}
 	}
 	return nil
+}
+
+// nobodys tells whether nobody wrote the rule: it is a gateway's word for "no rule matches".
+func nobodys(e *route.Entry) bool {
+	return e.Route.Name == "" || e.Route.Rules[e.Rule].Respond == notFound
 }
 
 // notFound is the status of a request that no rule matches.
@@ -367,6 +371,10 @@ func (q *question) gateway(f *found, r *Request) {
 		return
 	}
 	winners := f.winners()
+	if len(winners) == 0 && l.Protocol != route.HTTP && l.Protocol != route.HTTPS {
+		q.refuse(Step{Station: "match", Object: f.front.Object, Text: fmt.Sprintf("no %sRoute of listener %s has %s: the connection is closed", l.Protocol, l.Key, r.host())})
+		return
+	}
 	if len(winners) == 0 {
 		details := losers(f)
 		for _, p := range q.unserved(r.host()) {
@@ -377,6 +385,7 @@ func (q *question) gateway(f *found, r *Request) {
 		return
 	}
 	rt, rule := winners[0], 0
+	q.kind, q.onward = rt.Kind, len(q.a.Flows)
 	object := f.front.objectOf(rt)
 	step = Step{Station: "match", Mark: OK, Object: object, Text: "gets all connections of the listener"}
 	if f.l4 == nil {
@@ -422,7 +431,7 @@ const maxLosers = 4
 func losers(f *found) []string {
 	var out []string
 	for _, v := range f.verdicts {
-		if v.Wins || v.Entry.Route.Name == "" {
+		if v.Wins || nobodys(v.Entry) {
 			continue
 		}
 		if len(out) == maxLosers {
@@ -455,7 +464,7 @@ func (q *question) certificates(f *Front, l *route.Listener) string {
 // rule says what a rule does, and walks to its backends.
 func (q *question) rule(f *found, rt *route.Route, object string, r *route.Rule) {
 	if r.Invalid != "" {
-		q.refuse(Step{Station: "match", Object: object, Text: "can't be served, the answer is 500: " + r.Invalid})
+		q.refuse(Step{Station: "match", Object: object, Text: fmt.Sprintf("can't be served, %s: %s", q.failure(500), r.Invalid)})
 		return
 	}
 	for _, key := range slices.Concat(f.listener.Policies, rt.Policies, r.Policies) {
@@ -473,11 +482,24 @@ func (q *question) rule(f *found, rt *route.Route, object string, r *route.Rule)
 		}
 	}
 	if r.Respond != 0 {
-		q.answered = fmt.Sprintf("the gateway itself answers with status %d", r.Respond)
-		q.add(Step{Station: "match", Mark: OK, Object: object, Text: q.answered})
+		q.refuse(Step{Station: "match", Object: object, Text: fmt.Sprintf("the gateway itself answers with status %d", r.Respond)})
 		return
 	}
 	q.backendsOf(f.front, object, r)
+}
+
+// failure is what a client gets where HTTP has a status for it: of gRPC a status of its own, of what is no HTTP nothing.
+func (q *question) failure(status int) string {
+	switch q.kind {
+	case route.HTTPRoute:
+		return fmt.Sprintf("the answer is %d", status)
+	case route.GRPCRoute:
+		if status == 403 {
+			return "the answer is PERMISSION_DENIED"
+		}
+		return "the answer is UNAVAILABLE"
+	}
+	return "the connection is closed"
 }
 
 func (q *question) backendsOf(front *Front, object string, r *route.Rule) {
@@ -486,9 +508,10 @@ func (q *question) backendsOf(front *Front, object string, r *route.Rule) {
 		total += b.Weight
 	}
 	if total == 0 {
-		q.refuse(Step{Station: "backend", Object: object, Text: "has no backend with a weight: the answer is 500"})
+		q.refuse(Step{Station: "backend", Object: object, Text: "has no backend with a weight: " + q.failure(500)})
 		return
 	}
+	serves := false
 	for _, b := range r.Backends {
 		if b.Weight == 0 {
 			continue
@@ -497,11 +520,15 @@ func (q *question) backendsOf(front *Front, object string, r *route.Rule) {
 		if len(r.Backends) > 1 {
 			share = fmt.Sprintf(" (%d of %d requests)", b.Weight, total)
 		}
-		q.backend(front, object, &b, share)
+		if q.backend(front, object, &b, share) {
+			serves = true
+		}
 	}
+	q.refused = q.refused || !serves
 }
 
-func (q *question) backend(front *Front, object string, b *route.WeightedBackend, share string) {
+// backend walks on to a backend's endpoints, or says how the gateway answers in its place; false is with an error.
+func (q *question) backend(front *Front, object string, b *route.WeightedBackend, share string) bool {
 	step := Step{Station: "backend", Object: strings.ReplaceAll(b.Backend, "/", " "), Mark: Blocked}
 	if parts := strings.Split(b.Backend, "/"); len(parts) >= 3 {
 		step.Object = parts[0] + " " + parts[1] + "/" + parts[2]
@@ -509,15 +536,15 @@ func (q *question) backend(front *Front, object string, b *route.WeightedBackend
 	i := slices.IndexFunc(front.Tables.Backends, func(x route.Backend) bool { return x.Key == b.Backend })
 	switch {
 	case b.Invalid != "":
-		step.Object, step.Text = object, "can't be followed, the answer is 500: "+b.Invalid+share
+		step.Object, step.Text = object, fmt.Sprintf("can't be followed, %s: %s%s", q.failure(500), b.Invalid, share)
 	case i < 0:
-		step.Text = "is not there: the answer is 500" + share
+		step.Text = "is not there: " + q.failure(500) + share
 	case front.Tables.Backends[i].Invalid != "":
-		step.Text = "must not be used, the answer is 500: " + front.Tables.Backends[i].Invalid + share
+		step.Text = fmt.Sprintf("must not be used, %s: %s%s", q.failure(500), front.Tables.Backends[i].Invalid, share)
 	}
 	if step.Text != "" {
 		q.add(step)
-		return
+		return false
 	}
 	for j := range b.Filters {
 		text, ends := filterText(&b.Filters[j])
@@ -526,7 +553,7 @@ func (q *question) backend(front *Front, object string, b *route.WeightedBackend
 				step.Mark = OK
 			}
 			q.add(step)
-			return
+			return step.Mark == OK
 		}
 		step.Details = append(step.Details, text)
 	}
@@ -538,12 +565,12 @@ func (q *question) backend(front *Front, object string, b *route.WeightedBackend
 		}
 	}
 	if len(endpoints) == 0 {
-		step.Text = "has no endpoint: the answer is 503" + share
+		step.Text = "has no endpoint: " + q.failure(503) + share
 		if s := q.serviceByKey(b.Backend); s != nil && len(s.Ports) > 0 {
 			step.Details = append(step.Details, q.w.NoEndpoints(s, &s.Ports[0])...)
 		}
 		q.add(step)
-		return
+		return false
 	}
 	step.Mark, step.Text = OK, fmt.Sprintf("by %s%s: one of %s", cmp.Or(be.Protocol, route.HTTP1), share, count(len(endpoints), "endpoint"))
 	if be.TLS != nil {
@@ -567,6 +594,7 @@ func (q *question) backend(front *Front, object string, b *route.WeightedBackend
 		}
 		leg.walk(q.w.Policy.EndpointOf(at.Addr()), at.Port(), "")
 	}
+	return true
 }
 
 // serviceByKey finds the Service of a backend's key, "Service/shop/cart/80".
@@ -582,16 +610,16 @@ func (q *question) serviceByKey(key string) *model.Service {
 func (q *question) policy(front *Front, key string) {
 	i := slices.IndexFunc(front.Tables.Policies, func(p route.Policy) bool { return p.Key == key })
 	if i < 0 {
-		q.refuse(Step{Station: "filter", Object: "policy " + key, Text: "is not there (yet): the answer is 503"})
+		q.refuse(Step{Station: "filter", Object: "policy " + key, Text: "is not there (yet): " + q.failure(503)})
 		return
 	}
 	p := &front.Tables.Policies[i]
 	if p.Invalid != "" {
-		q.refuse(Step{Station: "filter", Object: "policy " + key, Text: "can't be enforced, the answer is 503: " + p.Invalid})
+		q.refuse(Step{Station: "filter", Object: "policy " + key, Text: fmt.Sprintf("can't be enforced, %s: %s", q.failure(503), p.Invalid)})
 		return
 	}
 	if a := q.from.Addr; a.IsValid() && p.Sources != nil && !admitted(p.Sources, a) {
-		q.refuse(Step{Station: "filter", Object: "policy " + key, Text: fmt.Sprintf("admits no client at %s: the answer is 403", a)})
+		q.refuse(Step{Station: "filter", Object: "policy " + key, Text: fmt.Sprintf("admits no client at %s: %s", a, q.failure(403))})
 		return
 	}
 	for _, text := range policyTexts(p) {

@@ -430,6 +430,10 @@ func (q *question) conclude() {
 			blocked = f
 		}
 	}
+	stopped := closed(a.Flows[:q.onward])
+	if stopped == nil {
+		stopped = closed(a.Flows[q.onward:])
+	}
 	what := a.Protocol
 	if a.Port != 0 {
 		what = fmt.Sprintf("%s %d", a.Protocol, a.Port)
@@ -446,13 +450,13 @@ func (q *question) conclude() {
 		a.Allowed, a.Summary = true, fmt.Sprintf("ALLOWED: %s: %s", head, q.answered)
 	case len(a.Flows) == 0:
 		a.Summary = fmt.Sprintf("BLOCKED: %s: the two have no IP family in common, or the destination has no address", head)
+	case stopped != nil:
+		a.Summary = fmt.Sprintf("BLOCKED: %s: %s", head, blockedBy(stopped, Blocked))
 	case dead >= 0:
 		a.Summary, a.Partly = fmt.Sprintf("PARTLY allowed: %s: %s", head, sentence(&a.Steps[dead])), true
-	case blocked != nil && passed+depends > 0:
+	case blocked != nil:
 		a.Partly = true
 		a.Summary = fmt.Sprintf("PARTLY allowed: %s: %d of %d ways pass; not that to %s: %s", head, passed, len(a.Flows), blocked.Destination, blockedBy(blocked, Blocked))
-	case blocked != nil:
-		a.Summary = fmt.Sprintf("BLOCKED: %s: %s", head, blockedBy(blocked, Blocked))
 	case unsure != nil:
 		a.Partly, a.Summary = true, fmt.Sprintf("DEPENDS: %s: %s", head, blockedBy(unsure, Warn))
 	case restricted >= 0:
@@ -478,6 +482,14 @@ func (q *question) conclude() {
 		}
 		a.Remedy += number + x.text()
 	}
+}
+
+// closed is the first of flows of which none gets through; nil if one may, or there are none.
+func closed(flows []Flow) *Flow {
+	if len(flows) == 0 || slices.ContainsFunc(flows, func(f Flow) bool { return f.Allowed || f.Depends }) {
+		return nil
+	}
+	return &flows[0]
 }
 
 // maxFixes is how many changes are told in words.

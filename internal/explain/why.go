@@ -9,6 +9,7 @@ import (
 
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/policy"
+	"github.com/weft-net/weft/internal/route"
 )
 
 // Mark says how a step went.
@@ -110,6 +111,9 @@ type question struct {
 	at       string       // the node whose own address the destination is, where a port of the node's leads on
 	answered string       // how a gateway answers by itself
 	refused  bool         // a gateway answers with an error, whatever the network lets through
+	onward   int          // the first of the flows that are a gateway's; those before lead to it
+
+	kind route.RouteKind // of the route that a gateway takes; "" before it is known
 }
 
 func (q *question) add(s Step) {

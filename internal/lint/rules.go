@@ -22,6 +22,9 @@ func Rules() []Rule {
 	return out
 }
 
+// unanswered is what becomes of clients where a route has no backend for them.
+const unanswered = "requests to it are answered 500, those of a GRPCRoute UNAVAILABLE; connections of other routes are closed"
+
 func init() {
 	for _, r := range []Rule{
 		{"service-no-endpoints", Error, "a Service that no pod serves", "connections to it are refused"},
@@ -57,10 +60,10 @@ func init() {
 		{"route-host-overlap", Warning, "a host that several gateways serve", "which of them a client reaches is up to DNS"},
 		{"route-backend-tls", Warning, "a backend that speaks TLS, without a BackendTLSPolicy", "the gateway speaks plain HTTP to it, which it refuses"},
 		{"route-parent", Error, "a route to a Gateway or listener that does not exist or does not admit it", "the route is not attached: nothing reaches it"},
-		{"route-backend", Error, "a route's backend that does not exist", "requests to it are answered 500"},
-		{"route-reference", Error, "a route to a Service of another namespace without a ReferenceGrant", "requests to it are answered 500"},
+		{"route-backend", Error, "a route's backend that does not exist", unanswered},
+		{"route-reference", Error, "a route to a Service of another namespace without a ReferenceGrant", unanswered},
 		{"route-hostname", Warning, "a route none of whose hostnames any listener serves", "the route is not attached: nothing reaches it"},
-		{"route-weight", Warning, "a rule all of whose backends have weight 0", "requests to it are answered 500"},
+		{"route-weight", Warning, "a rule all of whose backends have weight 0", unanswered},
 		{"route-shadowed", Warning, "a match that an earlier rule has already", "the later rule is never reached"},
 
 		{"policy-selects-nothing", Warning, "a policy that selects no pod", "it protects nothing"},
