@@ -317,13 +317,8 @@ func (q *question) fixes(in []*policy.Remedy) {
 	}
 }
 
-// fix notes a change that is needed, once.
-func (q *question) fix(r *policy.Remedy) {
-	x := Fix{r.Policy.String(), r.Field, r.Action, r.YAML}
-	if !slices.Contains(q.a.Remedies, x) {
-		q.a.Remedies = append(q.a.Remedies, x)
-	}
-}
+// fix notes a change that is needed.
+func (q *question) fix(r *policy.Remedy) { q.a.needed = append(q.a.needed, r) }
 
 // deciders names the policies that a side's verdict comes from.
 func deciders(s *policy.Side) string {
@@ -465,9 +460,9 @@ func (q *question) conclude() {
 		a.Allowed, a.Summary = true, fmt.Sprintf("ALLOWED: %s", head)
 	}
 	if a.Allowed {
-		a.Remedies = nil
 		return
 	}
+	a.Remedies = fixesOf(a.needed)
 	for i, x := range a.Remedies {
 		if i == maxFixes && len(a.Remedies) > maxFixes+1 {
 			a.Remedy += fmt.Sprintf("\nand %d more, which -o json has", len(a.Remedies)-maxFixes)

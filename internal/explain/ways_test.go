@@ -266,6 +266,7 @@ func TestRemediesAreEnough(t *testing.T) {
 		{"part of the world", guarded("Egress", "{to: [{ipBlock: {cidr: 0.0.0.0/0, except: [10.0.0.0/8, 192.0.2.0/24]}}]}"), "client", "outside:443"},
 		{"from the world", closed, "outside", "node/n2:30080"},
 		{"from an address", closed, "198.51.100.7", "svc/front"},
+		{"from an address, to a rule", guarded("Ingress", "{from: [{podSelector: {matchLabels: {app: other}}}], ports: [{port: 8080}]}"), "198.51.100.7", "svc/front"},
 		{"from a node", closed, "node/n2", "pod/web:8080"},
 		{"a node port from a pod", closed, "client", "node/n1:30080"},
 		{"a host port from a pod", closed, "client", "node/n1:8000"},
@@ -285,6 +286,26 @@ func TestRemediesAreEnough(t *testing.T) {
 		}
 		if after, text := asked(t, worldOfManifests(t, ms), tc.from, tc.to); !after.Allowed {
 			t.Errorf("%s: %v is not enough:\n%s", tc.name, a.Remedy, text)
+		}
+	}
+}
+
+// Peers of one rule are one change, and a block that another has in it is none.
+func TestRemediesAreFew(t *testing.T) {
+	closed := networkPolicy("closed", "podSelector: {}, policyTypes: [Ingress, Egress]")
+	open := strings.Replace(twoNodes, ", loadBalancerSourceRanges: [198.51.100.0/24]", "", 1)
+	lacksPeer := guarded("Ingress", "{from: [{podSelector: {matchLabels: {app: other}}}], ports: [{port: 8080}]}")
+	for _, tc := range []struct{ name, manifests, from, to, want string }{
+		{"the world, and nodes that are in it", closed, "outside", "svc/front",
+			"add a rule to NetworkPolicy shop/closed, at spec.ingress:\n- from:\n  - ipBlock: {cidr: 0.0.0.0/0}\n  ports:\n  - {protocol: TCP, port: 8080}"},
+		{"a client and nodes", closed, "198.51.100.7", "svc/front",
+			"add a rule to NetworkPolicy shop/closed, at spec.ingress:\n- from:\n  - ipBlock: {cidr: 198.51.100.7/32}\n  - ipBlock: {cidr: 192.168.0.2/32}\n  - ipBlock: {cidr: 10.1.2.0/32}\n  ports:\n  - {protocol: TCP, port: 8080}"},
+		{"peers for a rule that has the port", lacksPeer, "198.51.100.7", "svc/front",
+			"add the peers to rule ingress[0] of NetworkPolicy shop/ingress-of-web, at spec.ingress[0].from:\n- ipBlock: {cidr: 198.51.100.7/32}\n- ipBlock: {cidr: 192.168.0.2/32}\n- ipBlock: {cidr: 10.1.2.0/32}"},
+	} {
+		a, _ := asked(t, read(t, open, tc.manifests), tc.from, tc.to)
+		if a.Remedy != tc.want || len(a.Remedies) != 1 {
+			t.Errorf("%s:\n%s\nwant\n%s", tc.name, a.Remedy, tc.want)
 		}
 	}
 }

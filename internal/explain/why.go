@@ -59,8 +59,9 @@ type Answer struct {
 	// Probes are questions to the kernel that whoever can send packets may ask; see Probe.Conclude.
 	Probes []Probe `json:"probes,omitempty"`
 
-	pod  *model.Pod
-	node string
+	pod    *model.Pod
+	node   string
+	needed []*policy.Remedy // of all that blocks
 }
 
 // Fix is one change to one policy.

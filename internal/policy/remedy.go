@@ -4,6 +4,7 @@ package policy
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -16,6 +17,9 @@ type Remedy struct {
 	Field  string // where: "spec.ingress[0].ports"
 	Action string // a sentence
 	YAML   string // what to add there; "" if nothing is to be added
+
+	// Block is the peer that YAML adds, on a line of its own, if that is a range of addresses.
+	Block netip.Prefix
 }
 
 // Remedy proposes the smallest change for a side that does not allow the flow; nil for one that does. A rule that
@@ -45,7 +49,7 @@ func (c *Cluster) Remedy(s *Side, f *Flow) *Remedy {
 					Action: fmt.Sprintf("add the port to rule %s of %s", r.field, ref), YAML: "- " + portYAML(f)}
 			case port && !who:
 				return &Remedy{Policy: ref, Field: fmt.Sprintf("spec.%s[%d].%s", s.Direction, i, sideField(s.Direction)),
-					Action: fmt.Sprintf("add the peer to rule %s of %s", r.field, ref), YAML: "- " + peerYAML(s.Pod, peer, "  ")}
+					Action: fmt.Sprintf("add the peer to rule %s of %s", r.field, ref), YAML: "- " + peerYAML(s.Pod, peer, "  "), Block: blockOf(peer)}
 			}
 		}
 	}
@@ -57,7 +61,7 @@ func (c *Cluster) Remedy(s *Side, f *Flow) *Remedy {
 		rule += "\n  ports:\n  - " + portYAML(f)
 	}
 	return &Remedy{Policy: refOf(last), Field: "spec." + s.Direction.String(),
-		Action: fmt.Sprintf("add a rule to %s", refOf(last)), YAML: rule}
+		Action: fmt.Sprintf("add a rule to %s", refOf(last)), YAML: rule, Block: blockOf(peer)}
 }
 
 func sideField(d Direction) string {
@@ -88,14 +92,25 @@ func peerYAML(self *model.Pod, peer Endpoint, indent string) string {
 		return sel
 	case peer.Block.IsValid() && len(peer.Names) > 0:
 		return fmt.Sprintf("ipBlock: {cidr: <the address of %s>}", peer.Names[0])
-	case peer.Block.IsValid():
-		return fmt.Sprintf("ipBlock: {cidr: %s}", peer.Block)
-	case peer.Addr.IsValid():
-		return fmt.Sprintf("ipBlock: {cidr: %s/%d}", peer.Addr, peer.Addr.BitLen())
+	case blockOf(peer).IsValid():
+		return fmt.Sprintf("ipBlock: {cidr: %s}", blockOf(peer))
 	case peer.Pod != nil:
 		return fmt.Sprintf("ipBlock: {cidr: <an address of node %s>}", peer.Pod.Node)
 	}
 	return "ipBlock: {cidr: 0.0.0.0/0}"
+}
+
+// blockOf is the range of addresses by which a NetworkPolicyPeer means this endpoint; none where another way does.
+func blockOf(peer Endpoint) netip.Prefix {
+	switch {
+	case peer.Pod != nil && !peer.Pod.HostNetwork, peer.Block.IsValid() && len(peer.Names) > 0:
+		return netip.Prefix{}
+	case peer.Block.IsValid():
+		return peer.Block
+	case peer.Addr.IsValid():
+		return netip.PrefixFrom(peer.Addr, peer.Addr.BitLen())
+	}
+	return netip.Prefix{}
 }
 
 // fleeting are labels that say which version, copy or place of a workload a pod is, not which workload.
