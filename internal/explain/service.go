@@ -55,6 +55,13 @@ func (q *question) service(s *model.Service) error {
 	if s.Headless {
 		return q.headless(s, port)
 	}
+	if q.beyond() && q.at == "" && !q.to.Addr.IsValid() && s.Type == model.LoadBalancer && len(s.Ingress) == 0 {
+		by := ""
+		if port.NodePort != 0 {
+			by = ": clients get there by node ports"
+		}
+		q.add(Step{Station: "service", Mark: Note, Object: object, Text: "has no address of a load balancer yet" + by})
+	}
 	found := false
 	var seen []netip.AddrPort
 	for _, f := range q.frontends(s, port) {

@@ -399,13 +399,18 @@ func (q *question) server(dst policy.Endpoint, port uint16) []Step {
 		return []Step{{Station: "server", Mark: Blocked, Object: object, Text: "has finished: nobody listens"}}
 	case !p.Ready:
 		return []Step{{Station: "server", Mark: Warn, Object: object, Text: "is not ready: it may not listen yet"}}
-	case port != 0 && len(p.Ports) > 0 && !slices.ContainsFunc(p.Ports, func(cp model.ContainerPort) bool {
+	case port != 0 && len(p.Ports) > 0 && !gateways(p) && !slices.ContainsFunc(p.Ports, func(cp model.ContainerPort) bool {
 		return cp.Port == port && cp.Protocol == q.proto
 	}):
 		return []Step{{Station: "server", Mark: Note, Object: object,
 			Text: fmt.Sprintf("declares no container port %s %d; it may listen all the same", q.proto, port)}}
 	}
 	return []Step{{Station: "server", Mark: OK, Object: object, Text: "is ready"}}
+}
+
+// gateways tells whether a pod is one of weft's gateways, whose ports follow their listeners and are not declared.
+func gateways(p *model.Pod) bool {
+	return p.Labels["app.kubernetes.io/name"] == "weft" && slices.Contains([]string{"gateway", "ingress"}, p.Labels["app.kubernetes.io/component"])
 }
 
 // conclude says it in one line.

@@ -147,6 +147,21 @@ ports: [{port: 9092}]
 
 var fourOnly = networkPolicy("four", "podSelector: {matchLabels: {app: kafka}}, policyTypes: [Ingress], ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}]}]")
 
+const pendingLB = `
+apiVersion: v1
+kind: Service
+metadata: {name: lb, namespace: shop}
+spec: {type: LoadBalancer, clusterIP: 10.96.0.24, clusterIPs: [10.96.0.24], ipFamilies: [IPv4], selector: {app: web}, ports: [{port: 80, targetPort: 8080, nodePort: 30081}]}
+`
+
+const gatewayPod61080 = `
+apiVersion: v1
+kind: Pod
+metadata: {name: edge, namespace: shop, labels: {app.kubernetes.io/name: weft, app.kubernetes.io/component: gateway}}
+spec: {nodeName: n1, containers: [{name: gateway, image: x, ports: [{name: metrics, containerPort: 9642}]}]}
+status: {podIPs: [{ip: 10.1.1.30}], conditions: [{type: Ready, status: "True"}]}
+`
+
 func guarded(direction, rules string) string {
 	app := map[string]string{"Ingress": "web", "Egress": "client"}[direction]
 	return networkPolicy(strings.ToLower(direction)+"-of-"+app, fmt.Sprintf("podSelector: {matchLabels: {app: %s}}, policyTypes: [%s], %s: [%s]", app, direction, strings.ToLower(direction), rules))
@@ -193,6 +208,10 @@ func TestWays(t *testing.T) {
 		{"a cluster Service from outside", "", "192.0.2.9", "svc/db", "BLOCKED", []string{"has no address that anybody outside the cluster could use"}},
 		{"anybody", "", "outside", "203.0.113.9:80", "DEPENDS", []string{"only clients of spec.loadBalancerSourceRanges are admitted: 198.51.100.0/24"}},
 
+		{"a load balancer's Service without an address", pendingLB, "outside", "svc/lb", "ALLOWED",
+			[]string{"· service  Service shop/lb has no address of a load balancer yet: clients get there by node ports", "nodePort *:30081/TCP (IPv4)"}},
+		{"the same within", pendingLB, "client", "svc/lb", "ALLOWED", []string{"clusterIP 10.96.0.24:80/TCP"}},
+		{"a gateway's own port", gatewayPod61080, "client", "pod/edge:61080", "ALLOWED", []string{"Pod shop/edge is ready"}},
 		{"some of the outside", guarded("Egress", "{to: [{ipBlock: {cidr: 198.51.100.0/24}}]}"), "client", "outside:443", "DEPENDS",
 			[]string{"198.51.100.0/24 is allowed, all others are not", "ipBlock: {cidr: 0.0.0.0/0}"}},
 		{"a name outside", guarded("Egress", "{to: [{ipBlock: {cidr: 198.51.100.0/24}}]}"), "client", "api.example.com:443", "DEPENDS", []string{"ipBlock: {cidr: <the address of api.example.com>}"}},
