@@ -24,6 +24,7 @@ type Front struct {
 
 	Service *model.Service // in front of it; nil if none is known
 	Pod     *model.Pod     // one of its pods, or one as they would be
+	Absent  string         // why there is no such gateway: the tables are what it would have
 
 	// Problems are what keeps objects from being served as they are written.
 	Problems []RouteProblem
@@ -96,17 +97,23 @@ func (q *question) request(r *Request) error {
 		return err
 	}
 	var served []*found
+	var absent []string
 	for i := range q.w.Fronts {
 		f := &q.w.Fronts[i]
 		if a, err := netip.ParseAddr(r.URL.Hostname()); err == nil && !f.at(a) {
 			continue
 		}
-		if l := f.listener(r, f.portOf(port)); l != nil {
+		l := f.listener(r, f.portOf(port))
+		switch {
+		case l == nil:
+		case f.Absent == "":
 			served = append(served, f.find(l, r))
+		case l.Hostname != "" || len(f.find(l, r).winners()) > 0:
+			absent = append(absent, fmt.Sprintf("%s would take it, but %s", f.Object, f.Absent))
 		}
 	}
 	if len(served) == 0 {
-		q.add(Step{Station: "gateway", Mark: Blocked, Details: q.unserved(r.host()),
+		q.add(Step{Station: "gateway", Mark: Blocked, Details: append(absent, q.unserved(r.host())...),
 			Text: fmt.Sprintf("no Gateway and no Ingress has %s on port %d for %s", strings.ToUpper(r.URL.Scheme), port, r.host())})
 		return nil
 	}
@@ -413,7 +420,7 @@ func (q *question) gateway(f *found, r *Request) {
 // request is not known here, so rules are looked for as if it added nothing.
 func (q *question) beforeRouting(f *found) bool {
 	for i := range f.listener.Filters {
-		text, ends := filterText(&f.listener.Filters[i])
+		text, ends := filterText(&f.listener.Filters[i], q.to.Request)
 		step := Step{Station: "filter", Mark: OK, Object: f.front.Object, Text: "before a rule is looked for: " + text}
 		if ends {
 			q.refuse(step)
@@ -474,7 +481,7 @@ func (q *question) rule(f *found, rt *route.Route, object string, r *route.Rule)
 		return
 	}
 	for i := range r.Filters {
-		text, ends := filterText(&r.Filters[i])
+		text, ends := filterText(&r.Filters[i], q.to.Request)
 		q.add(Step{Station: "filter", Mark: OK, Object: object, Text: text})
 		if ends {
 			q.answered = text
@@ -547,7 +554,7 @@ func (q *question) backend(front *Front, object string, b *route.WeightedBackend
 		return false
 	}
 	for j := range b.Filters {
-		text, ends := filterText(&b.Filters[j])
+		text, ends := filterText(&b.Filters[j], q.to.Request)
 		if ends {
 			if step.Text = text + share; b.Filters[j].Redirect != nil {
 				step.Mark = OK

@@ -3,7 +3,10 @@
 package explain
 
 import (
+	"cmp"
 	"fmt"
+	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -11,10 +14,10 @@ import (
 )
 
 // filterText puts a filter into words; ends says that the gateway answers by it, and nobody else is asked.
-func filterText(f *route.Filter) (text string, ends bool) {
+func filterText(f *route.Filter, r *Request) (text string, ends bool) {
 	switch {
 	case f.Redirect != nil:
-		return redirectText(f.Redirect), true
+		return redirectText(f.Redirect, r), true
 	case f.Rewrite != nil:
 		return rewriteText(f.Rewrite), false
 	case f.RequestHeaders != nil:
@@ -42,14 +45,14 @@ func authText(a *route.ExternalAuth) string {
 	return "whether the request may pass is asked of " + strings.TrimSuffix(a.Backend+" "+string(a.Path), " ")
 }
 
-func redirectText(r *route.Redirect) string {
+func redirectText(r *route.Redirect, of *Request) string {
 	status := r.Status
 	if status == 0 {
 		status = 302
 	}
 	to := []string{}
 	if r.Location != "" {
-		to = append(to, string(r.Location))
+		to = append(to, of.location(r.Location))
 	}
 	if r.Scheme != "" {
 		to = append(to, "scheme "+r.Scheme)
@@ -64,6 +67,55 @@ func redirectText(r *route.Redirect) string {
 		to = append(to, pathText(r.Path))
 	}
 	return fmt.Sprintf("the gateway answers with a redirect (%d) to %s", status, strings.Join(to, ", "))
+}
+
+// location is where a template leads a request.
+func (r *Request) location(t route.Template) string {
+	text, err := route.ParseTemplate(t)
+	if err != nil {
+		return string(t)
+	}
+	return text.Eval(r)
+}
+
+// Value implements route.Values. What a question does not tell, such as the client's address, is "…".
+func (r *Request) Value(v route.Variable, name string, _ int) string {
+	path, query := cmp.Or(r.URL.EscapedPath(), "/"), ""
+	if r.URL.RawQuery != "" {
+		query = "?" + r.URL.RawQuery
+	}
+	switch v {
+	case route.VarHost:
+		return r.host()
+	case route.VarURI:
+		return path
+	case route.VarArgs:
+		return r.URL.RawQuery
+	case route.VarIsArgs:
+		return query[:min(1, len(query))]
+	case route.VarArg:
+		return r.URL.Query().Get(name)
+	case route.VarRequestURI:
+		return path + query
+	case route.VarUnslashedURI:
+		return strings.TrimSuffix(path+query, "/")
+	case route.VarEscapedURI:
+		return url.QueryEscape(path + query)
+	case route.VarScheme:
+		return r.URL.Scheme
+	case route.VarRequestMethod:
+		return r.Method
+	case route.VarServerPort:
+		if port, err := r.port(); err == nil {
+			return strconv.Itoa(int(port))
+		}
+	case route.VarHeader:
+		if name == "host" {
+			return r.Authority()
+		}
+		return r.Headers[name]
+	}
+	return "…"
 }
 
 func rewriteText(r *route.Rewrite) string {

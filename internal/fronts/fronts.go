@@ -385,6 +385,9 @@ func (r *routing) ingressFront() []explain.Front {
 	labels := map[string]string{"app.kubernetes.io/name": "weft", "app.kubernetes.io/component": "ingress"}
 	f := explain.Front{Object: "the gateway of Ingresses", Owner: "Ingress", Tables: s.Complete(), Service: r.serviceWith("", labels)}
 	f.Pod = explain.FrontPod(r.c.Delta, f.Service, model.Name{Namespace: "kube-system", Name: "weft-ingress"}, labels)
+	if r.whole && f.Service == nil { // the chart makes both or neither
+		f.Absent = "weft has none in this cluster: the Helm chart's ingress.enabled brings it"
+	}
 	for _, n := range slices.SortedFunc(maps.Keys(r.ingresses.Ingresses), model.Name.Compare) {
 		var hosts []string
 		for _, rule := range r.ingresses.Ingresses[n].Rules {

@@ -73,6 +73,7 @@ func TestWhyURL(t *testing.T) {
 		{"not-attached", "outside", "http://other.example.com/", nil, false},
 		{"no-listener", "outside", "https://other.example.com/", nil, false},
 		{"ingress", "outside", "http://old.example.org/a", nil, true},
+		{"ingress-redirect", "outside", "http://tls.example.org/a/", nil, true},
 		{"ingress-no-rule", "outside", "http://few.example.org/b", nil, false},
 		{"ingress-no-service", "outside", "http://few.example.org/gone", nil, false},
 		{"grpc-no-service", "outside", "http://grpc.example.com/", nil, false},
@@ -99,11 +100,35 @@ func TestNothingIsAssumedOfAWholeCluster(t *testing.T) {
 	w := load(t, true)
 	for _, url := range []string{"http://shop.example.com/cart", "http://old.example.org/a"} {
 		a := why(t, w, "outside", url, nil)
-		if a.Allowed || a.Partly || !strings.Contains(a.Summary, "404") {
+		if a.Allowed || a.Partly || !strings.Contains(a.Summary, "no Gateway and no Ingress has HTTP on port 80") {
 			t.Errorf("%s: %s", url, a.Summary)
 		}
 		if said := fmt.Sprint(a.Steps); strings.Contains(url, "old") && !strings.Contains(said, "there is no IngressClass nginx") {
 			t.Errorf("%s: %s", url, said)
+		}
+	}
+}
+
+// Without ingress.enabled of the Helm chart there is no gateway that Ingresses of weft's class could be served by.
+func TestNoGatewayOfIngresses(t *testing.T) {
+	base, err := os.ReadFile("testdata/shop.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	class := "\n---\napiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {name: nginx}\nspec: {controller: k8s.io/ingress-nginx}\n"
+	service := "---\napiVersion: v1\nkind: Service\nmetadata: {name: weft-ingress, namespace: weft, labels: {app.kubernetes.io/name: weft, app.kubernetes.io/component: ingress}}\nspec: {type: LoadBalancer, clusterIP: 10.96.9.8, clusterIPs: [10.96.9.8], ports: [{port: 80}]}\n"
+	for add, says := range map[string]string{
+		class:           "the gateway of Ingresses would take it, but weft has none in this cluster: the Helm chart's ingress.enabled brings it",
+		class + service: "no rule matches GET /b for few.example.org: the answer is 404",
+	} {
+		file := filepath.Join(t.TempDir(), "all.yaml")
+		if err := os.WriteFile(file, []byte(string(base)+add), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		explain.Print(&b, why(t, loadFile(t, file, true), "outside", "http://few.example.org/b", nil))
+		if !strings.Contains(b.String(), says) || strings.Contains(b.String(), "takes it") != (add != class) {
+			t.Errorf("want %q:\n%s", says, &b)
 		}
 	}
 }
