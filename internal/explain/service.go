@@ -113,7 +113,8 @@ func (q *question) headless(s *model.Service, port *model.ServicePort) error {
 	if len(r.addrs) == 0 {
 		q.add(Step{Station: "service", Mark: Blocked, Object: "Service " + s.Name.String(), Text: "has no endpoint: its name leads nowhere", Details: q.w.NoEndpoints(s, port)})
 	}
-	for _, p := range q.w.backends(s) {
+	pods := q.w.backends(s)
+	for _, p := range pods {
 		if !p.Ready && !slices.ContainsFunc(p.IPs, func(a netip.Addr) bool { return slices.Contains(r.addrs, a) }) {
 			q.note("service", fmt.Sprintf("pod %s is not ready: the name does not lead to it", p.Name))
 		}
@@ -123,9 +124,20 @@ func (q *question) headless(s *model.Service, port *model.ServicePort) error {
 			q.note("service", fmt.Sprintf("only %d of %d endpoints are shown", maxShown, len(r.addrs)))
 			break
 		}
-		q.walk(q.w.Policy.EndpointOf(a), cmp.Or(q.port, port.Port), "")
+		q.walk(q.w.endpointAt(a, pods), cmp.Or(q.port, port.Port), "")
 	}
 	return nil
+}
+
+// endpointAt is the end at an address that is one of some pods', on the host's network too, or whoever else's.
+func (w *World) endpointAt(a netip.Addr, pods []*model.Pod) policy.Endpoint {
+	for _, p := range pods {
+		if slices.Contains(p.IPs, a) {
+			e, _ := endOf(w.podEndpoints(p), a)
+			return e
+		}
+	}
+	return w.Policy.EndpointOf(a)
 }
 
 // frontStep says what becomes of connections to a frontend where they enter.

@@ -147,6 +147,19 @@ ports: [{port: 9092}]
 
 var fourOnly = networkPolicy("four", "podSelector: {matchLabels: {app: kafka}}, policyTypes: [Ingress], ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}]}]")
 
+const hostNetworked = `
+apiVersion: v1
+kind: Pod
+metadata: {name: host, namespace: shop, labels: {app: host}}
+spec: {nodeName: n1, hostNetwork: true, containers: [{name: c, image: x}]}
+status: {podIPs: [{ip: 192.168.0.1}], conditions: [{type: Ready, status: "True"}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: host, namespace: shop}
+spec: {clusterIP: None, selector: {app: host}, ports: [{port: 80}]}
+`
+
 const pendingLB = `
 apiVersion: v1
 kind: Service
@@ -240,6 +253,7 @@ func TestWays(t *testing.T) {
 		{"an endpoint of a headless Service", headless + "---\n" + fourOnly, "client6", "kafka-0.kafka:9092", "ALLOWED", []string{"pod shop/kafka-0 (10.1.1.20:9092)"}},
 		{"the same pod by itself", headless + "---\n" + fourOnly, "client6", "pod/kafka-0:9092", "PARTLY", []string{"[fd00::20]:9092"}},
 		{"a headless Service with an endpoint that is not ready", headless, "client6", "svc/kafka:9092", "ALLOWED", []string{"pod shop/kafka-1 is not ready: the name does not lead to it"}},
+		{"a headless Service of a pod on the host's network", hostNetworked, "client", "host:80", "ALLOWED", []string{"from node n2 to node n1"}},
 		{"a headless Service without endpoints", "apiVersion: v1\nkind: Service\nmetadata: {name: none, namespace: shop}\nspec: {clusterIP: None, ports: [{port: 80}]}",
 			"client", "none:80", "BLOCKED", []string{"none does not resolve: Service shop/none is headless and has no address to give: it has no selector"}},
 		{"an endpoint that a headless Service does not have", headless, "client", "kafka-7.kafka:9092", "BLOCKED", []string{"kafka-7.kafka does not resolve: "}},
