@@ -324,8 +324,8 @@ func (x *External) endpoints(s *model.Service) (out []model.Endpoint) {
 // Nodes are those that have been told of: what a new External needs beside the cluster's Snapshot.
 func (x *External) Nodes() map[string]*model.Node { return x.nodes }
 
-// nodeAddrs are the nodes' outer addresses, or their inner ones where none has an outer one; with
-// externalTrafficPolicy Local only of nodes with an endpoint.
+// nodeAddrs are the nodes' outer addresses, or their inner ones where none has an outer one, of the families that
+// the Service has cluster IPs of: its node ports are open on no others. With externalTrafficPolicy Local only of nodes with an endpoint.
 func (x *External) nodeAddrs(s *model.Service) (out []netip.Addr) {
 	has := make(map[string]bool)
 	if s.ExternalLocal {
@@ -338,13 +338,23 @@ func (x *External) nodeAddrs(s *model.Service) (out []netip.Addr) {
 		if !n.Ready || n.ExcludedFromLB || (s.ExternalLocal && !has[name]) {
 			continue
 		}
-		out = append(out, n.ExternalIPs...)
-		inner = append(inner, n.InternalIPs...)
+		out = appendFamiliesOf(out, n.ExternalIPs, s.ClusterIPs)
+		inner = appendFamiliesOf(inner, n.InternalIPs, s.ClusterIPs)
 	}
 	if len(out) == 0 {
 		return inner
 	}
 	return out
+}
+
+// appendFamiliesOf adds those addresses that are of a family that the others have.
+func appendFamiliesOf(to, addrs, others []netip.Addr) []netip.Addr {
+	for _, a := range addrs {
+		if slices.ContainsFunc(others, func(o netip.Addr) bool { return model.FamilyOf(o) == model.FamilyOf(a) }) {
+			to = append(to, a)
+		}
+	}
+	return to
 }
 
 // declare puts an object's declaration in the place of what it declared before; nil takes it away. An object that

@@ -48,6 +48,8 @@ func externalFixture(t testing.TB) *External {
 	np.Type = model.NodePort
 	local := with(svc("shop/local", addrs("10.96.0.3")), annotationHostname, "local.example.com")
 	local.Type, local.ExternalLocal = model.NodePort, true
+	six := with(svc("shop/six", addrs("fd00::6")), annotationHostname, "six.example.com")
+	six.Type = model.NodePort
 	hostnameOnly := lb("shop/cloud", "cloud.example.com")
 	hostnameOnly.Ingress = []model.LoadBalancerIngress{{Hostname: "lb-1.cloud.example.net"}}
 	own := svc("weft/dns", addrs("10.96.0.53"))
@@ -64,12 +66,12 @@ func externalFixture(t testing.TB) *External {
 		with(svc("shop/inner", addrs("10.96.0.9")), annotationInternal, "inner.example.com"),
 		lb("shop/wild", "*.wild.example.com", "192.0.2.7"), lb("shop/deep", "a.b.wild.example.com", "192.0.2.8"),
 		lb("shop/pending", "pending.example.com"),
-		np, local, hostnameOnly, own,
+		np, local, six, hostnameOnly, own,
 		slice("shop/local-1", "local", nil, "10.1.0.1"))
 	d.EndpointSlices[nm("shop/local-1")].Endpoints[0].Node = "node-2"
 	d.Nodes = map[string]*model.Node{
-		"node-1": {Meta: model.Meta{Name: model.Name{Name: "node-1"}}, Ready: true, InternalIPs: addrs("10.0.0.1"), ExternalIPs: addrs("198.51.100.1")},
-		"node-2": {Meta: model.Meta{Name: model.Name{Name: "node-2"}}, Ready: true, InternalIPs: addrs("10.0.0.2")},
+		"node-1": {Meta: model.Meta{Name: model.Name{Name: "node-1"}}, Ready: true, InternalIPs: addrs("10.0.0.1", "fd00::1"), ExternalIPs: addrs("198.51.100.1", "2001:db8::1")},
+		"node-2": {Meta: model.Meta{Name: model.Name{Name: "node-2"}}, Ready: true, InternalIPs: addrs("10.0.0.2", "fd00::2")},
 		"node-3": {Meta: model.Meta{Name: model.Name{Name: "node-3"}}, InternalIPs: addrs("10.0.0.3"), ExternalIPs: addrs("198.51.100.3")},
 	}
 	externalUpdate(x, d)
@@ -123,6 +125,9 @@ func TestExternal(t *testing.T) {
 		{"a load balancer's name", "cloud.example.com", "A", []string{"NOERROR", "cloud.example.com. 300 IN CNAME lb-1.cloud.example.net."}},
 		{"internal-hostname", "inner.example.com", "A", []string{"NOERROR", "inner.example.com. 300 IN A 10.96.0.9"}},
 		{"NodePort: ready nodes' outer addresses", "np.example.com", "A", []string{"NOERROR", "np.example.com. 300 IN A 198.51.100.1"}},
+		{"NodePort of IPv4 alone", "np.example.com", "AAAA", []string{"NOERROR", soa}},
+		{"NodePort of IPv6 alone", "six.example.com", "A", []string{"NOERROR", soa}},
+		{"NodePort of IPv6 alone", "six.example.com", "AAAA", []string{"NOERROR", "six.example.com. 300 IN AAAA 2001:db8::1"}},
 		{"NodePort, Local: nodes with an endpoint", "local.example.com", "A", []string{"NOERROR", "local.example.com. 300 IN A 10.0.0.2"}},
 		{"no address yet", "pending.example.com", "A", []string{"NXDOMAIN", soa}},
 		{"wildcard", "x.wild.example.com", "A", []string{"NOERROR", "x.wild.example.com. 300 IN A 192.0.2.7"}},
