@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -32,7 +33,7 @@ func newConvertIngressCommand() *cobra.Command {
 		Short: "Turn Ingresses, with ingress-nginx's annotations, into Gateway API objects and weft's policies",
 		Long: `Reads the Ingresses of a cluster, or of manifests, and writes what takes their place: a Gateway, ListenerSets that
 leave every certificate in its namespace, HTTPRoutes, GRPCRoutes, TLSRoutes, BackendTLSPolicies, ReferenceGrants and
-TrafficPolicies. Nothing is changed in the cluster.
+TrafficPolicies; and the Gateway's Namespace, where that is not there. Nothing is changed in the cluster.
 
 The report, on standard error, has a line for every annotation: what it became; DECIDE marks what Gateway API can't
 say, and a person must look at. Older and informal shapes of Ingresses are read as well.
@@ -61,10 +62,15 @@ changed otherwise, or have other policies. The exit status is 1 if there are any
 				}
 				opt.Compile.Config = model.Name{Namespace: ns, Name: name}
 			}
-			in, err := f.ingresses(cmd.Context(), opt.Sources)
+			in, namespaces, err := f.ingresses(cmd.Context(), opt.Gateway.Namespace, opt.Sources)
 			if err != nil {
 				return exitCode{exitTrouble, err}
 			}
+			known := append(slices.Collect(maps.Keys(namespaces)), everyClusters...)
+			for n := range in.Ingresses {
+				known = append(known, n.Namespace)
+			}
+			opt.NewNamespace = !slices.Contains(known, opt.Gateway.Namespace)
 			chooseClasses(in, classes, len(f.files) > 0)
 			if len(in.Ingresses) == 0 {
 				return exitCode{exitTrouble, fmt.Errorf("no Ingress to convert%s", ofClasses(classes))}
@@ -110,19 +116,23 @@ func ofClasses(classes []string) string {
 	return " of class " + strings.Join(classes, ", ")
 }
 
-// ingresses reads what Ingresses are compiled from, and where they were read.
-func (f *worldFlags) ingresses(ctx context.Context, sources map[model.Name]string) (*ingress.Changes, error) {
+// everyClusters are the namespaces that every cluster has.
+var everyClusters = []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease}
+
+// ingresses reads what Ingresses are compiled from, where they were read, and which namespaces there are: of a cluster's,
+// the Gateway's alone.
+func (f *worldFlags) ingresses(ctx context.Context, gateway string, sources map[model.Name]string) (*ingress.Changes, map[string]*model.Namespace, error) {
 	var ms []kube.Manifest
 	if len(f.files) > 0 {
 		objects, err := readForConversion(f.files)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		upgraded, _ := convert.Upgrade(convert.Options{Namespace: f.ns()}, objects)
 		for _, o := range upgraded {
 			typed, err := kube.Typed(o.Unstructured)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %s %s: %w", o.Source, o.GetKind(), o.GetName(), err)
+				return nil, nil, fmt.Errorf("%s: %s %s: %w", o.Source, o.GetKind(), o.GetName(), err)
 			}
 			if o.GetKind() == "Ingress" {
 				n := model.Name{Namespace: o.GetNamespace(), Name: o.GetName()}
@@ -135,21 +145,21 @@ func (f *worldFlags) ingresses(ctx context.Context, sources map[model.Name]strin
 		}
 	} else {
 		var err error
-		if ms, err = f.readIngresses(ctx); err != nil {
-			return nil, err
+		if ms, err = f.readIngresses(ctx, gateway); err != nil {
+			return nil, nil, err
 		}
 	}
 	d, err := kube.FromManifests(ms, f.ns())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	return &ingress.Changes{
 		Ingresses: d.Ingresses, Classes: d.IngressClasses, Services: d.Services, EndpointSlices: d.EndpointSlices, Secrets: d.Secrets, ConfigMaps: d.ConfigMaps,
-	}, nil
+	}, d.Namespaces, nil
 }
 
 // readIngresses lists what Ingresses are compiled from. Secrets that may not be read are assumed to be good.
-func (f *worldFlags) readIngresses(ctx context.Context) ([]kube.Manifest, error) {
+func (f *worldFlags) readIngresses(ctx context.Context, gateway string) ([]kube.Manifest, error) {
 	cfg, err := f.access.Config()
 	if err != nil {
 		return nil, err
@@ -197,6 +207,16 @@ func (f *worldFlags) readIngresses(ctx context.Context) ([]kube.Manifest, error)
 	}
 	for i := range secrets.Items {
 		add(&secrets.Items[i])
+	}
+	namespace, err := client.CoreV1().Namespaces().Get(ctx, gateway, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+	case apierrors.IsForbidden(err): // taken to be there: whoever applies the outcome sees whether it is
+		add(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: gateway}})
+	case err != nil:
+		return nil, fmt.Errorf("read Namespace %s: %w", gateway, err)
+	default:
+		add(namespace)
 	}
 	return out, nil
 }

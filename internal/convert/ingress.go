@@ -21,6 +21,8 @@ type IngressOptions struct {
 	// Gateway is the Gateway that is made, and GatewayClass its class.
 	Gateway      model.Name
 	GatewayClass string
+	// NewNamespace says that the Gateway's namespace isn't there yet: it is made, too.
+	NewNamespace bool
 	// Compile is how Ingresses are read, as the Ingress controller is set up.
 	Compile ingress.Options
 	// Sources tells where Ingresses were read, "file:line".
@@ -68,6 +70,10 @@ func FromIngresses(opt IngressOptions, in *ingress.Changes) *Conversion {
 		c.notes = append(c.notes, Note{Object: "Gateway " + opt.Gateway.String(), Text: fmt.Sprintf(
 			"backends no longer get %s, which ingress-nginx sets: X-Forwarded-For, -Proto, -Host and -Port tell the same", strings.Join(names, ", "))})
 	}
+	if opt.NewNamespace {
+		c.notes = append(c.notes, Note{Object: "Namespace " + opt.Gateway.Namespace, Text: "made for Gateway " + opt.Gateway.String() +
+			": leave it out where it is there, for applying it may take labels away"})
+	}
 	return &Conversion{Objects: c.all(), Notes: c.notes, Tables: c.tables, Dropped: slices.Sorted(maps.Keys(c.dropped)), Plain: slices.Sorted(maps.Keys(c.plain))}
 }
 
@@ -85,6 +91,7 @@ type ingressConverter struct {
 	gateway    []any                      // listeners of the Gateway
 	sets       map[string][]any           // and of the ListenerSets, by namespace
 	secure     map[string]tree            // hosts over TLS, and the parentRef of their listener
+	shown      map[model.Name][]string    // Secrets with a certificate, and the hosts of their listeners
 	routes     map[string][]Object        // by kind, Ingress and content
 	order      []string
 	extra      []Object
@@ -163,7 +170,7 @@ func (c *ingressConverter) ingressesOf(state *ingress.State, names []model.Name)
 // listenersOf makes the Gateway's listener for plain HTTP, and for each host with a certificate one over TLS, in the
 // ListenerSet of the certificate's namespace.
 func (c *ingressConverter) listenersOf(names []model.Name) {
-	c.secure = map[string]tree{}
+	c.secure, c.shown = map[string]tree{}, map[model.Name][]string{}
 	for _, r := range c.tables.Routes {
 		if ns, _, ok := strings.Cut(r.Name, "/"); ok {
 			c.namespaces[ns] = true
@@ -194,21 +201,41 @@ func (c *ingressConverter) listenersOf(names []model.Name) {
 			continue
 		}
 		tls := tree{"mode": "Terminate", "certificateRefs": []any{tree{"name": secret.Name}}}
+		c.shown[secret] = append(c.shown[secret], l.Hostname)
 		c.listener(secret.Namespace, l.Hostname, tree{
 			"name": "https-" + label(l.Hostname), "protocol": "HTTPS", "port": int64(443), "hostname": l.Hostname, "tls": tls,
 		})
 	}
 	for _, name := range names {
-		for i, t := range c.in.Ingresses[name].TLS {
-			if t.Secret != "" {
-				c.note(name, false, fmt.Sprintf("spec.tls[%d]", i), "became listeners of ListenerSet %s/%s, with the certificate of Secret %s", name.Namespace, c.Gateway.Name, t.Secret)
-			}
+		for i := range c.in.Ingresses[name].TLS {
+			c.tls(name, i)
 		}
 	}
 	if hosts := slices.Sorted(maps.Keys(c.plain)); len(hosts) > 0 {
 		c.notes = append(c.notes, Note{Object: "Gateway " + c.Gateway.String(), Text: strings.Join(hosts, ", ") +
 			": no certificate of their own: over HTTPS, where the controller's default certificate was shown, they are not served any more"})
 	}
+}
+
+// tls reports what became of an entry of an Ingress's spec.tls. Hosts have one certificate: the oldest Ingress's.
+func (c *ingressConverter) tls(name model.Name, i int) {
+	o := c.in.Ingresses[name]
+	t := &o.TLS[i]
+	if t.Secret == "" {
+		return
+	}
+	hosts := slices.Clone(t.Hosts)
+	for _, r := range o.Rules {
+		hosts = append(hosts, r.Host)
+	}
+	field := fmt.Sprintf("spec.tls[%d]", i)
+	for _, h := range c.shown[model.Name{Namespace: name.Namespace, Name: t.Secret}] {
+		if slices.ContainsFunc(hosts, func(own string) bool { return strings.EqualFold(own, h) }) {
+			c.note(name, false, field, "became listeners of ListenerSet %s/%s, with the certificate of Secret %s", name.Namespace, c.Gateway.Name, t.Secret)
+			return
+		}
+	}
+	c.note(name, false, field, "became no listener: no host has the certificate of Secret %s by this Ingress", t.Secret)
 }
 
 // certificateOf is the Secret of an Ingress that a listener's certificate is from.
@@ -403,7 +430,13 @@ func (c *ingressConverter) all() []Object {
 			"key": "kubernetes.io/metadata.name", "operator": "In", "values": anys(slices.Sorted(maps.Keys(c.sets))),
 		}}}}}
 	}
-	out := []Object{c.object(gatewayGroup+"/v1", "Gateway", c.Gateway.Name, c.Gateway.Namespace, spec)}
+	var out []Object
+	if c.NewNamespace {
+		out = append(out, Object{Unstructured: &unstructured.Unstructured{Object: tree{
+			"apiVersion": "v1", "kind": "Namespace", "metadata": tree{"name": c.Gateway.Namespace},
+		}}})
+	}
+	out = append(out, c.object(gatewayGroup+"/v1", "Gateway", c.Gateway.Name, c.Gateway.Namespace, spec))
 	for _, ns := range slices.Sorted(maps.Keys(c.sets)) {
 		out = append(out, c.object(gatewayGroup+"/v1", "ListenerSet", c.Gateway.Name, ns, tree{
 			"parentRef": tree{"group": gatewayGroup, "kind": "Gateway", "name": c.Gateway.Name, "namespace": c.Gateway.Namespace},

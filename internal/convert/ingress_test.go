@@ -45,7 +45,7 @@ func TestFromIngresses(t *testing.T) {
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			c := FromIngresses(IngressOptions{
-				Gateway: model.Name{Namespace: "infra", Name: "ingress"}, GatewayClass: "weft",
+				Gateway: model.Name{Namespace: "infra", Name: "ingress"}, GatewayClass: "weft", NewNamespace: strings.Contains(file, "lost"),
 				Compile: ingress.Options{Controllers: []string{ingress.NginxController}},
 			}, world(t, file))
 			golden(t, strings.TrimSuffix(file, ".yaml")+".golden", c.Objects, c.Notes)

@@ -120,6 +120,9 @@ func compile(objects []Object, opt IngressOptions, in *ingress.Changes) (*route.
 	change.GatewayClasses[opt.GatewayClass].Spec.ControllerName = gatewayapi.ControllerName
 	policies := map[model.Name]*v1alpha1.TrafficPolicy{}
 	for _, o := range objects {
+		if o.GetKind() == "Namespace" {
+			continue // each that an object is in is made below
+		}
 		name := model.Name{Namespace: o.GetNamespace(), Name: o.GetName()}
 		change.Namespaces[name.Namespace] = &model.Namespace{Meta: model.Meta{
 			Name: model.Name{Name: name.Namespace}, Labels: map[string]string{"kubernetes.io/metadata.name": name.Namespace},
