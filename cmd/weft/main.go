@@ -8,11 +8,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 
 	"github.com/weft-net/weft/internal/podnet/plugin"
 )
@@ -41,6 +43,8 @@ func main() {
 		os.Exit(plugin.Main()) // a container runtime waits: no command tree for it
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// Commands say themselves what fails. What runs on has client-go's messages in its log: logFlags.setup.
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
 	err := newRoot().ExecuteContext(ctx)
 	stop()
 	if err == nil {
@@ -49,11 +53,15 @@ func main() {
 	if msg := err.Error(); msg != "" {
 		fmt.Fprintln(os.Stderr, "weft: "+msg)
 	}
-	var code exitCode
-	if errors.As(err, &code) {
-		os.Exit(code.code)
+	os.Exit(exitStatus(err))
+}
+
+// exitStatus is what the process ends with. An error that chooses none is trouble: 1 is an answer.
+func exitStatus(err error) int {
+	if code := (exitCode{}); errors.As(err, &code) {
+		return code.code
 	}
-	os.Exit(1)
+	return exitTrouble
 }
 
 // newRoot builds the command tree: what runs in a cluster, then what a person runs.

@@ -18,10 +18,10 @@ import (
 	"github.com/weft-net/weft/internal/policy"
 )
 
-// Exit statuses of the commands that judge.
+// Exit statuses, besides 0.
 const (
 	exitNo      = 1 // blocked; findings; differences
-	exitTrouble = 2 // the question could not be answered
+	exitTrouble = 2 // the question could not be answered, or not whole: a bad command line, no such object, no cluster
 	exitBug     = 3 // the kernel does not do what the model says
 )
 
