@@ -9,9 +9,11 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -43,23 +45,16 @@ func agentPods(ctx context.Context, cfg *rest.Config, node string) ([]corev1.Pod
 	return pods, nil
 }
 
-// execAgent runs a command in an agent's container and has read read its output to the end.
-func execAgent(ctx context.Context, cfg *rest.Config, pod *corev1.Pod, args []string, read func(io.Reader) error) error {
-	client, err := kubernetes.NewForConfig(cfg)
-	if err != nil {
+// agentPatience is how long an agent may take to be reached. Where its node is gone, the API server waits for a minute.
+const agentPatience = 5 * time.Second
+
+// execAgent runs a command in an agent's container and has read read its output to the end. An agent that isn't reached
+// within the patience is an error; the command may take what time it takes.
+func execAgent(ctx context.Context, cfg *rest.Config, pod *corev1.Pod, patience time.Duration, args []string, read func(io.Reader) error) error {
+	if err := reachAgent(ctx, cfg, pod, patience); err != nil {
 		return err
 	}
-	url := client.CoreV1().RESTClient().Post().Resource("pods").Namespace(pod.Namespace).Name(pod.Name).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Container: pod.Spec.Containers[0].Name, Command: args, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
-	spdy, err := remotecommand.NewSPDYExecutor(cfg, http.MethodPost, url)
-	if err != nil {
-		return err
-	}
-	ws, err := remotecommand.NewWebSocketExecutor(cfg, http.MethodGet, url.String())
-	if err != nil {
-		return err
-	}
-	exec, err := remotecommand.NewFallbackExecutor(ws, spdy, func(error) bool { return true })
+	exec, err := agentExecutor(ctx, cfg, pod, args)
 	if err != nil {
 		return err
 	}
@@ -75,4 +70,49 @@ func execAgent(ctx context.Context, cfg *rest.Config, pod *corev1.Pod, args []st
 		return err
 	}
 	return <-done
+}
+
+// reachAgent runs what ends at once, for a stream says nothing of whether its far end is there: the API server accepts it
+// before it asks the node.
+func reachAgent(ctx context.Context, cfg *rest.Config, pod *corev1.Pod, patience time.Duration) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	exec, err := agentExecutor(ctx, cfg, pod, []string{"weft", "--version"})
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1) // the library does not heed ctx while SPDY is negotiated
+	go func() {
+		done <- exec.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: io.Discard, Stderr: io.Discard})
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(patience):
+		return fmt.Errorf("pod %s/%s can't be reached within %s: is the node up, and its kubelet?", pod.Namespace, pod.Name, patience)
+	}
+}
+
+// agentExecutor runs a command in an agent's container: over WebSocket or, as kubectl does, over SPDY where something on
+// the way takes no WebSocket.
+func agentExecutor(ctx context.Context, cfg *rest.Config, pod *corev1.Pod, args []string) (remotecommand.Executor, error) {
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	url := client.CoreV1().RESTClient().Post().Resource("pods").Namespace(pod.Namespace).Name(pod.Name).SubResource("exec").
+		VersionedParams(&corev1.PodExecOptions{Container: pod.Spec.Containers[0].Name, Command: args, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
+	spdy, err := remotecommand.NewSPDYExecutor(cfg, http.MethodPost, url)
+	if err != nil {
+		return nil, err
+	}
+	ws, err := remotecommand.NewWebSocketExecutor(cfg, http.MethodGet, url.String())
+	if err != nil {
+		return nil, err
+	}
+	return remotecommand.NewFallbackExecutor(ws, spdy, func(err error) bool {
+		return ctx.Err() == nil && (httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err))
+	})
 }

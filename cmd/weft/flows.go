@@ -10,15 +10,14 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/rest"
 
 	"github.com/weft-net/weft/internal/flowlog"
 )
@@ -44,6 +43,8 @@ func newFlowsCommand() *cobra.Command {
 		Long: `Which flows policies dropped, and why: those that the nodes' agents still remember, and with --follow those to come.
 It asks each agent by way of "exec", so that whoever may exec into weft's pods, and nobody else, sees flows.
 
+An agent that can't be reached is named on standard error, and the exit status is 2 as the answer is not whole.
+
 Of what is dropped a few packets a second are reported for each chain of policies; the metric
 weft_policy_dropped_packets_total counts all. Admitted connections are reported where the agents run with
 --log-admitted.`,
@@ -52,7 +53,9 @@ weft_policy_dropped_packets_total counts all. Admitted connections are reported 
   weft flows -n shop --service db --since 5m -o wide`,
 		GroupID: "person",
 		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), cmd.OutOrStdout()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return f.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
 	}
 	fs := cmd.Flags()
 	f.addCluster(fs)
@@ -74,7 +77,7 @@ weft_policy_dropped_packets_total counts all. Admitted connections are reported 
 	return cmd
 }
 
-func (f *flowFlags) run(ctx context.Context, out io.Writer) error {
+func (f *flowFlags) run(ctx context.Context, out, errOut io.Writer) error {
 	filter, err := f.readFilter()
 	if err != nil {
 		return err
@@ -82,7 +85,7 @@ func (f *flowFlags) run(ctx context.Context, out io.Writer) error {
 	if !f.all && (f.namespace != "" || !f.local) {
 		filter.Namespace = f.ns()
 	}
-	p := &flowPrinter{out: out, format: f.output}
+	p := &flowPrinter{out: out, err: errOut, format: f.output}
 	if f.local {
 		return flowlog.Query(ctx, f.socket, filter, f.follow, p.print)
 	}
@@ -94,7 +97,10 @@ func (f *flowFlags) run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return f.ask(ctx, cfg, pods, filter, p)
+	args := f.agentArgs(&filter)
+	return f.ask(ctx, pods, p, func(pod *corev1.Pod, each func(*flowlog.Event) error) error {
+		return execAgent(ctx, cfg, pod, agentPatience, args, func(r io.Reader) error { return flowlog.Decode(bufio.NewReader(r), each) })
+	})
 }
 
 // readFilter reads the flags that choose flows.
@@ -123,8 +129,9 @@ func (f *flowFlags) readFilter() (flowlog.Filter, error) {
 	return filter, nil
 }
 
-// ask asks all agents at once. Without --follow the events of all come sorted by time.
-func (f *flowFlags) ask(ctx context.Context, cfg *rest.Config, pods []corev1.Pod, filter flowlog.Filter, p *flowPrinter) error {
+// ask asks all agents at once. Without --follow the events of all come sorted by time. An agent that does not answer is
+// named as soon as that is known.
+func (f *flowFlags) ask(ctx context.Context, pods []corev1.Pod, p *flowPrinter, one func(*corev1.Pod, func(*flowlog.Event) error) error) error {
 	var mu sync.Mutex
 	var kept []flowlog.Event
 	each := func(e *flowlog.Event) error {
@@ -136,14 +143,18 @@ func (f *flowFlags) ask(ctx context.Context, cfg *rest.Config, pods []corev1.Pod
 		kept = append(kept, *e)
 		return nil
 	}
-	errs := make([]error, len(pods))
+	var silent []string
 	var wg sync.WaitGroup
 	for i := range pods {
 		wg.Go(func() {
-			if err := f.askOne(ctx, cfg, &pods[i], filter, each); err != nil && ctx.Err() == nil {
-				errs[i] = fmt.Errorf("node %s: %w", pods[i].Spec.NodeName, err)
-				fmt.Fprintln(os.Stderr, "weft:", errs[i])
+			err := one(&pods[i], each)
+			if err == nil || ctx.Err() != nil {
+				return
 			}
+			mu.Lock()
+			defer mu.Unlock()
+			silent = append(silent, pods[i].Spec.NodeName)
+			fmt.Fprintf(p.err, "weft: node %s: %v\n", pods[i].Spec.NodeName, err)
 		})
 	}
 	wg.Wait()
@@ -153,13 +164,17 @@ func (f *flowFlags) ask(ctx context.Context, cfg *rest.Config, pods []corev1.Pod
 			return err
 		}
 	}
-	if !slices.Contains(errs, nil) {
+	switch slices.Sort(silent); len(silent) {
+	case 0:
+		return nil
+	case len(pods):
 		return errors.New("no agent answered")
 	}
-	return nil
+	return fmt.Errorf("these are not all flows: no answer from %s", strings.Join(silent, ", "))
 }
 
-func (f *flowFlags) askOne(ctx context.Context, cfg *rest.Config, pod *corev1.Pod, filter flowlog.Filter, each func(*flowlog.Event) error) error {
+// agentArgs are the command that an agent is asked by.
+func (f *flowFlags) agentArgs(filter *flowlog.Filter) []string {
 	args := []string{"weft", "flows", "--local", "-o", "json"}
 	for _, flag := range []struct{ name, value string }{
 		{"verdict", f.verdict}, {"pod", filter.Pod}, {"namespace", filter.Namespace}, {"address", f.address}, {"service", filter.Service},
@@ -181,15 +196,15 @@ func (f *flowFlags) askOne(ctx context.Context, cfg *rest.Config, pod *corev1.Po
 	if f.follow {
 		args = append(args, "--follow")
 	}
-	return execAgent(ctx, cfg, pod, args, func(r io.Reader) error { return flowlog.Decode(bufio.NewReader(r), each) })
+	return args
 }
 
 // flowPrinter writes events one at a time.
 type flowPrinter struct {
-	mu     sync.Mutex
-	out    io.Writer
-	format string
-	begun  bool
+	mu       sync.Mutex
+	out, err io.Writer
+	format   string
+	begun    bool
 }
 
 func (p *flowPrinter) print(e *flowlog.Event) error {

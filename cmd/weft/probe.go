@@ -87,7 +87,7 @@ func (f *worldFlags) probe(ctx context.Context, a *explain.Answer, patience time
 		return err
 	}
 	var results []probe.Result
-	err = execAgent(ctx, cfg, &pods[0], args, func(r io.Reader) error { return json.NewDecoder(r).Decode(&results) })
+	err = execAgent(ctx, cfg, &pods[0], agentPatience, args, func(r io.Reader) error { return json.NewDecoder(r).Decode(&results) })
 	if err != nil {
 		return fmt.Errorf("probe from node %s (it takes the right to exec into pod %s): %w", node, model.Name{Namespace: pods[0].Namespace, Name: pods[0].Name}, err)
 	}
