@@ -37,7 +37,8 @@ func newAddressesCommand() *cobra.Command {
 
 What a Service lacks, and the cure, is worked out here from the API objects by the same code that the controller
 runs. Who announces an address, the node agents are asked; a name in parentheses is the node that is to announce it,
-shown where the agents could not be asked.`,
+shown where the agents could not be asked. An agent that does not answer is named on standard error, and the exit status
+is 2 as the answer is not whole.`,
 		GroupID: "person",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -50,12 +51,18 @@ shown where the agents could not be asked.`,
 			if err != nil {
 				return err
 			}
-			agents, err := kube.AgentMetrics(ctx, cfg)
-			if err != nil {
-				fmt.Fprintln(cmd.ErrOrStderr(), "weft: not all node agents could be asked:", err)
+			agents, silent := kube.AgentMetrics(ctx, cfg)
+			if silent != nil {
+				fmt.Fprintln(cmd.ErrOrStderr(), "weft: not all node agents could be asked:", silent)
 			}
 			view := addresses.View(d, opts, announcedBy(agents))
-			return printAddresses(cmd.OutOrStdout(), view, output)
+			if err := printAddresses(cmd.OutOrStdout(), view, output); err != nil {
+				return err
+			}
+			if silent != nil {
+				return exitCode{code: exitTrouble}
+			}
+			return nil
 		},
 	}
 	fs := cmd.Flags()
@@ -150,6 +157,12 @@ func printAddresses(w io.Writer, v addresses.Overview, output string) error {
 		if s.Reason != "" {
 			fmt.Fprintf(w, "%sService %s/%s: %s: %s\n", sep, s.Namespace, s.Name, s.Reason, s.Message)
 			sep = ""
+		}
+		for _, a := range s.Addresses {
+			if a.Nobody != "" {
+				fmt.Fprintf(w, "%sService %s/%s: %s is announced by no node: %s\n", sep, s.Namespace, s.Name, a.Address, a.Nobody)
+				sep = ""
+			}
 		}
 	}
 	return nil

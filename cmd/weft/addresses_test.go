@@ -20,12 +20,14 @@ func TestPrintAddresses(t *testing.T) {
 			{Namespace: "shop", Name: "web", Addresses: []addresses.AddressView{
 				{Address: netip.MustParseAddr("192.0.2.1"), Pool: "lan", Asked: true, Announcers: []string{"n1"}, Candidates: []string{"n1", "n2"}},
 				{Address: netip.MustParseAddr("192.0.2.2"), Pool: "lan", Owner: "n2"}}},
+			{Namespace: "shop", Name: "one", Addresses: []addresses.AddressView{{Address: netip.MustParseAddr("192.0.2.3"), Pool: "lan", Asked: true, Nobody: "it is Local"}}},
 			{Namespace: "shop", Name: "cart", Reason: "AddressPoolExhausted", Message: "no free address"},
 		},
 	}
 	for output, want := range map[string][]string{
 		"": {"POOL", "lan    yes        yes    2", "shop/web    192.0.2.1   lan    n1", "(n2)", "shop/cart   <pending>",
-			"AddressPool old: Conflict: overlaps", "Service shop/cart: AddressPoolExhausted: no free address"},
+			"AddressPool old: Conflict: overlaps", "Service shop/cart: AddressPoolExhausted: no free address",
+			"192.0.2.3   lan    none", "Service shop/one: 192.0.2.3 is announced by no node: it is Local"},
 		"wide": {"192.0.2.1-192.0.2.10", "n1, n2"},
 		"json": {`"announcers": [`, `"address": "192.0.2.1"`, `"free": 8`},
 		"yaml": {"- address: 192.0.2.1", "autoAssign: true"},

@@ -53,6 +53,7 @@ type AddressView struct {
 	// Owner is the node that is to announce it if all of Candidates live; "" if no node may.
 	Owner      string   `json:"owner,omitempty"`
 	Candidates []string `json:"candidates,omitempty"`
+	Nobody     string   `json:"nobody,omitempty"` // why no node may, and the cure
 }
 
 // View draws up an Overview from the whole state. announced is what each node says it announces; nil is not known.
@@ -91,6 +92,9 @@ func View(d *model.Delta, opts Options, announced map[string][]netip.Addr) Overv
 			for _, c := range candidates {
 				a.Candidates = append(a.Candidates, c.Node)
 			}
+			if len(candidates) == 0 {
+				a.Nobody = nobody(d.Services[name], a.Shown)
+			}
 			v.Addresses = append(v.Addresses, a)
 		}
 		out.Services = append(out.Services, v)
@@ -99,4 +103,16 @@ func View(d *model.Delta, opts Options, announced map[string][]netip.Addr) Overv
 		return cmp.Or(strings.Compare(x.Namespace, y.Namespace), strings.Compare(x.Name, y.Name))
 	})
 	return out
+}
+
+// nobody says why no node may announce an address of a Service.
+func nobody(s *model.Service, shown bool) string {
+	switch {
+	case !shown:
+		return "the Service's status does not have it yet"
+	case s.ExternalLocal:
+		return "externalTrafficPolicy is Local, and no node that may announce has a ready endpoint: make its pods ready (weft service " +
+			s.Meta.Name.Name + " -n " + s.Meta.Namespace + " says what they lack), or use externalTrafficPolicy: Cluster"
+	}
+	return "no node may: each has the label node.kubernetes.io/exclude-from-external-load-balancers, or is being deleted"
 }

@@ -5,6 +5,7 @@ package addresses
 import (
 	"net/netip"
 	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -27,5 +28,24 @@ func TestView(t *testing.T) {
 	}
 	if a := View(d, ours, nil).Services[0].Addresses[0]; a.Asked || a.Announcers != nil {
 		t.Errorf("nobody was asked, yet %+v", a)
+	}
+}
+
+// TestViewNobody: an address that no node may announce comes with the cause.
+func TestViewNobody(t *testing.T) {
+	for _, c := range []struct {
+		why  string
+		with []any
+		want string
+	}{
+		{"Local, without an endpoint", []any{svc("a", mark, status("192.0.2.1"), local), node("n1")}, "externalTrafficPolicy is Local, and no node"},
+		{"no node but an excluded one", []any{svc("a", mark, status("192.0.2.1")), node("n1", excluded)}, "no node may: each has the label"},
+		{"not in the status", []any{svc("a", fromPool("p")), node("n1")}, "the Service's status does not have it yet"},
+		{"a node may", []any{svc("a", mark, status("192.0.2.1")), node("n1")}, ""},
+	} {
+		a := View(delta(append(c.with, apool("p", "192.0.2.1-192.0.2.9", manual))...), ours, nil).Services[0].Addresses[0]
+		if !strings.HasPrefix(a.Nobody, c.want) || (c.want == "") != (a.Nobody == "") {
+			t.Errorf("%s: %q, want %q", c.why, a.Nobody, c.want)
+		}
 	}
 }

@@ -53,8 +53,10 @@ func announcers(t *testing.T) map[string][]string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Where an agent does not answer the command fails, and still says what the others announce.
 	out, err := lab.Exec(t.Context(), "outside", filepath.Join(dir, "weft"), "addresses", "-o", "json")
-	if err != nil {
+	begin := strings.Index(out, "{")
+	if begin < 0 {
 		t.Fatal(err)
 	}
 	var view struct {
@@ -65,7 +67,7 @@ func announcers(t *testing.T) map[string][]string {
 			}
 		}
 	}
-	if err := json.Unmarshal([]byte(out[strings.Index(out, "{"):]), &view); err != nil {
+	if err := json.NewDecoder(strings.NewReader(out[begin:])).Decode(&view); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	by := map[string][]string{}
