@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/dynamic"
 
 	"github.com/weft-net/weft/internal/flowlog"
 )
@@ -97,11 +98,39 @@ func (f *flowFlags) run(ctx context.Context, out, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if !f.all {
+		if err := f.namespaceIsThere(ctx); err != nil {
+			return err
+		}
+	}
+	client, err := dynamic.NewForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	missing := notThere(ctx, client, &filter)
+	if f.follow {
+		for _, what := range missing { // it may come
+			fmt.Fprintln(errOut, "weft:", what)
+		}
+	}
 	args := f.agentArgs(&filter)
-	return f.ask(ctx, pods, p, func(pod *corev1.Pod, each func(*flowlog.Event) error) error {
+	err = f.ask(ctx, pods, p, func(pod *corev1.Pod, each func(*flowlog.Event) error) error {
 		return execAgent(ctx, cfg, pod, agentPatience, args, func(r io.Reader) error { return flowlog.Decode(bufio.NewReader(r), each) })
 	})
+	if err != nil || p.begun || f.follow {
+		return err
+	}
+	if len(missing) > 0 {
+		return exitCode{exitTrouble, errors.New(strings.Join(missing, "; "))}
+	}
+	if f.output != "json" {
+		nothingFound(errOut, filter.Namespace)
+	}
+	return nil
 }
+
+// flowProtocols are those that flows have.
+var flowProtocols = []string{"tcp", "udp", "sctp", "icmp", "icmpv6"}
 
 // readFilter reads the flags that choose flows.
 func (f *flowFlags) readFilter() (flowlog.Filter, error) {
@@ -112,6 +141,9 @@ func (f *flowFlags) readFilter() (flowlog.Filter, error) {
 	}
 	if d := filter.Direction; d != "" && d != "ingress" && d != "egress" {
 		return filter, fmt.Errorf("--direction=%s: want ingress or egress", d)
+	}
+	if p := filter.Protocol; p != "" && !slices.Contains(flowProtocols, strings.ToLower(p)) {
+		return filter, fmt.Errorf("--protocol=%s: want %s", p, strings.Join(flowProtocols, ", "))
 	}
 	if f.address != "" {
 		p, err := netip.ParsePrefix(f.address)
@@ -210,11 +242,12 @@ type flowPrinter struct {
 func (p *flowPrinter) print(e *flowlog.Event) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	begun := p.begun
+	p.begun = true
 	if p.format == "json" {
 		return json.NewEncoder(p.out).Encode(e)
 	}
-	if !p.begun {
-		p.begun = true
+	if !begun {
 		flowlog.Header(p.out, p.format == "wide")
 	}
 	flowlog.Print(p.out, e, p.format == "wide")

@@ -88,6 +88,9 @@ not be read is left out, and named.`,
 				err = lint.WriteSARIF(cmd.OutOrStdout(), shown, version)
 			default:
 				lint.WriteText(cmd.OutOrStdout(), shown)
+				if len(shown) == 0 {
+					fmt.Fprintln(cmd.ErrOrStderr(), "No findings")
+				}
 			}
 			if err != nil {
 				return exitCode{exitTrouble, err}
@@ -107,6 +110,9 @@ not be read is left out, and named.`,
 }
 
 func (f *worldFlags) lint(ctx context.Context) ([]lint.Finding, error) {
+	if err := f.namespaceIsThere(ctx); err != nil {
+		return nil, err
+	}
 	in := lint.Input{Now: time.Now()}
 	var err error
 	if len(f.files) > 0 {
@@ -126,6 +132,9 @@ func (f *worldFlags) lint(ctx context.Context) ([]lint.Finding, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if len(f.files) > 0 && len(in.Cluster.Manifests) == 0 {
+		return nil, fmt.Errorf("no object in %s: -f names manifests, or folders with some (*.yaml, *.yml, *.json)", strings.Join(f.files, ", "))
 	}
 	findings, err := lint.Run(in)
 	if err != nil || len(f.files) > 0 || f.namespace == "" {

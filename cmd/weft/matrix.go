@@ -35,6 +35,11 @@ are those that have no row of their own. What they may open to each other, and t
 		GroupID: "person",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !all {
+				if err := f.namespaceIsThere(cmd.Context()); err != nil {
+					return err
+				}
+			}
 			w, err := f.load(cmd.Context())
 			if err != nil {
 				return exitCode{exitTrouble, err}

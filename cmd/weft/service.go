@@ -310,16 +310,24 @@ func newStatusServicesCommand() *cobra.Command {
 		Short: "Show how each Service fares: its addresses, its endpoints, and where it is refused or dropped",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			namespace := f.world.ns()
+			if all {
+				namespace = ""
+			} else if err := f.world.namespaceIsThere(cmd.Context()); err != nil {
+				return err
+			}
 			d, tables, err := f.tables(cmd.Context())
 			if err != nil {
 				return err
 			}
-			namespace := f.world.ns()
-			if all {
-				namespace = ""
-			}
 			rows := statusRows(d, tables, namespace)
-			return writeView(cmd.OutOrStdout(), f.output, rows, func(w io.Writer) { printStatus(w, rows) })
+			return writeView(cmd.OutOrStdout(), f.output, rows, func(w io.Writer) {
+				if len(rows) == 0 {
+					nothingFound(cmd.ErrOrStderr(), namespace)
+					return
+				}
+				printStatus(w, rows)
+			})
 		},
 	}
 	f.add(cmd.Flags())
@@ -341,7 +349,7 @@ type statusRow struct {
 }
 
 func statusRows(d *model.Delta, tables []nodeTable, namespace string) []statusRow {
-	var out []statusRow
+	out := []statusRow{}
 	for _, name := range slices.SortedFunc(maps.Keys(d.Services), model.Name.Compare) {
 		if namespace != "" && name.Namespace != namespace {
 			continue

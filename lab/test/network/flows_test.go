@@ -57,8 +57,11 @@ spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: []
 		}
 		return nil
 	})
-	if got := flows("--service", "other"); len(got) != 0 {
+	if got := flows("--port", "1"); len(got) != 0 {
 		t.Errorf("a filter lets through %+v", got)
+	}
+	if text, err := weft(t, "flows", "-n", ns, "--service", "other"); err == nil || !strings.Contains(err.Error(), "there is no Service other") {
+		t.Errorf("a Service that is not there: %q, %v", text, err)
 	}
 	labtest.Eventually(t, 30*time.Second, func() error {
 		if out := lab.Kubectl(t, "get", "events", "-n", ns, "--field-selector", "reason=NetworkPolicyDrop,involvedObject.name=web"); !strings.Contains(out, "web-out") {
