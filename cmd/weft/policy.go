@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -18,21 +17,21 @@ func newPolicyCommand() *cobra.Command {
 		Use:     "policy NAME",
 		Short:   "What a policy applies to, and what each of its rules means now",
 		Long:    "What a NetworkPolicy (or, if there is none of the name, a ClusterNetworkPolicy) applies to, and whom each of its\nrules means now.\n\n" + rightsNeeded,
-		Example: "  weft policy -n shop db-only-from-web\n  weft policy -f manifests/ shop/db-only-from-web",
+		Example: "  weft policy -n shop db-only-from-web\n  weft policy -f manifests/ shop/db-only-from-web\n  weft policy -n shop netpol/db-only-from-web",
 		GroupID: "person",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			name, err := readName(args[0], f.ns(), "netpol", "networkpolicy", "networkpolicies")
+			if err != nil {
+				return err
+			}
 			w, err := f.load(cmd.Context())
 			if err != nil {
 				return err
 			}
-			ns, name := f.ns(), args[0]
-			if a, b, ok := strings.Cut(name, "/"); ok {
-				ns, name = a, b
-			}
-			p := w.Describe(ns, name)
+			p := w.Describe(name.Namespace, name.Name)
 			if p == nil {
-				return fmt.Errorf("there is no NetworkPolicy %s/%s and no ClusterNetworkPolicy %s", ns, name, name)
+				return fmt.Errorf("there is no NetworkPolicy %s and no ClusterNetworkPolicy %s", name, name.Name)
 			}
 			if output == "json" {
 				return writeJSON(cmd.OutOrStdout(), p)

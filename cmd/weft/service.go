@@ -4,9 +4,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -16,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 	"sigs.k8s.io/yaml"
 
+	"github.com/weft-net/weft/internal/explain"
 	"github.com/weft-net/weft/internal/kube"
 	"github.com/weft-net/weft/internal/model"
 	"github.com/weft-net/weft/internal/service"
@@ -92,8 +95,12 @@ func (f *serviceFlags) tables(ctx context.Context) (*model.Delta, []nodeTable, e
 	if len(out) == 0 && f.node != "" {
 		return nil, nil, fmt.Errorf("there is no node %q: the nodes are %s", f.node, strings.Join(slices.Sorted(maps.Keys(d.Nodes)), ", "))
 	}
-	if len(out) == 0 {
-		return nil, nil, fmt.Errorf("there are no nodes, so nothing is forwarded anywhere")
+	switch {
+	case len(out) > 0:
+	case len(f.world.files) > 0:
+		return nil, nil, errors.New("there are no nodes in the manifests, and what is forwarded depends on the node: add some (kubectl get nodes -o yaml > nodes.yaml, then -f nodes.yaml)")
+	default:
+		return nil, nil, errors.New("there are no nodes, so nothing is forwarded anywhere")
 	}
 	return d, out, nil
 }
@@ -109,21 +116,25 @@ the others don't: not ready, on another node while the traffic policy is Local, 
 The answer is worked out from the API objects by the code that the node agents run.`,
 		Example: `  weft service web -n shop
   weft service web -n shop --node node2 -o yaml
+  weft service svc/shop/web
   weft service web -f manifests/`,
 		GroupID: "person",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, tables, err := f.tables(cmd.Context())
+			name, err := readName(args[0], f.world.ns(), "svc", "service", "services")
 			if err != nil {
 				return err
 			}
-			name := model.Name{Namespace: f.world.ns(), Name: args[0]}
-			if ns, n, ok := strings.Cut(args[0], "/"); ok {
-				name = model.Name{Namespace: ns, Name: n}
+			d, tables, err := f.tables(cmd.Context())
+			if err != nil {
+				return err
 			}
 			view, err := viewService(name, tables)
 			if err != nil {
 				return err
+			}
+			if view.NoEndpoints, err = f.noEndpoints(cmd.Context(), d, d.Services[name], tables[0]); err != nil {
+				fmt.Fprintln(cmd.ErrOrStderr(), "weft: why a port has no endpoint is not known:", err)
 			}
 			return writeView(cmd.OutOrStdout(), f.output, view, func(w io.Writer) { view.print(w, f.output == "wide") })
 		},
@@ -157,6 +168,14 @@ type serviceView struct {
 	NotServed string     `json:"notServed,omitempty"`
 	From      []fromView `json:"from,omitempty"`
 	Absent    []string   `json:"absent,omitempty"`
+
+	NoEndpoints []emptyPort `json:"noEndpoints,omitempty"` // ports that nothing serves
+}
+
+// emptyPort is a port of a Service that has no endpoint at all, and why.
+type emptyPort struct {
+	Port string   `json:"port"`
+	Why  []string `json:"why"`
 }
 
 type fromView struct {
@@ -216,6 +235,48 @@ func viewService(name model.Name, tables []nodeTable) (serviceView, error) {
 	return v, nil
 }
 
+// noEndpoints says of a Service's ports without an endpoint why they have none. Pods are asked for only then.
+func (f *serviceFlags) noEndpoints(ctx context.Context, d *model.Delta, s *model.Service, nt nodeTable) ([]emptyPort, error) {
+	e, _ := nt.explain(s.Name)
+	var out []emptyPort
+	var w *explain.World
+	for i := range s.Ports {
+		p := &s.Ports[i]
+		served := func(fe service.FrontendReport) bool {
+			return fe.Port == p.Name && fe.Frontend.Protocol == p.Protocol && len(fe.Endpoints) > 0
+		}
+		if len(e.Frontends) == 0 || slices.ContainsFunc(e.Frontends, served) {
+			continue
+		}
+		if w == nil {
+			var err error
+			if w, err = f.worldWithPods(ctx, d); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, emptyPort{Port: fmt.Sprintf("%d/%s", p.Port, p.Protocol), Why: w.NoEndpoints(s, p)})
+	}
+	return out, nil
+}
+
+// worldWithPods is a World of what the tables were made of, and pods.
+func (f *serviceFlags) worldWithPods(ctx context.Context, d *model.Delta) (*explain.World, error) {
+	if len(f.world.files) == 0 {
+		cfg, err := f.world.access.Config()
+		if err != nil {
+			return nil, err
+		}
+		ctx, cancel := context.WithTimeout(ctx, snapshotPatience)
+		defer cancel()
+		pods, err := kube.Snapshot(ctx, cfg, kube.Pods)
+		if err != nil {
+			return nil, err
+		}
+		d.Pods = pods.Pods
+	}
+	return explain.NewWorld(d, explain.Options{})
+}
+
 func viewFrontend(fe *service.FrontendReport) frontendView {
 	out := frontendView{Kind: fe.Kind.String(), Address: fe.Frontend.String(), Port: fe.Port, TargetPort: fe.TargetPort,
 		Action: fe.Rule.Main.Action.String(), Summary: fe.Text}
@@ -249,6 +310,12 @@ func (v *serviceView) print(w io.Writer, wide bool) {
 		}
 		for _, c := range from.Closed {
 			fmt.Fprintf(w, "  not open: %s\n", c)
+		}
+	}
+	for _, p := range v.NoEndpoints {
+		fmt.Fprintf(w, "\nWhy port %s has no endpoint:\n", p.Port)
+		for _, why := range p.Why {
+			fmt.Fprintf(w, "  %s\n", why)
 		}
 	}
 	if len(v.Absent) > 0 {
@@ -346,6 +413,7 @@ type statusRow struct {
 	Endpoints int      `json:"endpoints"`
 	Problems  []string `json:"problems,omitempty"`
 	Note      string   `json:"note,omitempty"`
+	Pending   bool     `json:"addressPending,omitempty"` // a load balancer's
 }
 
 func statusRows(d *model.Delta, tables []nodeTable, namespace string) []statusRow {
@@ -355,11 +423,15 @@ func statusRows(d *model.Delta, tables []nodeTable, namespace string) []statusRo
 			continue
 		}
 		row := statusRow{Namespace: name.Namespace, Name: name.Name, Type: d.Services[name].Type.String()}
+		row.Pending = d.Services[name].Type == model.LoadBalancer && len(d.Services[name].Ingress) == 0
 		problems := make(map[string][]string) // what, and on which nodes
 		var order []string
 		for i, nt := range tables {
 			e, _ := nt.explain(name)
 			if row.Note = e.NotServed; row.Note != "" {
+				if d.Services[name].Headless {
+					row.Ready, row.Endpoints = countHeadless(d, name)
+				}
 				break
 			}
 			row.Frontends = len(e.Frontends)
@@ -407,11 +479,35 @@ func countEndpoints(e *service.Explanation) (ready, all int) {
 	return ready, all
 }
 
+// countHeadless counts the addresses that a headless Service's name leads to, and those of them that are ready.
+func countHeadless(d *model.Delta, name model.Name) (ready, all int) {
+	seen := map[netip.Addr]bool{} // whether it is ready
+	for n, s := range d.EndpointSlices {
+		if n.Namespace != name.Namespace || s.Service != name.Name {
+			continue
+		}
+		for _, ep := range s.Endpoints {
+			for _, a := range ep.Addresses {
+				seen[a] = seen[a] || ep.Ready
+			}
+		}
+	}
+	for _, is := range seen {
+		if is {
+			ready++
+		}
+	}
+	return ready, len(seen)
+}
+
 func printStatus(w io.Writer, rows []statusRow) {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "NAMESPACE\tNAME\tTYPE\tFRONTENDS\tENDPOINTS READY\tSTATUS")
 	for _, r := range rows {
 		status := "forwarded"
+		if r.Pending {
+			status += "; the load balancer's address is pending (weft addresses says why)"
+		}
 		if r.Note != "" {
 			status = r.Note
 		} else if len(r.Problems) > 0 {

@@ -93,6 +93,77 @@ func TestServiceCommand(t *testing.T) {
 	}
 }
 
+const idleManifests = `
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: byhand, namespace: shop}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: nobody, namespace: shop}
+spec: {selector: {app: wbe, tier: front}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: misnamed, namespace: shop}
+spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: htpp}, {name: admin, port: 81, targetPort: 81}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: direct, namespace: shop}
+spec: {clusterIP: None, selector: {app: web}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: front, namespace: shop}
+spec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: web, tier: front}}
+spec: {nodeName: n1, containers: [{name: web, image: web, ports: [{name: http, containerPort: 8080}]}]}
+`
+
+// TestServiceSaysWhy: a Service that refuses, or lacks something, says what and why.
+func TestServiceSaysWhy(t *testing.T) {
+	dir := t.TempDir()
+	file, alone := filepath.Join(dir, "shop.yaml"), filepath.Join(dir, "alone.yaml")
+	_, services, _ := strings.Cut(idleManifests, "---\n")
+	services = services[:strings.LastIndex(services, "---\n")]
+	for f, text := range map[string]string{file: idleManifests, alone: services} {
+		if err := os.WriteFile(f, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct{ line, want string }{
+		{"service byhand", "refused: there are no endpoints\n\nWhy port 80/TCP has no endpoint:\n  it has no selector, and nobody has written EndpointSlices for it\n"},
+		{"service nobody", "  no pod in namespace shop matches its selector app=wbe,tier=front\n  pod shop/web lacks only app=wbe"},
+		{"service misnamed", `pod shop/web has no container port named "htpp" for targetPort`},
+		{"service misnamed -o yaml", "noEndpoints:\n- port: 80/TCP\n  why:\n"},
+		{"service svc/shop/front", "Service shop/front"},
+		{"service services/front", "Service shop/front"},
+		{"service a/b/c", `error: "a/b/c": want NAME, NAMESPACE/NAME, svc/NAME or svc/NAMESPACE/NAME`},
+		{"policy netpol/db", "error: there is no NetworkPolicy shop/db and no"},
+		{"status services", "direct     ClusterIP      0           1/1               headless"},
+		{"status services", "forwarded; the load balancer's address is pending (weft addresses says why)"},
+	} {
+		if got := run(t, append(strings.Fields(c.line), "-n", "shop", "-f", file)...); !strings.Contains(got, c.want) {
+			t.Errorf("weft %s:\n%s\nlacks %q", c.line, got, c.want)
+		}
+	}
+	if got := run(t, "service", "misnamed", "-n", "shop", "-f", file); strings.Contains(got, "Why port 81") {
+		t.Errorf("a port that is served is explained:\n%s", got)
+	}
+	if got := run(t, "service", "front", "-n", "shop", "-f", alone); !strings.Contains(got, "there are no nodes in the manifests") {
+		t.Errorf("without nodes: %s", got)
+	}
+}
+
 const nodePortManifests = `
 apiVersion: v1
 kind: Node
