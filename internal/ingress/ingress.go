@@ -5,6 +5,7 @@ package ingress
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -153,12 +154,23 @@ func (i *ingress) refuse(a *Annotation, value string) {
 	i.problem("AnnotationRefused", "%s%s is refused: %s", Prefix, a.Name, why)
 }
 
-// nearest finds the annotation that a misspelt name means: "" when none is within two letters.
-func nearest(name string) (found string) {
+// nearest finds the annotation that a misspelt name means.
+func nearest(name string) string {
+	return Nearest(name, func(yield func(string) bool) {
+		for k := range annotations {
+			if !yield(annotations[k].Name) {
+				return
+			}
+		}
+	})
+}
+
+// Nearest finds the known word that a misspelt one means: "" when none is within two letters.
+func Nearest(word string, known iter.Seq[string]) (found string) {
 	best := 3
-	for k := range annotations {
-		if d := distance(name, annotations[k].Name, best); d < best {
-			best, found = d, annotations[k].Name
+	for k := range known {
+		if d := distance(word, k, best); d < best {
+			best, found = d, k
 		}
 	}
 	return found

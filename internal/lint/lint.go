@@ -2,8 +2,8 @@
 
 // Package lint finds mistakes and bad habits in Services, Ingresses, Gateway API objects and policies, in files or in a
 // cluster. Whatever depends on what policies allow or Services reach it asks the packages that decide it; it says what
-// is wrong, where, why that matters, and the cure. It imports convert, explain, fronts, offline, policy,
-// route, model, kube and the Kubernetes API types.
+// is wrong, where, why that matters, and the cure. It imports addresses, convert, dnspath, explain, fronts,
+// ingress, offline, policy, route, model, kube and the Kubernetes API types.
 package lint
 
 import (
@@ -123,7 +123,7 @@ func Run(in Input) ([]Finding, error) {
 		c.objects[o.kind] = append(c.objects[o.kind], o)
 	}
 	for _, check := range []func(*checker){
-		(*checker).services, (*checker).statefulSets, (*checker).ingresses, (*checker).gateways, (*checker).routes,
+		(*checker).services, (*checker).unknownAnnotations, (*checker).statefulSets, (*checker).ingresses, (*checker).gateways, (*checker).routes,
 		(*checker).policies, (*checker).namespaces, (*checker).foreignPolicies, (*checker).outdated,
 		(*checker).clusterPolicies, (*checker).compiled, // compiled comes last: it adds to what was found
 	} {
