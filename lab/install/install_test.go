@@ -72,6 +72,29 @@ func TestRenderSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
+// TestMistypedValues: a value that the chart does not have, or can't use, is refused and named.
+func TestMistypedValues(t *testing.T) {
+	for _, set := range []string{
+		"apiserver=https://h:6443", "ingres.enabled=true", "node.metricPort=1", "dns.external.zone={a.example}", "dns.service.clusterIPs=10.96.0.10",
+		"controller.replicas=two", "image.pullPolicy=always", "ingress.service.externalTrafficPolicy=local", "ingress.accessLog=on", "node.metricsPort=70000",
+	} {
+		_, _, err := (Chart{Dir: "../../deploy/chart", Release: "weft", Namespace: "kube-system", Sets: []string{"apiServer=https://h:6443", set}}).render("1.37.0", engine.Render)
+		name, _, _ := strings.Cut(set, "=")
+		if last := name[strings.LastIndexByte(name, '.')+1:]; err == nil || !strings.Contains(err.Error(), last) && !strings.Contains(err.Error(), strings.SplitN(name, ".", 2)[0]) {
+			t.Errorf("--set %s: %v", set, err)
+		}
+	}
+	for _, set := range []string{
+		"image.tag=1.2", "node.args={--log-admitted}", "dns.kubeDNSLabel=true", "ingress.config.proxy-body-size=8m", "ingress.service.nodePorts.http=30080",
+		"node.resources.limits.memory=1Gi", "dns.external.service.annotations.a=b", "node.tolerations[0].operator=Exists", "ingress.classes[0].name=x",
+	} {
+		_, _, err := (Chart{Dir: "../../deploy/chart", Release: "weft", Namespace: "kube-system", Sets: []string{"apiServer=https://h:6443", "ingress.enabled=true", set}}).render("1.37.0", engine.Render)
+		if err != nil {
+			t.Errorf("--set %s: %v", set, err)
+		}
+	}
+}
+
 func TestReadiness(t *testing.T) {
 	object := func(kind string, generation, observed, ready, want int64) *unstructured.Unstructured {
 		return &unstructured.Unstructured{Object: map[string]any{
