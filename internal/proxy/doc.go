@@ -5,10 +5,10 @@
 // the Prometheus client and go-htpasswd, and no other package that acts.
 //
 // One goroutine carries a request from its client to its endpoint and back (exchange.go, send.go), over HTTP/1.1
-// (h1server.go, h1client.go) or a stream of HTTP/2 (h2server.go, h2client.go) on either side; trailers, informational
-// answers and flow control go through. A connection of HTTP/2 (h2mux.go, h2control.go, h2out.go, h2stream.go) has one
-// more goroutine, which reads its frames where they lie; exchanges write theirs into a common output, which the last of
-// them puts on the wire. What peers may ask for nothing is counted (h2limits.go).
+// (h1server.go, h1client.go) or a stream of HTTP/2 (h2server.go, h2client.go) on either side; trailers (but for those of
+// requests to HTTP/2), informational answers and flow control go through. A connection of HTTP/2 (h2mux.go, h2control.go,
+// h2out.go, h2stream.go) has one more goroutine, which reads its frames where they lie; exchanges write theirs into a
+// common output, which the last of them puts on the wire. What peers may ask for nothing is counted (h2limits.go).
 //
 // A body that does not come at once is sent by a goroutine of its own while the answer is awaited; either side may be
 // silent while the other is not (silence.go), and mirrors get what is read of it (mirror.go).

@@ -565,7 +565,9 @@ func (p *pump) runH2(b body, call *h2call) {
 	}
 	m.mu.Lock()
 	p.complete = call.gone == nil
-	call.sendEnd(b.trailers())
+	// Trailers may be discarded (RFC 9110 section 6.5.1), and HEADERS on an open stream have servers end the connection, with
+	// the calls of all others: those of grpc-go always, those of net/http2 when their own end crosses them.
+	call.sendEnd(nil)
 	m.flush()
 }
 
