@@ -57,6 +57,7 @@ type h2mux struct {
 	recvWindow int64 // what the peer may still send
 	recvSize   int64 // the window that it is brought back to
 	recvTaken  int64 // taken from it, and not yet given back
+	grown      int64 // bytes by which streams' windows are larger than at first
 
 	timer   *time.Timer
 	timerAt int64 // Unix nanoseconds; 0: not set
@@ -87,8 +88,11 @@ const (
 
 	streamWindow    = 64 << 10 // what a peer may send ahead on a stream, at first
 	maxStreamWindow = 1 << 20  // and when the exchange keeps up
-	connWindow      = 1 << 20  // and on all of the connection's streams: a few that stand still hold up no other
+	connWindow      = 1 << 20  // and on all of the connection's streams
 	maxConnWindow   = 4 << 20
+	// maxGrown is by how much the windows of an endpoint's streams may grow in all. The connection's is given back as data
+	// comes, for many clients' answers share it and any of them may stand still: what waits is bounded by the streams' own.
+	maxGrown = 4 << 20
 )
 
 func newMux(w *wire, role h2role, idle, head, send time.Duration) *h2mux {
@@ -374,10 +378,13 @@ func (m *h2mux) data(f h2frame) error {
 		m.mu.Unlock()
 		return connError(http2.ErrCodeFlowControl, "more than the connection's window")
 	}
+	if m.role.fromServer() {
+		m.giveBack(int64(f.length))
+	}
 	s := m.streams[f.stream]
 	fault := m.admits(s, f, left)
 	if fault != nil || s == nil || s.gone != nil {
-		m.giveBack(int64(f.length))
+		m.consumed(int64(f.length))
 		m.mu.Unlock()
 		if err := m.skip(left + pad); err != nil {
 			return err
@@ -407,7 +414,7 @@ func (m *h2mux) data(f h2frame) error {
 		if m.streams[f.stream] == s {
 			s.received(p)
 		} else {
-			m.giveBack(int64(len(p)))
+			m.consumed(int64(len(p)))
 		}
 		m.mu.Unlock()
 	}

@@ -3,6 +3,8 @@
 package proxy
 
 import (
+	"io"
+	"net/http"
 	"testing"
 	"time"
 
@@ -74,4 +76,88 @@ func TestTrailersToHTTP2AreNotSent(t *testing.T) {
 		f.data(endStream, 1, "")
 		ended("before it")
 	}
+}
+
+// only is the one connection of the one endpoint.
+func (r *rig) only() *h2up {
+	p := &r.srv.tables.backends["b"].Load().endpoints.Load().all[0].h2
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.conns) != 1 {
+		r.t.Fatalf("%d connections", len(p.conns))
+	}
+	return p.conns[0]
+}
+
+// sums adds up what the connection's streams have got and may get at a time.
+func (u *h2up) sums() (got, windows, grown int64) {
+	u.mux.mu.Lock()
+	defer u.mux.mu.Unlock()
+	for _, s := range u.mux.streams {
+		got += s.got
+		windows += s.recvSize
+	}
+	return got, windows, u.mux.grown
+}
+
+// Answers that their clients don't take hold up no other answer of the connection (RFC 9113 section 5.2).
+func TestAnswersThatStandStill(t *testing.T) {
+	const size, streams = 1 << 20, 20
+	r := start(t, over2(serve2(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, size)) }).Listener.Addr().String()))
+	f := newFramer(t, r.tcp())
+	_ = f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	for i := range uint32(streams) {
+		f.headers(whole, 2*i+1, head())
+	}
+	for range streams {
+		f.verdict("")
+	}
+	u := r.only()
+	until(t, "windows are used up", func() bool { got, _, _ := u.sums(); return got >= connWindow })
+	c := r.dial()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	resp, err := http.ReadResponse(c.r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, resp.Body); n != size || err != nil {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	if got, _, _ := u.sums(); got > streams*streamWindow {
+		t.Errorf("%d bytes are held", got)
+	}
+}
+
+// What streams may hold when they stand still after they were fast is bounded on each connection.
+func TestAnswersThatWereFast(t *testing.T) {
+	const streams = 12
+	r := start(t, over2(serve2(t, func(w http.ResponseWriter, _ *http.Request) {
+		for b := make([]byte, 64<<10); ; {
+			if _, err := w.Write(b); err != nil {
+				return
+			}
+		}
+	}).Listener.Addr().String()))
+	f := newFramer(t, r.tcp())
+	_ = f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 4 << 20})
+	_ = f.WriteWindowUpdate(0, streams*4<<20)
+	for i := range uint32(streams) {
+		f.headers(whole, 2*i+1, head())
+	}
+	for got := 0; got < streams*4<<20; { // all that was let in
+		fr, err := f.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d, ok := fr.(*http2.DataFrame); ok {
+			got += len(d.Data())
+		}
+	}
+	u := r.only()
+	if _, windows, grown := u.sums(); windows > streams*streamWindow+maxGrown || windows != streams*streamWindow+grown || grown == 0 {
+		t.Errorf("windows of %d bytes in all, grown by %d", windows, grown)
+	}
+	f.conn.Close()
+	until(t, "all is over", func() bool { _, windows, grown := u.sums(); return windows == 0 && grown == 0 })
 }

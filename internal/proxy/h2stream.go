@@ -140,7 +140,8 @@ func (s *h2stream) finish(code http2.ErrCode) {
 		s.chunks[i] = nil
 	}
 	s.chunks = s.chunks[:0]
-	m.giveBack(left)
+	m.consumed(left)
+	m.grown -= s.recvSize - streamWindow
 	delete(m.streams, s.id)
 	m.remember(s.id, ours)
 	m.pass(s)
@@ -187,7 +188,8 @@ func (s *h2stream) taken(n int64) {
 	s.recvTaken += n
 	if s.recvTaken >= s.recvSize/2 && !s.recvEnd && s.gone == nil {
 		m := s.m
-		if s.recvSize < maxStreamWindow && len(s.chunks) <= 1 {
+		if s.recvSize < maxStreamWindow && len(s.chunks) <= 1 && (m.grown+s.recvSize <= maxGrown || !m.role.fromServer()) {
+			m.grown += s.recvSize
 			s.recvTaken += s.recvSize
 			s.recvSize *= 2
 			if s.recvSize > m.recvSize/2 && m.recvSize < maxConnWindow {
@@ -199,7 +201,14 @@ func (s *h2stream) taken(n int64) {
 		s.recvWindow += s.recvTaken
 		s.recvTaken = 0
 	}
-	s.m.giveBack(n)
+	s.m.consumed(n)
+}
+
+// consumed counts what nobody will look at any more. An endpoint has had it back already: see maxGrown.
+func (m *h2mux) consumed(n int64) {
+	if !m.role.fromServer() {
+		m.giveBack(n)
+	}
 }
 
 // giveBack gives n bytes of the connection's window back.
