@@ -84,7 +84,7 @@ func (m *h2mux) resetByPeer(f h2frame, p []byte) *h2error {
 	}
 	m.calm.finished(m.done)
 	m.done = 0
-	if !m.calm.spend(cost) { // CVE-2023-44487
+	if !m.asked(f.stream) && !m.calm.spend(cost) { // CVE-2023-44487
 		m.mu.Unlock()
 		return connError(http2.ErrCodeEnhanceYourCalm, "too many resets")
 	}
@@ -157,7 +157,7 @@ func (m *h2mux) ping(f h2frame, p []byte) *h2error {
 		m.pongs++
 		m.mu.Unlock()
 		return nil
-	case !m.calm.spend(costPing):
+	case !m.pays(costPing):
 		return connError(http2.ErrCodeEnhanceYourCalm, "too many PINGs")
 	}
 	m.mu.Lock()
@@ -171,7 +171,7 @@ func (m *h2mux) windowUpdate(f h2frame, p []byte) *h2error {
 		return connError(http2.ErrCodeFrameSize, "WINDOW_UPDATE is not 4 bytes long")
 	}
 	n := int64(binary.BigEndian.Uint32(p) & maxWindow)
-	if n < 1024 && !m.calm.spend(costFrame) { // crumbs
+	if n < 1024 && !m.pays(costFrame) { // crumbs
 		return connError(http2.ErrCodeEnhanceYourCalm, "too many small WINDOW_UPDATEs")
 	}
 	if f.stream == 0 {

@@ -39,6 +39,7 @@ type h2mux struct {
 	recents int
 	done    int   // streams that ended well and are not counted yet
 	pongs   int   // answers to PINGs
+	pieces  int   // frames of bodies that were sent, and have not earned the peer anything yet
 	ending  bool  // the connection ends with its last stream
 	dead    error // why the connection is over
 
@@ -149,7 +150,10 @@ func (m *h2mux) frames() error {
 		if !errors.As(fault, &e) || e.stream == 0 {
 			return fault
 		}
-		if !m.calm.spend(costFault) {
+		m.mu.Lock()
+		asked := m.asked(e.stream)
+		m.mu.Unlock()
+		if !asked && !m.calm.spend(costFault) {
 			return connError(http2.ErrCodeEnhanceYourCalm, "too many faults")
 		}
 		m.reset(e.stream, e.code, e)

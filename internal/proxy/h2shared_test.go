@@ -161,3 +161,92 @@ func TestAnswersThatWereFast(t *testing.T) {
 	f.conn.Close()
 	until(t, "all is over", func() bool { _, windows, grown := u.sums(); return windows == 0 && grown == 0 })
 }
+
+// An endpoint that answers early and wants no more of the request (RFC 9113 section 8.1), or answers wrongly, does so
+// once for each request: the connection goes on, and so do others' requests there.
+func TestManyEarlyAnswers(t *testing.T) {
+	const many = 3 * mostResets / 2
+	for name, c := range map[string]struct {
+		want string
+		say  func(f *framer, id uint32)
+	}{
+		"early": {"200", func(f *framer, id uint32) { f.answer(id, true); _ = f.WriteRSTStream(id, http2.ErrCodeNo) }},
+		"wrong": {"502", func(f *framer, id uint32) { f.headers(whole, id, pairs("x", "y")) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t, over2(talk2(t, func(f *framer) {
+				first := f.nextRequest()
+				for range many {
+					c.say(f, f.nextRequest())
+				}
+				f.answer(first, true)
+				f.nextRequest()
+			})))
+			first := newFramer(t, r.tcp())
+			first.headers(endHeaders, 1, head(":method", "POST"))
+			until(t, "it is under way", func() bool { return r.srv.active.Load() == 1 })
+			f := newFramer(t, r.tcp())
+			for i := range uint32(many) {
+				f.headers(endHeaders, 2*i+1, head(":method", "POST"))
+				if got := f.status(2*i + 1); got != c.want {
+					t.Fatalf("request %d: %s", i, got)
+				}
+			}
+			if got := first.status(1); got != "200" {
+				t.Errorf("the one before them: %s", got)
+			}
+		})
+	}
+}
+
+// A peer that tells of each small piece that it has taken it, and measures the way, is no flood.
+func TestPiecesAreAnswered(t *testing.T) {
+	const pieces = mostFrames
+	took, over := make(chan struct{}), make(chan struct{})
+	defer close(over)
+	r := start(t, over2(talk2(t, func(f *framer) {
+		for {
+			fr, err := f.ReadFrame()
+			if err != nil {
+				return
+			}
+			switch fr := fr.(type) {
+			case *http2.SettingsFrame:
+				if !fr.IsAck() {
+					_ = f.WriteSettingsAck()
+				}
+			case *http2.DataFrame:
+				if n := uint32(len(fr.Data())); n > 0 {
+					_ = f.WriteWindowUpdate(0, n)
+					_ = f.WriteWindowUpdate(fr.StreamID, n)
+					_ = f.WritePing(false, [8]byte{})
+					select {
+					case took <- struct{}{}:
+					case <-over:
+						return
+					}
+				}
+				if fr.StreamEnded() {
+					f.answer(fr.StreamID, true)
+				}
+			}
+		}
+	})))
+	f := newFramer(t, r.tcp())
+	f.settle() // nothing is written below but by one goroutine
+	f.headers(endHeaders, 1, head(":method", "POST"))
+	go func() {
+		for range pieces {
+			f.data(0, 1, "0")
+			select {
+			case <-took:
+			case <-over:
+				return
+			}
+		}
+		f.data(endStream, 1, "")
+	}()
+	if got := f.status(1); got != "200" {
+		t.Error(got)
+	}
+}

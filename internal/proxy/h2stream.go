@@ -424,6 +424,7 @@ func (s *h2stream) sendData(p []byte) error {
 		p = p[n:]
 		s.sendWindow -= int64(n)
 		m.sendWindow -= int64(n)
+		m.pieces++
 		m.next()
 		if len(m.out) >= spill {
 			m.flush()
