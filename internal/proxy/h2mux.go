@@ -481,7 +481,7 @@ func (m *h2mux) closed(stream uint32) *h2error {
 // ignored counts a frame that nobody wants.
 func (m *h2mux) ignored() *h2error {
 	if !m.calm.spend(costFrame) {
-		return connError(http2.ErrCodeEnhanceYourCalm, "too many frames on streams that were reset")
+		return connError(http2.ErrCodeEnhanceYourCalm, "too many frames on streams that are over")
 	}
 	return nil
 }

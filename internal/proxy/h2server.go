@@ -21,6 +21,7 @@ type h2conn struct {
 	srv  *Server
 	peer *peer
 	mux  *h2mux
+	late uint32 // the highest stream that came after closing; of the reading goroutine
 
 	// Of the way to the connection's end, guarded by the mux's lock.
 	goodbye time.Time // when the client was told that the connection will end; zero: it was not
@@ -64,7 +65,7 @@ var h2requests = sync.Pool{New: func() any {
 	return r
 }}
 
-func (c *h2conn) isIdle(stream uint32) bool { return stream%2 == 0 || stream > c.mux.last }
+func (c *h2conn) isIdle(stream uint32) bool { return stream%2 == 0 || stream > max(c.mux.last, c.late) }
 func (c *h2conn) fromServer() bool          { return false }
 func (c *h2conn) setting(setting)           {}
 func (c *h2conn) settled()                  {}
@@ -102,9 +103,13 @@ func (c *h2conn) head(b *h2block) *h2error {
 		}
 		return fault
 	}
-	if c.closing { // the client knows that this is for nothing
-		m.mu.Unlock()
-		return nil
+	if c.closing { // the client knows that this is for nothing, or will soon
+		defer m.mu.Unlock()
+		if id > c.late {
+			c.late = id
+			m.remember(id, true)
+		}
+		return m.ignored()
 	}
 	m.last = id
 	m.calm.earn()

@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"testing"
@@ -248,5 +249,49 @@ func TestPiecesAreAnswered(t *testing.T) {
 	}()
 	if got := f.status(1); got != "200" {
 		t.Error(got)
+	}
+}
+
+// A request that crosses the last word of a connection that drains is passed over with all its frames (RFC 9113 section
+// 6.8); those under way are answered.
+func TestLateRequestsWhileDraining(t *testing.T) {
+	release := make(chan struct{})
+	r := start(t, simple(serve(t, func(http.ResponseWriter, *http.Request) { <-release })))
+	f := newFramer(t, r.tcp())
+	f.headers(whole, 1, head())
+	until(t, "it is under way", func() bool { return r.srv.active.Load() == 1 })
+	drained := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+		defer cancel()
+		drained <- r.srv.Drain(ctx)
+	}()
+	for last := uint32(maxWindow); last == maxWindow; {
+		fr, err := f.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch fr := fr.(type) {
+		case *http2.GoAwayFrame:
+			last = fr.LastStreamID
+		case *http2.PingFrame:
+			_ = f.WritePing(true, fr.Data)
+		}
+	}
+	for _, id := range []uint32{3, 5} {
+		f.headers(endHeaders, id, head(":method", "POST"))
+		f.data(0, id, "body")
+		_ = f.WriteWindowUpdate(id, 1000)
+		f.headers(whole, id, pairs("x", "y"))
+	}
+	_ = f.WriteRSTStream(5, http2.ErrCodeCancel)
+	f.settle()
+	close(release)
+	if got := f.verdict(""); got != "HEAD 1 200" {
+		t.Error(got)
+	}
+	f.conn.Close()
+	if err := <-drained; err != nil {
+		t.Error(err)
 	}
 }
