@@ -13,8 +13,14 @@ import (
 	"github.com/weft-net/weft/internal/route"
 )
 
-// silent is an address that answers no connection, as one whose host is gone: a socket that takes no more.
+// silent is an address that answers no connection, as one whose host is gone.
 func silent(t *testing.T) string {
+	_, addr := deaf(t)
+	return addr
+}
+
+// deaf is a socket that takes no more connections until it is listened to.
+func deaf(t *testing.T) (fd int, addr string) {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -31,13 +37,13 @@ func silent(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(sa.(*syscall.SockaddrInet4).Port)).String()
+	addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(sa.(*syscall.SockaddrInet4).Port)).String()
 	for { // until its queue is full
 		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 		c, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 		cancel()
 		if err != nil {
-			return addr
+			return fd, addr
 		}
 		t.Cleanup(func() { c.Close() })
 	}

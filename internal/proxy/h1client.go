@@ -58,15 +58,37 @@ type noAnswer struct{ error }
 
 func (e noAnswer) Unwrap() error { return e.error }
 
-// dial connects to the endpoint by a deadline (zero: none but the limits), with TLS where the backend has it.
-func (e *endpoint) dial(limits dialLimits, p *peer, by time.Time, protos []string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), limits.all)
+// connecting is how long the request waits for a connection: until a deadline (zero: none but the endpoint's limits), and
+// until the client leaves. end ends that.
+func (x *exchange) connecting(by time.Time) (ctx context.Context, end func()) {
+	var cancel context.CancelFunc
+	if by.IsZero() {
+		ctx, cancel = context.WithCancel(context.Background())
+	} else {
+		ctx, cancel = context.WithDeadline(context.Background(), by)
+	}
+	if x.client == nil {
+		return ctx, cancel
+	}
+	if !x.client.watch(canceled(cancel)) {
+		cancel()
+	}
+	return ctx, func() {
+		x.client.unwatch()
+		cancel()
+	}
+}
+
+// canceled is called when the client gives up.
+type canceled context.CancelFunc
+
+func (c canceled) interrupt() { c() }
+
+// dial connects to the endpoint, with TLS where the backend has it.
+func (e *endpoint) dial(ctx context.Context, limits dialLimits, p *peer, protos []string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, limits.all)
 	defer cancel()
 	began := time.Now()
-	if !by.IsZero() {
-		ctx, cancel = context.WithDeadline(ctx, by)
-		defer cancel()
-	}
 	d := net.Dialer{Timeout: limits.connect, KeepAlive: -1} // connections that wait are bounded in time anyway, in tunnels by the client's
 	c, err := d.DialContext(ctx, "tcp", e.address)
 	if err != nil {
@@ -120,10 +142,11 @@ func (x *exchange) attemptH1(e *endpoint, by time.Time, retryable func(int) bool
 			u = e.takeFor(now, whole)
 		}
 		if kept = u != nil; !kept {
-			c, err := e.dial(x.dialLimits(e), x.peer, by, nil)
+			ctx, end := x.connecting(by)
+			c, err := e.dial(ctx, x.dialLimits(e), x.peer, nil)
+			end()
 			if err != nil {
-				e.unconnected(err)
-				return outcome{safe: true, status: unreachable(err), reason: err.Error()}
+				return x.unconnected(e, err)
 			}
 			u = &upstream{endpoint: e, w: newWire(c)}
 		}
@@ -140,6 +163,16 @@ func (x *exchange) attemptH1(e *endpoint, by time.Time, retryable func(int) bool
 		}
 		return out
 	}
+}
+
+// unconnected ends an attempt for which there is no connection.
+func (x *exchange) unconnected(e *endpoint, err error) outcome {
+	if x.client != nil && x.client.left() {
+		x.fail("client left")
+		return outcome{done: true}
+	}
+	e.unconnected(err)
+	return outcome{safe: true, status: unreachable(err), reason: err.Error()}
 }
 
 func unreachable(err error) int {

@@ -84,6 +84,7 @@ var errUnprocessed = errors.New("the endpoint closes the connection and has not 
 // openH2 sends the request's head on a connection that takes it. fresh tells that the connection is new.
 func (x *exchange) openH2(e *endpoint, call *h2call, by time.Time) (fresh, sent bool, err error) {
 	p := &e.h2
+	var ctx context.Context
 	for range 100 { // connections that were just made may be full already
 		begun := false
 		p.mu.Lock()
@@ -99,52 +100,67 @@ func (x *exchange) openH2(e *endpoint, call *h2call, by time.Time) (fresh, sent 
 		}
 		clear(p.conns[len(kept):])
 		p.conns = kept
-		d := p.dialing
-		mine := d == nil && !begun
+		d, alone := p.dialing, p.gone || !e.reusable()
+		mine := d == nil && !begun && !alone
 		if mine {
 			d = &h2dialing{done: make(chan struct{})}
-			if e.reusable() {
-				p.dialing = d
-			}
+			p.dialing = d
 		}
 		p.mu.Unlock()
 		if begun {
 			return fresh, sent, nil
 		}
-		if !mine {
-			<-d.done
-			if d.err != nil {
-				return false, false, d.err
-			}
-			continue
+		if ctx == nil {
+			var end func()
+			ctx, end = x.connecting(by)
+			defer end()
 		}
-		u, err := e.dialH2(x, by)
-		if err == nil && !e.reusable() {
+		if alone {
+			u, err := e.dialH2(ctx, x.dialLimits(e), x.peer)
+			if err != nil {
+				return false, false, err
+			}
 			sent, err := u.begin(x, call)
 			u.retire()
 			return true, sent, err
 		}
-		p.mu.Lock()
-		p.dialing = nil
-		if err == nil {
-			p.conns = append(p.conns, u)
+		if mine {
+			fresh = true
+			go e.dialShared(d, x.dialLimits(e), x.peer)
 		}
-		if p.gone && err == nil { // this exchange is the last
-			defer u.retire()
+		select {
+		case <-d.done:
+		case <-ctx.Done():
+			return false, false, ctx.Err()
 		}
-		p.mu.Unlock()
-		d.err = err
-		close(d.done)
-		if err != nil {
-			return false, false, err
+		if d.err != nil {
+			return false, false, d.err
 		}
-		fresh = true
 	}
 	return false, false, errors.New("no connection to the endpoint takes a request")
 }
 
-func (e *endpoint) dialH2(x *exchange, by time.Time) (*h2up, error) {
-	c, err := e.dial(x.dialLimits(e), x.peer, by, nil)
+// dialShared makes the connection that requests wait for. It has as much time as the endpoint may take: whoever wanted it
+// first may have less than others.
+func (e *endpoint) dialShared(d *h2dialing, limits dialLimits, pe *peer) {
+	u, err := e.dialH2(context.Background(), limits, pe)
+	p := &e.h2
+	p.mu.Lock()
+	p.dialing = nil
+	gone := p.gone
+	if err == nil && !gone {
+		p.conns = append(p.conns, u)
+	}
+	p.mu.Unlock()
+	if err == nil && gone { // those that wait get one each
+		u.retire()
+	}
+	d.err = err
+	close(d.done)
+}
+
+func (e *endpoint) dialH2(ctx context.Context, limits dialLimits, pe *peer) (*h2up, error) {
+	c, err := e.dial(ctx, limits, pe, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -406,8 +422,7 @@ func (x *exchange) overH2(e *endpoint, by time.Time, retryable func(int) bool) (
 	}
 	if err != nil {
 		h2calls.Put(call)
-		e.unconnected(err)
-		return outcome{safe: true, status: unreachable(err), reason: err.Error()}, false
+		return x.unconnected(e, err), false
 	}
 	call.patience, call.sendPatience = x.readTimeout(), x.sendTimeout()
 	if !by.IsZero() {

@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"cmp"
 	"crypto/sha1"
 	"encoding/base64"
 	"errors"
@@ -36,19 +37,19 @@ func (x *exchange) takesSockets(e *endpoint, by time.Time) (extended, error) {
 	if known := extended(e.h2.extended.Load()); known != unknown {
 		return known, nil
 	}
-	u, err := e.dialH2(x, by)
+	ctx, end := x.connecting(by)
+	defer end()
+	u, err := e.dialH2(ctx, x.dialLimits(e), x.peer)
 	if err != nil {
 		return unknown, err
 	}
-	wait := dialTimeout
-	if !by.IsZero() {
-		wait = min(wait, time.Until(by))
-	}
-	t := time.NewTimer(wait)
+	t := time.NewTimer(dialTimeout)
 	defer t.Stop()
 	select {
 	case <-u.told:
 	case <-t.C:
+	case <-ctx.Done():
+		err = ctx.Err()
 	}
 	e.h2.mu.Lock()
 	keep := e.reusable() && !e.h2.gone
@@ -62,7 +63,7 @@ func (x *exchange) takesSockets(e *endpoint, by time.Time) (extended, error) {
 	if known := extended(e.h2.extended.Load()); known != unknown {
 		return known, nil
 	}
-	return unknown, errNoSettings
+	return unknown, cmp.Or(err, errNoSettings)
 }
 
 var (

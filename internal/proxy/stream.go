@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -134,7 +135,7 @@ func (s *Server) connect(pe *peer, l *listener, name string) (streamUpstream, *r
 		}
 		e.inflight.Add(1)
 		var c net.Conn
-		if c, err = e.dial(b.dialLimits(len(tried)+1), pe, time.Time{}, nil); err == nil {
+		if c, err = e.dial(context.Background(), b.dialLimits(len(tried)+1), pe, nil); err == nil {
 			e.succeeded()
 			return streamUpstream{c, e}, r, nil
 		}
