@@ -14,8 +14,8 @@ import (
 	"github.com/weft-net/weft/internal/route"
 )
 
-// How endpoints are judged. A failure is a connection that can't be made or breaks before an answer, or an answer
-// that a proxy gives for such (502, 503, 504).
+// How endpoints are judged. A failure is a connection that can't be made or breaks before an answer, an answer that does
+// not come in time (see blames), or one that a proxy gives for such (502, 503, 504).
 const (
 	ejectAfter   = 3                // failures in a row
 	ejectFor     = 5 * time.Second  // the first time, then twice as long each time up to ejectAtMost

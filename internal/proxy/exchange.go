@@ -62,6 +62,7 @@ type exchange struct {
 	abort    bool  // the connection (HTTP/1) or stream (HTTP/2) must be cut off
 	filtered bool  // a filter of the listener has answered: no route was looked for
 	tried    []*endpoint
+	bound    bound // of the attempt
 	id       [32]byte
 	joined   string // of the last Lookup that had to join
 

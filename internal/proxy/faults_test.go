@@ -146,3 +146,66 @@ func dying(t *testing.T, protocol route.BackendProtocol, told bool) {
 		}
 	}
 }
+
+// An endpoint that does not answer in the time that a rule gives is left out after a while, but not where clients chose that
+// there be no time: with a deadline of their own, a body that stalls, or one whose end comes late.
+func TestClientsHaveNoEndpointLeftOut(t *testing.T) {
+	const bound = 200 * time.Millisecond
+	each := route.Timeouts{BackendRequest: route.Duration(bound)}
+	all := route.Timeouts{Request: route.Duration(bound)}
+	plain := func(pieces ...string) func(r *rig) {
+		return func(r *rig) {
+			c := r.dial()
+			for i, p := range pieces {
+				if i > 0 {
+					time.Sleep(bound * 3 / 4) // slowness is what is tested
+				}
+				c.send(p)
+			}
+			if resp, _ := c.answer("POST"); resp.StatusCode != 504 {
+				r.t.Errorf("%d", resp.StatusCode)
+			}
+		}
+	}
+	for name, c := range map[string]struct {
+		bounds route.Timeouts
+		ask    func(r *rig)
+		out    bool
+	}{
+		"each attempt":      {each, plain("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), true},
+		"the request":       {all, plain("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), true},
+		"a body":            {each, plain("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"), true},
+		"a stalled body":    {each, plain("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"), false},
+		"a late end":        {each, plain("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", "0\r\n\r\n"), false},
+		"a late short body": {all, plain("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n", "abc"), false},
+		"a call's deadline": {route.Timeouts{}, func(r *rig) {
+			f := newFramer(r.t, r.tcp())
+			f.headers(whole, 1, head(":method", "POST", "content-type", "application/grpc", "te", "trailers", "grpc-timeout", "20m"))
+			f.status(1)
+		}, false},
+	} {
+		for _, protocol := range []route.BackendProtocol{route.HTTP1, route.HTTP2} {
+			t.Run(string(protocol)+" "+name, func(t *testing.T) {
+				t.Parallel()
+				hold := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+				addr := ""
+				if protocol == route.HTTP2 {
+					addr = serve2(t, hold).Listener.Addr().String()
+				} else {
+					addr = talk(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+				}
+				u := simple(addr)
+				u.Backends[0].Protocol = protocol
+				u.Routes[0].Rules[0].Timeouts = c.bounds
+				r := start(t, u)
+				for range ejectAfter {
+					c.ask(r)
+				}
+				until(t, "they are over", func() bool { return r.srv.active.Load() == 0 })
+				if e := r.only(); (e.ejected.Load() > 0) != c.out || !c.out && e.fails.Load() > 0 {
+					t.Errorf("left out: %v, failures: %d", e.ejected.Load() > 0, e.fails.Load())
+				}
+			})
+		}
+	}
+}

@@ -171,7 +171,9 @@ func (x *exchange) unconnected(e *endpoint, err error) outcome {
 		x.fail("client left")
 		return outcome{done: true}
 	}
-	e.unconnected(err)
+	if x.blames(err) {
+		e.unconnected(err)
+	}
 	return outcome{safe: true, status: unreachable(err), reason: err.Error()}
 }
 
@@ -262,6 +264,7 @@ func (x *exchange) over(u *upstream, kept bool, by, now time.Time, retryable fun
 	if err != nil {
 		var malformed *parseError
 		nothing := u.w.r == u.w.w && !timedOut(err) && !errors.As(err, &malformed)
+		blamed := x.blames(err) // while the rest of the request may still be on its way
 		u.close()
 		if p != nil && x.stopPump(p) {
 			u.discard()
@@ -273,7 +276,7 @@ func (x *exchange) over(u *upstream, kept bool, by, now time.Time, retryable fun
 			x.fail("client left")
 			return outcome{done: true}, used
 		}
-		if !nothing || p != nil {
+		if (!nothing || p != nil) && blamed {
 			e.failed(now)
 		}
 		out := outcome{status: unreachable(err), reason: "endpoint: " + err.Error()}

@@ -515,6 +515,7 @@ func (x *exchange) brokenH2(e *endpoint, call *h2call, p *pump, fresh bool, err 
 		x.fail("client left")
 		return outcome{done: true}, false
 	}
+	blamed := x.blames(err) // while the rest of the request may still be on its way
 	if p != nil && x.stopCall(p, call) {
 		x.clientBroke(p.err)
 		return outcome{done: true}, false
@@ -533,7 +534,9 @@ func (x *exchange) brokenH2(e *endpoint, call *h2call, p *pump, fresh bool, err 
 	case !fresh && !timedOut(err) && x.repeatable() && idempotent(x.method):
 		return out, true // a kept connection that the endpoint had closed
 	}
-	e.failed(time.Now())
+	if blamed {
+		e.failed(time.Now())
+	}
 	return out, false
 }
 

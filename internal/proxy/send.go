@@ -47,12 +47,13 @@ func (x *exchange) send(r *rule, b *backend, sticky *endpoint) {
 		return
 	}
 	var end time.Time
-	if d := time.Duration(x.plan.timeouts.Request); d > 0 {
-		end = x.began.Add(d)
+	whole := time.Duration(x.plan.timeouts.Request) // of which end is the end; 0: it is none of the rule's
+	if whole > 0 {
+		end = x.began.Add(whole)
 	}
 	if d, ok := x.callTimeout(); ok {
 		if t := x.began.Add(d); end.IsZero() || t.Before(end) {
-			end = t
+			end, whole = t, 0
 		}
 	}
 	tries := x.plan.tries()
@@ -72,12 +73,13 @@ func (x *exchange) send(r *rule, b *backend, sticky *endpoint) {
 		x.tried = append(x.tried, e)
 		x.endpoint = e
 		again := x.attempts < most && (x.body == nil || x.isWhole)
-		by := end
+		by, of := end, whole
 		if d := time.Duration(x.plan.timeouts.BackendRequest); d > 0 {
 			if t := time.Now().Add(d); by.IsZero() || t.Before(by) {
-				by = t
+				by, of = t, d
 			}
 		}
+		x.bind(by, of)
 		out := x.attempt(e, by, func(status int) bool { return again && x.plan.retries(status) })
 		if x.attempts > 1 {
 			b.retrying.Add(-1)
@@ -99,6 +101,36 @@ func (x *exchange) send(r *rule, b *backend, sticky *endpoint) {
 		x.reply(out.status, out.reason)
 		return
 	}
+}
+
+// bound is what a request's own time makes of an attempt.
+type bound struct {
+	by   time.Time // zero: there is none but the endpoint's
+	fair time.Time // when the endpoint must have had the request for by to speak against it; zero: it never does
+}
+
+// bind bounds the attempt that begins, by the end of a timeout of the rule, or of the client (0).
+func (x *exchange) bind(by time.Time, timeout time.Duration) {
+	x.bound = bound{by: by}
+	if timeout == 0 {
+		return
+	}
+	if fair := by.Add(-timeout / 2); time.Now().Before(fair) {
+		x.bound.fair = fair
+	}
+}
+
+// blames tells whether the attempt's error speaks against its endpoint. That there was no answer in the request's time does
+// not where the time is the client's to choose, or the client has used up most of it before the request was sent: any
+// client could have endpoints left out.
+func (x *exchange) blames(err error) bool {
+	if !timedOut(err) || x.bound.by.IsZero() || time.Now().Before(x.bound.by) {
+		return true
+	}
+	if d := x.duplex; d != nil && (d.sending.Load() || d.moved.Load() > x.bound.fair.UnixNano()) {
+		return false
+	}
+	return !x.bound.fair.IsZero()
 }
 
 // pause waits before a retry; false when the client left meanwhile.
