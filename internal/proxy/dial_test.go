@@ -123,3 +123,47 @@ func TestConnectionsForOthers(t *testing.T) {
 		t.Errorf("%d attempts", n)
 	}
 }
+
+// leaver is a client that leaves just when the answer is complete.
+type leaver struct {
+	e       *endpoint
+	watcher interrupter
+	given   bool // the connection was others' already
+}
+
+func (l *leaver) watch(i interrupter) bool {
+	l.watcher = i
+	return true
+}
+
+func (l *leaver) unwatch() bool {
+	u, ok := l.watcher.(*upstream)
+	if !ok {
+		return true
+	}
+	l.e.mu.Lock()
+	l.given = len(l.e.idle) > 0
+	l.e.mu.Unlock()
+	u.interrupt()
+	return false
+}
+
+func (l *leaver) left() bool { return false }
+
+// A client that leaves when its answer is complete does not close a connection that another request may have by then, nor
+// does another one get what it has closed.
+func TestClientsThatLeaveCloseTheirOwn(t *testing.T) {
+	r := start(t, simple(newEcho(t, "one").addr()))
+	e := r.only()
+	l := &leaver{e: e}
+	x := &exchange{srv: r.srv, began: time.Now(), peer: &peer{}, sink: nobody{}, client: l, method: "GET", path: "/", authority: "a"}
+	if out := x.attempt(e, time.Time{}, func(int) bool { return false }); !out.done || x.abort {
+		t.Fatalf("%+v, %s", out, x.reason)
+	}
+	if l.given {
+		t.Error("the connection was others' while the client could close it")
+	}
+	if e.take(time.Now()) != nil {
+		t.Error("the connection is others' though the client has closed it")
+	}
+}

@@ -96,8 +96,8 @@ type peer struct {
 type canceller interface {
 	// watch has i interrupted when the client gives up, once; it is false when it has already.
 	watch(i interrupter) bool
-	// unwatch ends that: when it returns, i is not interrupted any more.
-	unwatch()
+	// unwatch ends that: when it returns, i is not interrupted any more. It is false when i has been.
+	unwatch() bool
 	left() bool
 }
 

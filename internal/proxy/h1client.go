@@ -217,14 +217,21 @@ func (x *exchange) over(u *upstream, kept bool, by, now time.Time, retryable fun
 		u.w.patience = 0
 		u.w.setRead(by)
 	}
-	if x.client != nil {
-		if !x.client.watch(u) {
-			u.discard()
-			x.fail("client left")
-			return outcome{done: true}, used
-		}
-		defer x.client.unwatch()
+	if x.client != nil && !x.client.watch(u) {
+		u.discard()
+		x.fail("client left")
+		return outcome{done: true}, used
 	}
+	keep := false // for other requests, once the client can't close it any more
+	defer func() {
+		untold := x.client == nil || x.client.unwatch()
+		switch {
+		case keep && untold:
+			e.put(u, time.Now())
+		case keep:
+			u.discard()
+		}
+	}()
 	x.writeRequest(u.w)
 	streams := x.body != nil && !x.isWhole
 	if x.isWhole {
@@ -307,9 +314,7 @@ func (x *exchange) over(u *upstream, kept bool, by, now time.Time, retryable fun
 		complete = complete && p.err == nil && p.complete && !early
 		x.last = x.last || !p.complete
 	}
-	if complete && !h.close && u.w.r == u.w.w && e.reusable() && x.hop() != "close" {
-		e.put(u, time.Now())
-	} else {
+	if keep = complete && !h.close && u.w.r == u.w.w && e.reusable() && x.hop() != "close"; !keep {
 		u.discard()
 	}
 	return outcome{done: true}, used

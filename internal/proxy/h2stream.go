@@ -111,10 +111,12 @@ func (s *h2stream) watch(i interrupter) bool {
 	return true
 }
 
-func (s *h2stream) unwatch() {
+func (s *h2stream) unwatch() bool {
 	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	untold := s.watcher != nil
 	s.watcher = nil
-	s.m.mu.Unlock()
+	return untold
 }
 
 // finish takes the stream out of its connection when its exchange is over. code is for a stream whose sending or
