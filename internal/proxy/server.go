@@ -189,6 +189,7 @@ func (s *Server) open(k portKey, t *portTable) (*port, error) {
 		}
 		p.udp = c.(*net.UDPConn)
 		p.sessions.port, p.sessions.all, p.sessions.names = p, map[netip.AddrPort]*udpSession{}, map[string]*udpName{}
+		p.sessions.most = maxSessions
 		s.running.Go(p.sessions.serve)
 		return p, nil
 	}

@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"bytes"
+	"container/list"
 	"context"
 	"errors"
 	"net"
@@ -17,7 +18,8 @@ import (
 
 // Bounds of one port's UDP sessions. Datagrams beyond them are dropped.
 const (
-	// maxSessions is how many clients there may be at a time: each has a socket and a goroutine.
+	// maxSessions is how many clients there may be at a time: each has a socket and a goroutine. A new one takes the place of
+	// one that its endpoint has not answered, so that forged ones keep nobody out.
 	maxSessions = 16384
 	// maxEarly is how many datagrams of a client wait until its endpoint's name is resolved, and maxEarlyBytes how many
 	// bytes of all clients do.
@@ -31,11 +33,13 @@ const (
 type udpSessions struct {
 	port *port
 
-	mu    sync.Mutex
-	all   map[netip.AddrPort]*udpSession
-	names map[string]*udpName // that sessions use, by their endpoints' addresses
-	early int                 // bytes that wait for their endpoints' names
-	back  sync.WaitGroup
+	mu         sync.Mutex
+	all        map[netip.AddrPort]*udpSession
+	most       int                 // maxSessions
+	unanswered list.List           // those that the endpoint has not answered yet, the oldest first
+	names      map[string]*udpName // that sessions use, by their endpoints' addresses
+	early      int                 // bytes that wait for their endpoints' names
+	back       sync.WaitGroup
 }
 
 // udpSession is one client's datagrams on their way to one endpoint and back. It keeps its endpoint until it is quiet
@@ -49,10 +53,11 @@ type udpSession struct {
 
 	// Guarded by the port's lock.
 	endpoint *endpoint
-	name     *udpName     // of the endpoint; nil: it has none, or the session has left
-	conn     *net.UDPConn // to the endpoint; nil as long as its name is being looked up
-	early    [][]byte     // sent meanwhile
-	left     time.Time    // when the client's datagrams went elsewhere; zero: they come here
+	name     *udpName      // of the endpoint; nil: it has none, or the session has left
+	conn     *net.UDPConn  // to the endpoint; nil as long as its name is being looked up
+	early    [][]byte      // sent meanwhile
+	waits    *list.Element // among those that have not been answered; nil: it has been, or has ended
+	left     time.Time     // when the client's datagrams went elsewhere; zero: they come here
 	over     bool
 }
 
@@ -100,7 +105,7 @@ func (s *udpSessions) to(ctx context.Context, client netip.AddrPort, datagram []
 		}
 	}
 	if u == nil {
-		if len(s.all) >= maxSessions {
+		if len(s.all) >= s.most && !s.makeRoom() {
 			s.port.srv.stats.overLimit.Add(1)
 			return nil
 		}
@@ -115,6 +120,23 @@ func (s *udpSessions) to(ctx context.Context, client netip.AddrPort, datagram []
 		u.early = append(u.early, bytes.Clone(datagram))
 	}
 	return u.conn
+}
+
+// makeRoom ends the oldest session that has not been answered, if there is one. The caller holds the lock.
+func (s *udpSessions) makeRoom() bool {
+	oldest := s.unanswered.Front()
+	if oldest != nil {
+		s.end(oldest.Value.(*udpSession))
+	}
+	return oldest != nil
+}
+
+// settle takes a session out of those that have not been answered. The caller holds the lock.
+func (s *udpSessions) settle(u *udpSession) {
+	if u.waits != nil {
+		s.unanswered.Remove(u.waits)
+		u.waits = nil
+	}
 }
 
 // begin makes a session; nil when the tables have no endpoint for the client. The caller holds the lock.
@@ -147,6 +169,7 @@ func (s *udpSessions) begin(ctx context.Context, client netip.AddrPort) *udpSess
 	r.stats.streams.Add(1)
 	u.rule.Store(r)
 	s.all[client] = u
+	u.waits = s.unanswered.PushBack(u)
 	if u.conn != nil {
 		s.back.Go(func() { s.carryBack(u) })
 	}
@@ -172,6 +195,7 @@ func (s *udpSessions) end(u *udpSession) {
 	if s.all[u.client] == u {
 		delete(s.all, u.client)
 	}
+	s.settle(u)
 	s.takeEarly(u)
 	s.unname(u)
 	u.endpoint.inflight.Add(-1)
@@ -183,6 +207,7 @@ func (s *udpSessions) end(u *udpSession) {
 // leave ends a session but for answers that are under way. The caller holds the lock.
 func (s *udpSessions) leave(u *udpSession) {
 	delete(s.all, u.client)
+	s.settle(u)
 	s.unname(u)
 	if u.left = time.Now(); u.conn == nil {
 		s.end(u)
@@ -271,6 +296,7 @@ func (s *udpSessions) answers(u *udpSession, c *net.UDPConn) error {
 				if state == moved && !u.over {
 					s.leave(u)
 				}
+				s.settle(u)
 				u.endpoint.succeeded()
 				s.mu.Unlock()
 				if state == kicked {

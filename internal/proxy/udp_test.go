@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -279,4 +280,76 @@ func TestUDPNamesDoNotStall(t *testing.T) {
 	if got := r.talker().say(10 * time.Second); got != "one" {
 		t.Errorf("the first datagram to a name is answered by %q", got)
 	}
+}
+
+// Clients that the endpoint does not answer, such as forged ones, keep no new client out, and cost none its session that has
+// been answered. Those that have been are kept out by nobody.
+func TestUDPSessionsWithoutAnswers(t *testing.T) {
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { pc.Close() })
+	go func() { // answers all but those that say nothing
+		b := make([]byte, 2000)
+		for {
+			n, from, err := pc.ReadFrom(b)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if n > 0 {
+				_, _ = pc.WriteTo([]byte("one "+string(b[:n])), from)
+			}
+		}
+	}()
+	r := start(t, udp(pc.LocalAddr().String()))
+	s := r.sessions()
+	const most = 4
+	s.mu.Lock()
+	s.most = most
+	s.mu.Unlock()
+	clients := []*talker{r.talker()}
+	clients[0].from("one")
+	session := func(c *talker) *udpSession {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.all[netip.MustParseAddrPort(c.LocalAddr().String())]
+	}
+	was := session(clients[0])
+	for len(clients) < most {
+		for range 5 * most {
+			_, _ = r.talker().Write(nil)
+		}
+		c := r.talker()
+		if got := c.say(10 * time.Second); got != "one" {
+			t.Fatalf("client %d gets no answer", len(clients))
+		}
+		clients = append(clients, c)
+	}
+	if session(clients[0]) != was {
+		t.Error("a session was ended though it had been answered")
+	}
+	if got := r.talker().say(200 * time.Millisecond); got != "" || r.srv.stats.overLimit.Load() == 0 {
+		t.Errorf("there are more sessions than may be: %q answers", got)
+	}
+	for i, c := range clients {
+		if c.say(10*time.Second) != "one" {
+			t.Errorf("client %d gets no answer any more", i)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.all) != most || s.unanswered.Len() != 0 || r.only().inflight.Load() != most {
+		t.Errorf("%d sessions, %d not answered, %d at the endpoint", len(s.all), s.unanswered.Len(), r.only().inflight.Load())
+	}
+}
+
+// sessions are those of the (only) port of UDP.
+func (r *rig) sessions() *udpSessions {
+	r.srv.tables.mu.Lock()
+	defer r.srv.tables.mu.Unlock()
+	for _, p := range r.srv.tables.ports {
+		return &p.sessions
+	}
+	return nil
 }
