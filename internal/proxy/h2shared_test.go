@@ -79,8 +79,8 @@ func TestTrailersToHTTP2AreNotSent(t *testing.T) {
 	}
 }
 
-// only is the one connection of the one endpoint.
-func (r *rig) only() *h2up {
+// shared is the one connection of the one endpoint.
+func (r *rig) shared() *h2up {
 	p := &r.srv.tables.backends["b"].Load().endpoints.Load().all[0].h2
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -113,7 +113,7 @@ func TestAnswersThatStandStill(t *testing.T) {
 	for range streams {
 		f.verdict("")
 	}
-	u := r.only()
+	u := r.shared()
 	until(t, "windows are used up", func() bool { got, _, _ := u.sums(); return got >= connWindow })
 	c := r.dial()
 	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
@@ -155,7 +155,7 @@ func TestAnswersThatWereFast(t *testing.T) {
 			got += len(d.Data())
 		}
 	}
-	u := r.only()
+	u := r.shared()
 	if _, windows, grown := u.sums(); windows > streams*streamWindow+maxGrown || windows != streams*streamWindow+grown || grown == 0 {
 		t.Errorf("windows of %d bytes in all, grown by %d", windows, grown)
 	}
