@@ -90,9 +90,10 @@ func (*Ingresses) Name() string { return "ingresses" }
 
 // Update implements Part.
 func (p *Ingresses) Update(d *model.Delta) {
+	moved := p.moved(d)
 	out := p.state.Apply(&ingress.Changes{
 		Ingresses: d.Ingresses, Classes: d.IngressClasses, Services: d.Services, EndpointSlices: d.EndpointSlices,
-		Secrets: d.Secrets, ConfigMaps: d.ConfigMaps, Addresses: p.moved(d),
+		Secrets: d.Secrets, ConfigMaps: d.ConfigMaps, Addresses: moved, Unreachable: new(p.unreachable()),
 	})
 	if out.Update != nil {
 		p.opts.Server.Publish(IngressGateway, out.Update)
@@ -144,6 +145,15 @@ func (p *Ingresses) moved(d *model.Delta) *[]model.IngressAddress {
 	}
 	p.shown = now
 	return &now
+}
+
+// unreachable is why the gateway has no address: what weft says of its Service, if that is to have one from weft.
+func (p *Ingresses) unreachable() string {
+	s := p.service
+	if len(p.shown) > 0 || s == nil || s.Type != model.LoadBalancer || s.AddressCondition == nil || s.AddressCondition.Status {
+		return ""
+	}
+	return fmt.Sprintf("Ingresses are reached at Service %s, which has no address: %s", p.opts.Service, s.AddressCondition.Message)
 }
 
 // addresses are where clients reach the gateway, sorted.

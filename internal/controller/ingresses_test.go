@@ -86,6 +86,31 @@ func TestIngressAddresses(t *testing.T) {
 	eventually(t, "c shows nothing", func() bool { return f.shown("c") == "" })
 }
 
+// Where the gateway's Service can't have an address, each Ingress's Events say why.
+func TestIngressesWithoutAddress(t *testing.T) {
+	f := newFakeAPI(t)
+	f.put(ingressClassPath+"weft", `{"apiVersion":"networking.k8s.io/v1","kind":"IngressClass","spec":{"controller":"weft.dev/ingress"}}`)
+	front := func(status string) {
+		f.put(frontPath, `{"apiVersion":"v1","kind":"Service","metadata":{"uid":"s"},"spec":{"type":"LoadBalancer","clusterIP":"10.96.0.9","ports":[{"name":"http","port":80}]},"status":`+status+`}`)
+	}
+	const told = "NoAddress: Ingresses are reached at Service weft/weft-ingress, which has no address: there is no AddressPool: make one"
+	front(`{}`)
+	f.putIngress("a", "weft", `{}`)
+	f.putIngress("other", "other", `{}`)
+	server := configsync.NewServer(slog.New(slog.DiscardHandler))
+	r := startIngresses(t, f, IngressOptions{Server: server, Service: model.Name{Namespace: "weft", Name: "weft-ingress"}})
+	eventually(t, "tables are published", func() bool { return server.Served(IngressGateway).Published > 0 })
+	front(`{"conditions":[{"type":"weft.dev/AddressAssigned","status":"False","reason":"NoAddressPool","message":"there is no AddressPool: make one"}]}`)
+	eventually(t, "a is told of", func() bool { return strings.Contains(r.events(), "Ingress default/a "+told) })
+	f.putIngress("b", "weft", `{}`)
+	eventually(t, "so is a new one", func() bool { return strings.Contains(r.events(), "Ingress default/b "+told) })
+	front(`{"loadBalancer":{"ingress":[{"ip":"172.30.0.200"}]},"conditions":[{"type":"weft.dev/AddressAssigned","status":"True","reason":"AddressAssigned","message":"172.30.0.200"}]}`)
+	eventually(t, "they show the address", func() bool { return f.shown("a") == "172.30.0.200" && f.shown("b") == "172.30.0.200" })
+	if n := strings.Count(r.events(), "NoAddress"); n != 2 {
+		t.Errorf("told %d times: %s", n, r.events())
+	}
+}
+
 func TestFixedIngressAddresses(t *testing.T) {
 	f := newFakeAPI(t)
 	f.putIngress("a", "", `{"kubernetes.io/ingress.class":"nginx"}`)

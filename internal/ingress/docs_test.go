@@ -32,7 +32,8 @@ Nothing is ignored in silence. Each annotation and each key is in the tables bel
 
 An annotation that ingress-nginx does not have, or a value that can't be used, is an Event on the Ingress as well
 (` + "`kubectl describe ingress`" + `). Where the value was to keep somebody out (marked 🔒), the Ingress's paths answer 503 until it is
-put right: a mistake opens nothing.
+put right: a mistake opens nothing. Where Ingresses have no ADDRESS, for want of an AddressPool for instance, their Events
+(` + "`NoAddress`" + `) have what the gateway's Service says of it.
 
 What differs from ingress-nginx on purpose:
 

@@ -48,6 +48,9 @@ type Changes struct {
 	ConfigMaps     map[model.Name]*model.ConfigMap
 	// Addresses are where the gateway can be reached: what Ingresses show.
 	Addresses *[]model.IngressAddress
+	// Unreachable is why the gateway has no address, where something is to be done about it; "" is nothing, nil that it is as
+	// it was.
+	Unreachable *string
 }
 
 // Output is what follows from changes.
@@ -80,6 +83,8 @@ type State struct {
 	secrets    map[model.Name]*model.Secret
 	configMaps map[model.Name]*model.ConfigMap
 	addresses  []model.IngressAddress
+
+	unreachable string // why there are none
 
 	configs map[model.Name]*config // judged ConfigMaps; made again when one changes
 	hosts   map[string]*host
@@ -160,6 +165,12 @@ func (s *State) Apply(c *Changes) Output {
 	statusOfAll := c.Addresses != nil
 	if statusOfAll {
 		s.addresses = *c.Addresses
+	}
+	if c.Unreachable != nil && *c.Unreachable != s.unreachable {
+		s.unreachable = *c.Unreachable
+		for name := range s.ingresses {
+			s.touch[name] = true
+		}
 	}
 	out.Statuses = s.statuses(c, again, statusOfAll)
 	out.Events = s.events()

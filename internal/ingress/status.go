@@ -96,6 +96,9 @@ func (s *State) Problems(name model.Name) (out []Problem) {
 	for _, p := range i.problems {
 		out = append(out, Problem(p))
 	}
+	if s.unreachable != "" {
+		out = append(out, Problem{reason: "NoAddress", message: s.unreachable})
+	}
 	for _, h := range i.hosts {
 		if unit := s.hosts[h]; unit != nil {
 			for _, p := range unit.problems[name] {
