@@ -69,6 +69,7 @@ type exchange struct {
 	from   origin   // of the body; nil where there is none
 	duplex *duplex  // while the body is being sent and after; nil: it is not, or was before an answer was awaited
 	call   bool     // of gRPC
+	cutOff bool     // a kept connection of HTTP/2 has ended under it: it may be why, and is to end one other at most
 	copied *teeBody // the body, where there are copies of it; nil: there are none
 
 	whole1    bytesBody
@@ -495,7 +496,7 @@ func (x *exchange) reply(status int, reason string) {
 			code = "16" // UNAUTHENTICATED
 		case http.StatusForbidden:
 			code = "7" // PERMISSION_DENIED
-		case http.StatusRequestEntityTooLarge:
+		case http.StatusRequestEntityTooLarge, http.StatusRequestHeaderFieldsTooLarge:
 			code = "8" // RESOURCE_EXHAUSTED
 		case http.StatusGatewayTimeout:
 			code = "4" // DEADLINE_EXCEEDED

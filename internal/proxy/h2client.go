@@ -22,10 +22,11 @@ type h2up struct {
 	mux      *h2mux
 
 	// Guarded by the mux's lock.
-	nextID  uint32
-	most    uint32 // streams at a time, as the endpoint says
-	closing bool   // it takes no more requests
-	takes   extended
+	nextID   uint32
+	most     uint32 // streams at a time, as the endpoint says
+	mostHead uint32 // bytes of a request's head, as it says
+	closing  bool   // it takes no more requests
+	takes    extended
 
 	told     chan struct{} // closed when the endpoint has said how it is to be spoken to, or will not
 	toldOnce sync.Once
@@ -41,6 +42,8 @@ const (
 	h2Silence = 5*time.Minute + 10*time.Second
 	// goneTries is how often a request is sent again to an endpoint that turned it down unread.
 	goneTries = 3
+	// largestHead is a limit in bytes that no request comes to.
+	largestHead = 1 << 20
 )
 
 // h2pool is an endpoint's HTTP/2 connections: as many as its limit of streams makes necessary.
@@ -50,6 +53,7 @@ type h2pool struct {
 	dialing  *h2dialing
 	gone     bool
 	most     atomic.Uint32 // streams at a time, as the endpoint said last; 0: it has not
+	mostHead atomic.Uint32 // bytes of a request's head, likewise
 	extended atomic.Uint32
 }
 
@@ -206,14 +210,7 @@ func (u *h2up) begin(x *exchange, call *h2call) (sent bool, err error) {
 	}
 	// A call without a message ends with a frame of DATA, for which servers of gRPC wait.
 	empty := !call.socket && (x.body == nil || x.isWhole && len(x.whole) == 0 && !x.call)
-	scheme := "http"
-	if u.endpoint.backend.tls != nil {
-		scheme = "https"
-	}
-	authority := x.authority
-	if authority == "" {
-		authority = u.endpoint.address
-	}
+	scheme, authority := x.addressed(u.endpoint)
 	s.sendHead(empty, func(b []byte) []byte {
 		if call.socket {
 			return appendSocketHead(b, scheme, authority, x)
@@ -238,6 +235,28 @@ func (u *h2up) begin(x *exchange, call *h2call) (sent bool, err error) {
 	m.sendWindow -= n
 	s.sentEnd = true
 	return true, nil
+}
+
+// addressed is what an endpoint is told of the request's scheme and authority.
+func (x *exchange) addressed(e *endpoint) (scheme, authority string) {
+	scheme, authority = "http", x.authority
+	if e.backend.tls != nil {
+		scheme = "https"
+	}
+	if authority == "" {
+		authority = e.address
+	}
+	return scheme, authority
+}
+
+// outsizes tells whether the request's head is more than the endpoint takes: servers end connections over that.
+func (x *exchange) outsizes(e *endpoint, socket bool) bool {
+	most := e.h2.mostHead.Load()
+	if most == 0 {
+		return false
+	}
+	scheme, authority := x.addressed(e)
+	return headSize(x, socket, scheme, authority) > int(most)
 }
 
 // over tells whether the connection will take no request any more.
@@ -291,6 +310,10 @@ func (u *h2up) setting(s setting) {
 	case http2.SettingMaxConcurrentStreams:
 		u.most = s.value
 		u.endpoint.h2.most.Store(s.value)
+	case http2.SettingMaxHeaderListSize:
+		if u.mostHead = s.value; s.value >= largestHead {
+			u.mostHead = 0
+		}
 	case http2.SettingEnableConnectProtocol:
 		if s.value == 1 {
 			u.takes = offered
@@ -299,6 +322,7 @@ func (u *h2up) setting(s setting) {
 }
 
 func (u *h2up) settled() {
+	u.endpoint.h2.mostHead.Store(u.mostHead)
 	u.toldOnce.Do(func() {
 		u.endpoint.h2.extended.Store(uint32(u.takes))
 		close(u.told)
@@ -416,6 +440,10 @@ func (x *exchange) overH2(e *endpoint, by time.Time, retryable func(int) bool) (
 		h2calls.Put(call)
 		return outcome{status: http.StatusBadGateway, reason: err.Error()}, false
 	}
+	if err == nil && x.outsizes(e, call.socket) {
+		h2calls.Put(call)
+		return outcome{status: http.StatusRequestHeaderFieldsTooLarge, reason: "header fields larger than the endpoint takes"}, false
+	}
 	var fresh, sent bool
 	if err == nil {
 		fresh, sent, err = x.openH2(e, call, by)
@@ -531,7 +559,8 @@ func (x *exchange) brokenH2(e *endpoint, call *h2call, p *pump, fresh bool, err 
 		out.safe = untouched
 		return out, false
 	case errors.As(err, &r):
-	case !fresh && !timedOut(err) && x.repeatable() && idempotent(x.method):
+	case !fresh && !timedOut(err) && !x.cutOff && x.repeatable() && idempotent(x.method):
+		x.cutOff = true
 		return out, true // a kept connection that the endpoint had closed
 	}
 	if blamed {

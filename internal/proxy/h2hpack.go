@@ -111,16 +111,41 @@ func appendStatus(b []byte, status int) []byte {
 // appendHeadFields appends the fields that may be in an HTTP/2 message (RFC 9113 section 8.2.2).
 func appendHeadFields(b []byte, fields []field) []byte {
 	for i := range fields {
-		f := &fields[i]
-		switch f.id {
-		case fDropped, fConnection, fTransferEncoding, fKeepAlive, fProxyConnection, fUpgrade, fHost:
-			continue
-		}
-		if len(f.name) > 0 {
+		if f := &fields[i]; f.goesOn() {
 			b = appendHeadField(b, f)
 		}
 	}
 	return b
+}
+
+// goesOn tells whether a field may be in an HTTP/2 message.
+func (f *field) goesOn() bool {
+	switch f.id {
+	case fDropped, fConnection, fTransferEncoding, fKeepAlive, fProxyConnection, fUpgrade, fHost:
+		return false
+	}
+	return len(f.name) > 0
+}
+
+// headSize is a request's head in bytes as RFC 9113 section 6.5.2 counts: of each field the name, the value and 32 more.
+func headSize(x *exchange, socket bool, scheme, authority string) int {
+	method, more := x.method, 0
+	if socket {
+		method, more = http.MethodConnect, len(":protocol"+"websocket")+32
+	}
+	n := len(":method"+":scheme"+":authority"+":path") + len(method) + len(scheme) + len(authority) + len(x.path) + 4*32 + more
+	if x.query != "" {
+		n += 1 + len(x.query)
+	}
+	for i := range x.fields {
+		if f := &x.fields[i]; f.goesOn() && !(socket && equalFold(f.name, "sec-websocket-key")) {
+			n += len(f.name) + len(f.value) + 32
+		}
+	}
+	if x.length > 0 && !socket {
+		n += len("content-length") + len(strconv.FormatInt(x.length, 10)) + 32
+	}
+	return n
 }
 
 // appendLengthField appends content-length.

@@ -6,6 +6,8 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -293,5 +295,87 @@ func TestLateRequestsWhileDraining(t *testing.T) {
 	f.conn.Close()
 	if err := <-drained; err != nil {
 		t.Error(err)
+	}
+}
+
+// A request whose fields are more than the endpoint takes is answered with 431 and not sent: servers end a connection
+// over it (RFC 9113 section 6.5.2).
+func TestHeadsThatEndpointsDoNotTake(t *testing.T) {
+	var came atomic.Int64
+	r := start(t, over2(talk2(t, func(f *framer) {
+		for {
+			fr, err := f.ReadFrame()
+			if err != nil {
+				return
+			}
+			h, ok := fr.(*http2.MetaHeadersFrame)
+			if !ok {
+				continue
+			}
+			size := uint32(0)
+			for _, field := range h.Fields {
+				size += field.Size()
+			}
+			if came.Add(1) == 1 {
+				_ = f.WriteSettings(http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: size})
+			}
+			f.answer(h.StreamID, true)
+		}
+	})))
+	f := newFramer(t, r.tcp())
+	for i, c := range []struct {
+		x, want string
+	}{{"x", "200"}, {"y", "200"}, {"yy", "431"}, {"", "200"}} {
+		id := uint32(2*i + 1)
+		f.headers(whole, id, head(":path", "/?q", "x", c.x))
+		if got := f.status(id); got != c.want {
+			t.Errorf("x: %s: %s, want %s", c.x, got, c.want)
+		}
+	}
+	if n := came.Load(); n != 3 {
+		t.Errorf("%d requests came, want 3", n)
+	}
+}
+
+// A request that ends connections ends two at most.
+func TestRequestsThatEndConnections(t *testing.T) {
+	const conns = 5
+	var ended atomic.Int64
+	crowd := make(chan struct{})
+	var came atomic.Int64
+	r := start(t, over2(talk2(t, func(f *framer) {
+		_ = f.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 1})
+		for {
+			fr, err := f.ReadFrame()
+			if err != nil {
+				return
+			}
+			h, ok := fr.(*http2.MetaHeadersFrame)
+			if !ok {
+				continue
+			}
+			switch h.PseudoValue("path") {
+			case "/end":
+				ended.Add(1)
+				return
+			case "/crowd":
+				if came.Add(1) == conns {
+					close(crowd)
+				}
+				<-crowd
+			}
+			f.answer(h.StreamID, true)
+		}
+	})))
+	if resp, _ := r.once("GET", "/", nil, ""); resp.StatusCode != 200 { // the limit is known from now on
+		t.Fatal(resp.StatusCode)
+	}
+	var wg sync.WaitGroup
+	for range conns {
+		wg.Go(func() { r.once("GET", "/crowd", nil, "") })
+	}
+	wg.Wait()
+	if resp, _ := r.once("GET", "/end", nil, ""); resp.StatusCode != 502 || ended.Load() != 2 {
+		t.Errorf("%d, %d connections have ended", resp.StatusCode, ended.Load())
 	}
 }
