@@ -110,7 +110,7 @@ type question struct {
 	addrs    []netip.Addr // that the destination's name has; nil: it is none of the cluster, or has all of the destination's
 	nowhere  bool         // it can't learn the destination's address
 	at       string       // the node whose own address the destination is, where a port of the node's leads on
-	answered string       // how a gateway answers by itself
+	answered string       // how a gateway, or the source itself, answers
 	refused  bool         // a gateway answers with an error, whatever the network lets through
 	onward   int          // the first of the flows that are a gateway's; those before lead to it
 
