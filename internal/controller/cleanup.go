@@ -87,7 +87,7 @@ func addressesAreOurs(in *networkingv1.Ingress) bool {
 			} `json:"f:status"`
 		}
 		if m.Manager == fieldManager && m.Subresource == "status" && m.FieldsV1 != nil &&
-			json.Unmarshal(m.FieldsV1.Raw, &fields) == nil && fields.Status.LoadBalancer.Ingress != nil {
+			json.Unmarshal(m.FieldsV1.GetRawBytes(), &fields) == nil && fields.Status.LoadBalancer.Ingress != nil {
 			return true
 		}
 	}

@@ -68,7 +68,7 @@ func CleanupGateways(ctx context.Context, api *rest.Config) (classes, gateways i
 		taken, err := takeBack(ctx, resource("Gateway").Namespace(g.GetNamespace()), g, &gatewayv1.GatewayStatus{})
 		switch {
 		case err != nil:
-			bad = append(bad, fmt.Errorf("Gateway %s/%s: %w", g.GetNamespace(), g.GetName(), err))
+			bad = append(bad, fmt.Errorf("clean up Gateway %s/%s: %w", g.GetNamespace(), g.GetName(), err))
 		case taken:
 			gateways++
 		}
