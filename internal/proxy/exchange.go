@@ -27,7 +27,7 @@ type exchange struct {
 	sink   sink
 	major  int // HTTP/1 or HTTP/2, of the client
 	minor  byte
-	client canceller // HTTP/2: tells when the client gives up; nil otherwise
+	client canceller // tells when the client gives up; nil: there is none that could
 
 	// The request. Strings and fields point into the connection's buffer.
 	method      string

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -23,6 +24,10 @@ type h1conn struct {
 
 	idle atomic.Bool // waits for a request
 
+	mu      sync.Mutex
+	watcher interrupter // told when the client has hung up
+	gone    bool        // it has
+
 	// Of the response under way.
 	chunked bool
 	noBody  bool // HEAD, 204, 304
@@ -31,7 +36,7 @@ type h1conn struct {
 
 func (s *Server) serveH1(c net.Conn, p *peer) {
 	h := &h1conn{srv: s, w: newWire(c)}
-	h.x.srv, h.x.peer, h.x.sink, h.x.major, h.x.from = s, p, h, 1, h.w
+	h.x.srv, h.x.peer, h.x.sink, h.x.major, h.x.from, h.x.client = s, p, h, 1, h.w, h
 	h.w.patience = s.conf.BodyTimeout
 	forget := s.idlers.add(h)
 	preface := h.serve()
@@ -47,11 +52,54 @@ func (s *Server) serveH1(c net.Conn, p *peer) {
 // preface is how HTTP/2 with prior knowledge begins (RFC 9113 section 3.4), as far as it looks like a head.
 var preface = []byte("PRI * HTTP/2.0\r\n\r\n")
 
-// interrupt ends the connection when it waits for a request.
+// interrupt ends the connection when it waits for a request, or its client has hung up.
 func (h *h1conn) interrupt() {
 	if h.idle.Load() {
 		_ = h.w.conn.SetReadDeadline(time.Unix(1, 0))
+		return
 	}
+	h.look()
+}
+
+// look ends the request under way when its client has hung up. Nobody reads from a client while an answer is awaited, and to
+// be told of each socket's end would cost all connections something; so the server looks now and then.
+func (h *h1conn) look() {
+	if h.idle.Load() || !hungUp(h.w.conn) {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.gone = true
+	if h.watcher != nil {
+		h.watcher.interrupt()
+		h.watcher = nil
+	}
+}
+
+// watch implements canceller.
+func (h *h1conn) watch(i interrupter) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.gone {
+		h.watcher = i
+	}
+	return !h.gone
+}
+
+// unwatch implements canceller.
+func (h *h1conn) unwatch() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	untold := h.watcher != nil
+	h.watcher = nil
+	return untold
+}
+
+// left implements canceller.
+func (h *h1conn) left() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.gone
 }
 
 // serve answers requests until the connection ends, or turns out to be one of HTTP/2.

@@ -56,6 +56,18 @@ func (fd rawFD) silent() bool {
 	}
 }
 
+// hungUp tells whether the connection is over both ways (poll's POLLHUP).
+func (fd rawFD) hungUp() bool {
+	const hup = 0x10
+	p := struct {
+		fd            int32
+		events, holds int16
+	}{fd: int32(fd)}
+	var now syscall.Timespec
+	n, err := rawCall(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&now)), 0)
+	return err == nil && n == 1 && p.holds&hup != 0
+}
+
 func (fd rawFD) close() { _, _, _ = syscall.RawSyscall(syscall.SYS_CLOSE, uintptr(fd), 0, 0) }
 
 // splice moves up to n bytes to another descriptor. One of the two is a pipe's.

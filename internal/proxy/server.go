@@ -423,7 +423,16 @@ func (s *Server) Close() {
 	s.running.Wait()
 }
 
-// sweep closes idle connections to endpoints that have got too old.
+// dropGone ends the requests of clients of HTTP/1.1 that have hung up. Those of HTTP/2 are always listened to.
+func (s *Server) dropGone() {
+	s.idlers.each(func(i interrupter) {
+		if h, ok := i.(*h1conn); ok {
+			h.look()
+		}
+	})
+}
+
+// sweep closes idle connections to endpoints that have got too old, and looks after what else takes time to show.
 func (s *Server) sweep() {
 	t := time.NewTicker(keepIdle / 4)
 	defer t.Stop()
@@ -433,6 +442,7 @@ func (s *Server) sweep() {
 			return
 		case now := <-t.C:
 			s.rotateTickets(now)
+			s.dropGone()
 			s.tables.mu.Lock()
 			if s.tables.expireStaples(now) && !s.draining.Load() {
 				s.unbound = s.bind()
@@ -479,10 +489,12 @@ func (r *registry) add(i interrupter) (forget func()) {
 	}
 }
 
-func (r *registry) interrupt() {
+func (r *registry) interrupt() { r.each(interrupter.interrupt) }
+
+func (r *registry) each(f func(interrupter)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i := range r.all {
-		i.interrupt()
+		f(i)
 	}
 }
