@@ -490,6 +490,8 @@ func (x *exchange) reply(status int, reason string) {
 	if x.isGRPC() {
 		code := "14" // UNAVAILABLE
 		switch status {
+		case http.StatusBadRequest:
+			code = "13" // INTERNAL
 		case http.StatusNotFound:
 			code = "12" // UNIMPLEMENTED
 		case http.StatusUnauthorized:

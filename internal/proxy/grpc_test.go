@@ -111,3 +111,32 @@ func TestEmptyCalls(t *testing.T) {
 		}
 	}
 }
+
+// What the proxy itself answers is to gRPC's clients what they would make of the status (gRPC: http-grpc-status-mapping),
+// and more exact where it knows more.
+func TestRefusalsOfCalls(t *testing.T) {
+	for status, want := range map[int]string{400: "13", 401: "16", 403: "7", 404: "12", 413: "8", 429: "14", 431: "8", 503: "14", 504: "4"} {
+		u := simple("127.0.0.1:1")
+		u.Routes[0].Rules[0].Respond = status
+		f := newFramer(t, start(t, u).tcp())
+		f.headers(whole, 1, head(":method", "POST", "content-type", "application/grpc", "te", "trailers"))
+		for {
+			fr, err := f.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h, ok := fr.(*http2.MetaHeadersFrame); ok {
+				got := ""
+				for _, f := range h.RegularFields() {
+					if f.Name == "grpc-status" {
+						got = f.Value
+					}
+				}
+				if h.PseudoValue("status") != "200" || got != want {
+					t.Errorf("%d: %s, grpc-status %q, want %s", status, h.PseudoValue("status"), got, want)
+				}
+				break
+			}
+		}
+	}
+}
