@@ -425,7 +425,7 @@ func TestWebSocketOverHTTP2(t *testing.T) {
 		defer c.Close()
 		b := bufio.NewReader(c)
 		req, err := http.ReadRequest(b)
-		if err != nil || req.Method != "GET" || req.Header.Get("Upgrade") != "websocket" || len(req.Header.Get("Sec-Websocket-Key")) != 24 ||
+		if err != nil || req.Method != "GET" || req.Header.Get("Upgrade") != "websocket" || len(req.Header["Sec-Websocket-Key"]) != 1 || len(req.Header.Get("Sec-Websocket-Key")) != 24 ||
 			req.Header.Get("Sec-Websocket-Version") != "13" {
 			_, _ = io.WriteString(c, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
 			return
@@ -440,7 +440,8 @@ func TestWebSocketOverHTTP2(t *testing.T) {
 	r := start(t, simple(addr))
 	f := newFramer(t, r.tcp())
 	connect := func(id uint32, path string) {
-		f.headers(endHeaders, id, head(":method", "CONNECT", ":protocol", "websocket", ":path", path, "sec-websocket-version", "13"))
+		f.headers(endHeaders, id, head(":method", "CONNECT", ":protocol", "websocket", ":path", path, "sec-websocket-version", "13",
+			"sec-websocket-key", "is of no use here")) // RFC 8441 section 5
 	}
 	connect(1, "/")
 	for {

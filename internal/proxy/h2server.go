@@ -141,6 +141,11 @@ func (c *h2conn) head(b *h2block) *h2error {
 		x.body, x.length = r, b.length
 	}
 	if x.upgrade != "" {
+		for i := range x.fields {
+			if equalFold(x.fields[i].name, "sec-websocket-key") { // the client's own, which means nothing
+				x.fields[i].id = fDropped
+			}
+		}
 		x.fields = append(x.fields, field{raw("sec-websocket-key"), websocketKey(), other})
 	}
 	go r.serve()
