@@ -300,7 +300,7 @@ func TestExternalNames(t *testing.T) {
 	}
 	name := func(n string) model.Name { return model.Name{Namespace: "shop", Name: n} }
 	d := webAt("10.96.0.1")
-	d.Services[name("np")] = &model.Service{Meta: model.Meta{Name: name("np"), Annotations: map[string]string{"external-dns.alpha.kubernetes.io/hostname": "np.example.com"}}, Type: model.NodePort}
+	d.Services[name("np")] = &model.Service{Meta: model.Meta{Name: name("np"), Annotations: map[string]string{"external-dns.alpha.kubernetes.io/hostname": "np.example.com"}}, Type: model.NodePort, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.7")}}
 	d.Nodes = map[string]*model.Node{"n1": {Meta: model.Meta{Name: model.Name{Name: "n1"}}, Ready: true, ExternalIPs: []netip.Addr{netip.MustParseAddr("192.0.2.9")}}}
 	d.Ingresses = map[model.Name]*model.Ingress{name("front"): {Meta: model.Meta{Name: name("front")},
 		Rules: []model.IngressRule{{Host: "front.example.com"}}, Status: []model.IngressAddress{{IP: "192.0.2.8"}}}}

@@ -312,3 +312,26 @@ func TestManyAtOnce(t *testing.T) {
 		t.Errorf("100 names, asked by 8 clients at once, went upstream %d times", n)
 	}
 }
+
+// A port that the kernel chooses is nobody else's, though several sockets of one listener share it: the kernel gives sockets
+// that may share one a port that others of theirs have.
+func TestAnyPortIsOnesOwn(t *testing.T) {
+	s, err := New(slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	const n = 500
+	seen := map[netip.AddrPort]bool{}
+	for range n {
+		l, err := s.ListenUDP(netip.MustParseAddrPort("127.0.0.1:0"), 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(l.Close)
+		seen[l.Addr()] = true
+	}
+	if len(seen) != n {
+		t.Errorf("%d listeners have %d ports", n, len(seen))
+	}
+}

@@ -42,8 +42,16 @@ func listenUDP(addr netip.AddrPort) (*udpSocket, netip.AddrPort, error) {
 		return nil, addr, err
 	}
 	err = setUDPOptions(fd, family, addr.Addr().IsUnspecified())
+	// Sockets that may share a port are given one that others of theirs have, when the kernel chooses.
+	share := func() error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }
+	if err == nil && addr.Port() != 0 {
+		err = share()
+	}
 	if err == nil {
 		err = unix.Bind(fd, sockaddr(addr))
+	}
+	if err == nil && addr.Port() == 0 {
+		err = share()
 	}
 	var bound unix.Sockaddr
 	if err == nil {
@@ -63,8 +71,8 @@ func listenUDP(addr netip.AddrPort) (*udpSocket, netip.AddrPort, error) {
 }
 
 func setUDPOptions(fd, family int, anyAddr bool) error {
-	err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
-	if err == nil && family == unix.AF_INET6 {
+	var err error
+	if family == unix.AF_INET6 {
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
 	}
 	if err == nil && anyAddr {
