@@ -167,3 +167,14 @@ func TestClientsThatLeaveCloseTheirOwn(t *testing.T) {
 		t.Error("the connection is others' though the client has closed it")
 	}
 }
+
+// That an endpoint takes no connection is learnt, though all clients have less time than that takes.
+func TestDeadEndpointsAreKnown(t *testing.T) {
+	r := start(t, patiently(route.HTTP2, route.Timeouts{}, silent(t)))
+	for range 5 {
+		f := newFramer(t, r.tcp())
+		f.headers(whole, 1, head(":method", "POST", "content-type", "application/grpc", "te", "trailers", "grpc-timeout", "100m"))
+		f.status(1)
+	}
+	until(t, "the endpoint is known to be dead", func() bool { e := r.only(); return e.fails.Load() > 0 || e.ejected.Load() > 0 })
+}

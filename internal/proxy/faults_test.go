@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"bufio"
 	"io"
 	"log/slog"
 	"net"
@@ -207,5 +208,79 @@ func TestClientsHaveNoEndpointLeftOut(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A request whose time is over before it could be sent says nothing of the endpoint, whose kept connections are not at fault.
+func TestLateQuestionsBlameNobody(t *testing.T) {
+	const bound = 200 * time.Millisecond
+	for _, grpc := range []bool{false, true} {
+		var wg sync.WaitGroup
+		gate := make(chan struct{})
+		addr := talk(t, func(c net.Conn) {
+			defer c.Close()
+			r := bufio.NewReader(c)
+			for {
+				q, err := http.ReadRequest(r)
+				if err != nil {
+					return
+				}
+				_, _ = io.Copy(io.Discard, q.Body)
+				if q.URL.Path == "/wait" {
+					<-gate
+				}
+				_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+			}
+		})
+		u := simple(addr)
+		if !grpc {
+			u.Routes[0].Rules[0].Timeouts = route.Timeouts{Request: route.Duration(bound)}
+		}
+		r := start(t, u)
+		for range 3 { // three kept connections
+			wg.Go(func() {
+				c := r.dial()
+				c.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+				c.answer("GET")
+			})
+		}
+		until(t, "three are under way", func() bool { return r.only().inflight.Load() == 3 })
+		close(gate)
+		wg.Wait()
+		for range 3 {
+			wg.Go(func() {
+				if grpc {
+					f := newFramer(t, r.tcp())
+					f.headers(whole, 1, head(":method", "POST", "content-type", "application/grpc", "te", "trailers", "grpc-timeout", "1n"))
+					f.status(1)
+					return
+				}
+				c := r.dial()
+				c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n")
+				time.Sleep(bound * 5 / 4)
+				c.send("abc")
+				c.answer("POST")
+			})
+		}
+		wg.Wait()
+		if e := r.only(); e.ejected.Load() > 0 || e.fails.Load() > 0 {
+			t.Errorf("grpc %v: ejected %v, fails %d", grpc, e.ejected.Load() > 0, e.fails.Load())
+		}
+	}
+}
+
+// An endpoint that closes each connection without a word has failed each time.
+func TestEndpointsThatCloseAreLeftOut(t *testing.T) {
+	r := start(t, simple(talk(t, func(c net.Conn) { _, _ = c.Read(make([]byte, 1000)); c.Close() })))
+	for range 10 {
+		c := r.dial()
+		_, _ = io.WriteString(c.Conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		resp, err := http.ReadResponse(c.r, nil)
+		if err != nil || resp.StatusCode != 502 {
+			t.Error(resp, err)
+		}
+	}
+	if r.only().ejected.Load() == 0 {
+		t.Error("it is not left out")
 	}
 }

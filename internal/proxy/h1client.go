@@ -171,7 +171,8 @@ func (x *exchange) unconnected(e *endpoint, err error) outcome {
 		x.fail("client left")
 		return outcome{done: true}
 	}
-	if x.blames(err) {
+	var known told
+	if !errors.As(err, &known) && x.blames(err) {
 		e.unconnected(err)
 	}
 	return outcome{safe: true, status: unreachable(err), reason: err.Error()}
@@ -250,7 +251,9 @@ func (x *exchange) over(u *upstream, kept bool, by, now time.Time, retryable fun
 	}
 	if !asked {
 		u.discard()
-		e.failed(now)
+		if x.blames(err) {
+			e.failed(now)
+		}
 		return outcome{status: unreachable(err), reason: "endpoint: " + err.Error()}, stale
 	}
 	var p *pump
@@ -283,7 +286,7 @@ func (x *exchange) over(u *upstream, kept bool, by, now time.Time, retryable fun
 			x.fail("client left")
 			return outcome{done: true}, used
 		}
-		if (!nothing || p != nil) && blamed {
+		if (!nothing || p != nil || !kept) && blamed {
 			e.failed(now)
 		}
 		out := outcome{status: unreachable(err), reason: "endpoint: " + err.Error()}

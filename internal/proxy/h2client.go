@@ -159,9 +159,17 @@ func (e *endpoint) dialShared(d *h2dialing, limits dialLimits, pe *peer) {
 	if err == nil && gone { // those that wait get one each
 		u.retire()
 	}
-	d.err = err
+	if err != nil { // once for all who wait, and where nobody does any more
+		e.unconnected(err)
+		d.err = told{err}
+	}
 	close(d.done)
 }
+
+// told is the error of a connection of which its endpoint has been told.
+type told struct{ error }
+
+func (t told) Unwrap() error { return t.error }
 
 func (e *endpoint) dialH2(ctx context.Context, limits dialLimits, pe *peer) (*h2up, error) {
 	c, err := e.dial(ctx, limits, pe, nil)
@@ -216,7 +224,7 @@ func (u *h2up) begin(x *exchange, call *h2call) (sent bool, err error) {
 			return appendSocketHead(b, scheme, authority, x)
 		}
 		b = appendRequestHead(b, x.method, scheme, authority, x.path, x.query)
-		b = appendHeadFields(b, x.fields)
+		b = appendAsked(b, x.fields)
 		if !empty && x.length > 0 {
 			b = appendLengthField(b, x.length)
 		}

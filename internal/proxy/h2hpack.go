@@ -118,6 +118,17 @@ func appendHeadFields(b []byte, fields []field) []byte {
 	return b
 }
 
+// appendAsked appends a request's fields. Trailers, which don't go on (see runH2), are not announced: net/http2 answers the
+// announcement, and never ends where its handler passes on trailers that have not come.
+func appendAsked(b []byte, fields []field) []byte {
+	for i := range fields {
+		if f := &fields[i]; f.id != fTrailer && f.goesOn() {
+			b = appendHeadField(b, f)
+		}
+	}
+	return b
+}
+
 // goesOn tells whether a field may be in an HTTP/2 message.
 func (f *field) goesOn() bool {
 	switch f.id {
@@ -138,7 +149,7 @@ func headSize(x *exchange, socket bool, scheme, authority string) int {
 		n += 1 + len(x.query)
 	}
 	for i := range x.fields {
-		if f := &x.fields[i]; f.goesOn() && !(socket && equalFold(f.name, "sec-websocket-key")) {
+		if f := &x.fields[i]; f.id != fTrailer && f.goesOn() && !(socket && equalFold(f.name, "sec-websocket-key")) {
 			n += len(f.name) + len(f.value) + 32
 		}
 	}

@@ -94,6 +94,7 @@ func websocketAccept(key string) string {
 
 // tunnelCall turns a call that the endpoint has taken for a tunnel into one with the client.
 func (x *exchange) tunnelCall(e *endpoint, call *h2call) outcome {
+	x.unwatch()
 	call.m.mu.Lock()
 	call.readEnd = 0 // a bound on the answer, not on what it began
 	call.m.mu.Unlock()

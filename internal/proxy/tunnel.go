@@ -15,8 +15,17 @@ import (
 	"time"
 )
 
+// unwatch has a client that leaves end nothing any more. A tunnel notices by itself; cut off from outside, it would lose what
+// is under way, and whoever closes its connection to the endpoint waits for the tunnel, which may be waiting for them.
+func (x *exchange) unwatch() {
+	if x.client != nil {
+		x.client.unwatch()
+	}
+}
+
 // switchProtocols turns the connection into a tunnel after the endpoint's 101 (WebSocket and other upgrades).
 func (x *exchange) switchProtocols(u *upstream) outcome {
+	x.unwatch()
 	if r, ok := x.sink.(*h2request); ok {
 		return x.switchStream(r, u)
 	}

@@ -292,8 +292,12 @@ func (s *udpSessions) answers(u *udpSession, c *net.UDPConn) error {
 		if err := receive(c, func(b []byte) error {
 			if !answered || u.checked.Load() != p.srv.changes.Load() {
 				s.mu.Lock()
+				if u.over { // it has made room for another one
+					s.mu.Unlock()
+					return net.ErrClosed
+				}
 				state := s.check(u)
-				if state == moved && !u.over {
+				if state == moved {
 					s.leave(u)
 				}
 				s.settle(u)
@@ -322,26 +326,31 @@ func receive(c *net.UDPConn, take func([]byte) error) error {
 		return err
 	}
 	var broke error
+	var buf *[]byte
+	n := 0
 	err = raw.Read(func(fd uintptr) bool {
-		buf := largeBuffers.Get().(*[]byte)
-		defer largeBuffers.Put(buf)
+		b := largeBuffers.Get().(*[]byte)
 		for {
-			n, err := syscall.Read(int(fd), *buf)
+			n, broke = syscall.Read(int(fd), *b)
 			switch {
-			case err == syscall.EINTR:
+			case broke == syscall.EINTR:
 				continue
-			case err == syscall.EAGAIN:
+			case broke == syscall.EAGAIN:
+				largeBuffers.Put(b)
 				return false
-			case err != nil:
-				broke = os.NewSyscallError("read", err)
-			default:
-				broke = take((*buf)[:n])
 			}
+			buf = b
 			return true
 		}
 	})
-	if err == nil {
-		err = broke
+	if buf != nil {
+		defer largeBuffers.Put(buf)
 	}
-	return err
+	switch {
+	case err != nil:
+		return err
+	case broke != nil:
+		return os.NewSyscallError("read", broke)
+	}
+	return take((*buf)[:n]) // not in Read's hands: who closes the connection waits for those, and has the port's lock
 }

@@ -353,3 +353,61 @@ func (r *rig) sessions() *udpSessions {
 	}
 	return nil
 }
+
+// A session that makes room may be answered just then: neither waits for the other.
+func TestUDPRoomWhileAnswersCome(t *testing.T) {
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	go func() {
+		b := make([]byte, 2000)
+		for {
+			n, from, err := pc.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = pc.WriteTo(b[:n], from)
+		}
+	}()
+	u := simple(pc.LocalAddr().String())
+	u.Listeners[0].Protocol = route.UDP
+	u.Routes[0].Kind = route.UDPRoute
+	r := start(t, u, Config{UDPIdle: 20 * time.Millisecond})
+	var s *udpSessions
+	r.srv.tables.mu.Lock()
+	for _, p := range r.srv.tables.ports {
+		s = &p.sessions
+	}
+	r.srv.tables.mu.Unlock()
+	s.mu.Lock()
+	s.most = 8
+	s.mu.Unlock()
+	stop := time.Now().Add(2 * time.Second)
+	var conns []net.Conn
+	for range 256 {
+		c, err := net.Dial("udp", r.addr(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		conns = append(conns, c)
+	}
+	for i := 0; time.Now().Before(stop); i++ {
+		_, _ = conns[i%len(conns)].Write([]byte("x"))
+		if i%64 == 0 {
+			locked := false
+			for range 300 {
+				if locked = s.mu.TryLock(); locked {
+					s.mu.Unlock()
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			if !locked {
+				t.Fatalf("the port's lock is held for ever, after %d datagrams", i)
+			}
+		}
+	}
+}

@@ -266,8 +266,12 @@ func (w *wire) flushWith(p []byte) error {
 	return err
 }
 
-// lingerFor is how long a peer is listened to after the last word.
-const lingerFor = time.Second
+// lingerFor is how long a peer is listened to after the last word, and lingerMost how many bytes: clients write a large body
+// to its end before they read what there is to say to it.
+const (
+	lingerFor  = time.Second
+	lingerMost = 64 << 20
+)
 
 // linger closes in a way that the last word arrives: closing with unread input makes the kernel reset the connection.
 func (w *wire) linger() {
@@ -276,7 +280,7 @@ func (w *wire) linger() {
 		return
 	}
 	_ = w.conn.SetReadDeadline(time.Now().Add(lingerFor))
-	for n := 0; n < 1<<20; {
+	for n := 0; n < lingerMost; {
 		k, err := w.conn.Read(w.buf)
 		if n += k; err != nil {
 			return
