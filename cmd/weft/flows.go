@@ -196,6 +196,9 @@ func (f *flowFlags) ask(ctx context.Context, pods []corev1.Pod, p *flowPrinter, 
 			return err
 		}
 	}
+	if ctx.Err() != nil && !f.follow { // who was asked last had no time to answer
+		return ctx.Err()
+	}
 	switch slices.Sort(silent); len(silent) {
 	case 0:
 		return nil

@@ -448,9 +448,6 @@ func (p *Gateways) feedback(names []model.Name) {
 		}
 		f.Addresses, f.Problem = addressesOf(svc, g.infra, nodes)
 		f.Ports = portsOf(svc)
-		if g.refused != nil {
-			f.Problem = g.refused
-		}
 		if f.Problem == nil {
 			f.Problem = podProblem(deployment)
 		}
@@ -458,6 +455,11 @@ func (p *Gateways) feedback(names []model.Name) {
 		if f.Problem == nil && !ready {
 			f.Problem = &gatewayapi.Problem{Reason: gatewayv1.GatewayReasonPending, Message: fmt.Sprintf(
 				"No pod of Deployment %s/%s is ready.", svc.Namespace, svc.Name)}
+		}
+		if g.refused != nil {
+			refused := *g.refused
+			refused.Serves = f.Problem == nil
+			f.Problem = &refused
 		}
 		p.complain(name, g, state.Errors)
 		if g.feedback != nil && reflect.DeepEqual(g.feedback, f) {

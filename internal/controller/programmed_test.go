@@ -138,7 +138,8 @@ func TestProgrammedMeansTheServiceHasThePort(t *testing.T) {
 	putGateway(f, 3, strings.Replace(twoListeners, "81", "82", 1))
 	eventually(t, "a quota's words", func() bool {
 		gw := f.get(gatewayPath + "web")
-		return condition(gw, "Programmed") == "False NoResources" && condition(gw, "Programmed", "listeners", 1) == "False Pending"
+		return condition(gw, "Programmed") == "False NoResources" && condition(gw, "Programmed", "listeners", 1) == "False Pending" &&
+			condition(gw, "Programmed", "listeners", 0) == "True Programmed" // which the Service has, and the pods serve
 	})
 	f.setRefuse("")
 	eventually(t, "programmed once it is let", programmed)

@@ -135,4 +135,6 @@ type Problem struct {
 	Reason gwv1.GatewayConditionReason
 	// Message names the object, the field and the cure.
 	Message string
+	// Serves tells that what listeners there are serve clients all the same: something else of the Gateway can't be written.
+	Serves bool
 }

@@ -29,7 +29,7 @@ func (s *State) listenerProgrammed(g *gateway, l *listener) verdict {
 		return no(gwv1.ListenerReasonInvalid, "connections are refused: "+l.unservable)
 	case l.failing != "":
 		return no(gwv1.ListenerReasonInvalid, "requests get 500: "+l.failing)
-	case g.feedback != nil && g.feedback.Problem != nil:
+	case g.feedback != nil && g.feedback.Problem != nil && !g.feedback.Problem.Serves:
 		return no(gwv1.ListenerReasonPending, "the Gateway is not programmed: "+g.feedback.Problem.Message)
 	case !g.feedback.has(l.port, l.protocol):
 		return no(gwv1.ListenerReasonPending, fmt.Sprintf("the gateway's Service does not have its port %d yet", l.port))

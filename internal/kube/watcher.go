@@ -288,13 +288,16 @@ func Snapshot(ctx context.Context, cfg *rest.Config, kinds Kinds) (*model.Delta,
 }
 
 // failFast is a log handler for one-shot commands: the first failed list ends the command with that error, where an
-// agent would go on trying.
+// agent would go on trying. What is left out of an object is told where the program tells such things: an answer may rest on it.
 type failFast struct{ cancel context.CancelCauseFunc }
 
 func (failFast) Enabled(context.Context, slog.Level) bool { return true }
-func (f failFast) Handle(_ context.Context, r slog.Record) error {
-	if r.Level < slog.LevelError {
+func (f failFast) Handle(ctx context.Context, r slog.Record) error {
+	switch {
+	case r.Level < slog.LevelWarn:
 		return nil
+	case r.Level < slog.LevelError:
+		return slog.Default().Handler().Handle(ctx, r)
 	}
 	r.Attrs(func(a slog.Attr) bool {
 		if err, ok := a.Value.Any().(error); ok && a.Key == "err" {

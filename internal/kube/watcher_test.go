@@ -3,8 +3,10 @@
 package kube
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -210,5 +212,24 @@ func TestSnapshot(t *testing.T) {
 	// A kind that the server refuses ends a one-shot command with the reason, not with a hang.
 	if _, err = Snapshot(ctx, s.config(), Pods); err == nil || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Snapshot of a refused kind: %v", err)
+	}
+}
+
+// What a snapshot leaves out of an object is told, as an answer may rest on it.
+func TestSnapshotTellsWhatItLeavesOut(t *testing.T) {
+	var told bytes.Buffer
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&told, nil)))
+	t.Cleanup(func() { slog.SetDefault(before) })
+	ctx, cancel := context.WithCancelCause(t.Context())
+	log := slog.New(failFast{cancel})
+	log.Info("listed")
+	log.Warn("object not usable in full", "name", "p", "problem", "not a CIDR; left out")
+	if got := told.String(); !strings.Contains(got, "not a CIDR; left out") || strings.Contains(got, "listed") || ctx.Err() != nil {
+		t.Errorf("%q, %v", got, ctx.Err())
+	}
+	log.Error("can't follow", "err", io.ErrUnexpectedEOF)
+	if context.Cause(ctx) != io.ErrUnexpectedEOF {
+		t.Errorf("the command goes on: %v", context.Cause(ctx))
 	}
 }
