@@ -253,7 +253,7 @@ func TestReloadForgetsWhatIsUnderWay(t *testing.T) {
 		defer close(done)
 		expect(t, h.ask(t, "udp", question("a.example", dns.TypeA)), "NOERROR", "a.example. 300 IN A 192.0.2.1")
 	}()
-	eventually(t, "it is under way", func() bool { return !h.flights.idle() })
+	eventually(t, "the upstream is asked", func() bool { return u.asked.Load() == 1 })
 	if err := h.Apply(parse(t, fmt.Sprintf("forward: {upstreams: [%q]}", next.addr)), h.zone); err != nil {
 		t.Fatal(err)
 	}
