@@ -133,10 +133,15 @@ The answer is worked out from the API objects by the code that the node agents r
 			if err != nil {
 				return err
 			}
-			if view.NoEndpoints, err = f.noEndpoints(cmd.Context(), d, d.Services[name], tables[0]); err != nil {
-				fmt.Fprintln(cmd.ErrOrStderr(), "weft: why a port has no endpoint is not known:", err)
+			var unknown error
+			if view.NoEndpoints, unknown = f.noEndpoints(cmd.Context(), d, d.Services[name], tables[0]); unknown != nil {
+				fmt.Fprintln(cmd.ErrOrStderr(), "weft: why a port has no endpoint is not known:", unknown)
 			}
-			return writeView(cmd.OutOrStdout(), f.output, view, func(w io.Writer) { view.print(w, f.output == "wide") })
+			err = writeView(cmd.OutOrStdout(), f.output, view, func(w io.Writer) { view.print(w, f.output == "wide") })
+			if err == nil && unknown != nil {
+				return exitCode{code: exitTrouble}
+			}
+			return err
 		},
 	}
 	f.add(cmd.Flags())
