@@ -8,13 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"net/netip"
 	"net/url"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,7 +21,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/klog/v2"
 
 	"github.com/weft-net/weft/internal/explain"
 	"github.com/weft-net/weft/internal/fronts"
@@ -188,9 +185,6 @@ func (f *worldFlags) worldOf(c *offline.Cluster) (*explain.World, error) {
 	return w, nil
 }
 
-// quiet has client-go say nothing: what fails is told once, as the command's error.
-var quiet = sync.OnceFunc(func() { klog.SetSlogLogger(slog.New(slog.DiscardHandler)) })
-
 // snapshot reads everything from the cluster once.
 func (f *worldFlags) snapshot(ctx context.Context) (*model.Delta, map[explain.Workload][]model.Name, error) {
 	cfg, err := f.access.Config()
@@ -199,7 +193,6 @@ func (f *worldFlags) snapshot(ctx context.Context) (*model.Delta, map[explain.Wo
 	}
 	ctx, cancel := context.WithTimeout(ctx, snapshotPatience)
 	defer cancel()
-	quiet()
 	d, err := kube.Snapshot(ctx, cfg, kube.ForNode)
 	if err != nil {
 		return nil, nil, unread(cfg.Host, err)

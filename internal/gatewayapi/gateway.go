@@ -525,11 +525,12 @@ func selector(field string, in *metav1.LabelSelector) (out *model.Selector, prob
 		if !read(fmt.Sprintf("%s.matchExpressions[%d]", field, i), metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{e}}) {
 			return nil, problem
 		}
-		op := map[metav1.LabelSelectorOperator]model.SelectorOp{
-			metav1.LabelSelectorOpIn: model.In, metav1.LabelSelectorOpNotIn: model.NotIn,
-			metav1.LabelSelectorOpExists: model.Exists, metav1.LabelSelectorOpDoesNotExist: model.DoesNotExist,
-		}[e.Operator]
-		all = append(all, model.Requirement{Key: e.Key, Op: op, Values: slices.Sorted(slices.Values(e.Values))})
+		all = append(all, model.Requirement{Key: e.Key, Op: operators[e.Operator], Values: slices.Sorted(slices.Values(e.Values))})
 	}
 	return &all, ""
+}
+
+var operators = map[metav1.LabelSelectorOperator]model.SelectorOp{
+	metav1.LabelSelectorOpIn: model.In, metav1.LabelSelectorOpNotIn: model.NotIn,
+	metav1.LabelSelectorOpExists: model.Exists, metav1.LabelSelectorOpDoesNotExist: model.DoesNotExist,
 }

@@ -365,12 +365,7 @@ func TestGRPCAuthRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		if h, ok := fr.(*http2.MetaHeadersFrame); ok {
-			code := ""
-			for _, f := range h.RegularFields() {
-				if f.Name == "grpc-status" {
-					code = f.Value
-				}
-			}
+			code := regular(h, "grpc-status")
 			if done = true; h.PseudoValue("status") != "200" || code != "16" {
 				t.Errorf("%s, status of gRPC %q", h.PseudoValue("status"), code)
 			}

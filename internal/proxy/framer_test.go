@@ -95,6 +95,35 @@ func (f *framer) status(stream uint32) string {
 	}
 }
 
+// frames has take look at each frame that comes until that wants no more or the connection ends. Settings are acknowledged.
+func (f *framer) frames(take func(http2.Frame) (more bool)) {
+	for {
+		fr, err := f.ReadFrame()
+		if err != nil {
+			return
+		}
+		if s, ok := fr.(*http2.SettingsFrame); ok {
+			if !s.IsAck() {
+				_ = f.WriteSettingsAck()
+			}
+			continue
+		}
+		if !take(fr) {
+			return
+		}
+	}
+}
+
+// regular is the value of a head's field that is no pseudo-header field; "" is none.
+func regular(h *http2.MetaHeadersFrame, name string) string {
+	for _, f := range h.RegularFields() {
+		if f.Name == name {
+			return f.Value
+		}
+	}
+	return ""
+}
+
 // ends tells whether the proxy ends the connection while f floods it.
 func (f *framer) ends(flood func(i int) error) bool {
 	go func() {

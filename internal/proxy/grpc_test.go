@@ -49,12 +49,7 @@ func TestCallDeadline(t *testing.T) {
 				t.Fatal(err)
 			}
 			if h, ok := fr.(*http2.MetaHeadersFrame); ok {
-				status := ""
-				for _, f := range h.RegularFields() {
-					if f.Name == "grpc-status" {
-						status = f.Value
-					}
-				}
+				status := regular(h, "grpc-status")
 				if h.PseudoValue("status") != "200" || status != "4" {
 					t.Errorf("%d: %s, grpc-status %q", i, h.PseudoValue("status"), status)
 				}
@@ -70,16 +65,8 @@ func TestEmptyCalls(t *testing.T) {
 	for _, retry := range []*route.Retry{nil, {Codes: []int{503}, Attempts: 2}} {
 		var merged, ended atomic.Int64
 		u := over2(talk2(t, func(f *framer) {
-			for {
-				fr, err := f.ReadFrame()
-				if err != nil {
-					return
-				}
+			f.frames(func(fr http2.Frame) bool {
 				switch fr := fr.(type) {
-				case *http2.SettingsFrame:
-					if !fr.IsAck() {
-						_ = f.WriteSettingsAck()
-					}
 				case *http2.MetaHeadersFrame:
 					if fr.StreamEnded() {
 						merged.Add(1)
@@ -91,7 +78,8 @@ func TestEmptyCalls(t *testing.T) {
 						f.answer(fr.StreamID, true)
 					}
 				}
-			}
+				return true
+			})
 		}))
 		u.Routes[0].Rules[0].Retry = retry
 		f := newFramer(t, start(t, u).tcp())
@@ -126,12 +114,7 @@ func TestRefusalsOfCalls(t *testing.T) {
 				t.Fatal(err)
 			}
 			if h, ok := fr.(*http2.MetaHeadersFrame); ok {
-				got := ""
-				for _, f := range h.RegularFields() {
-					if f.Name == "grpc-status" {
-						got = f.Value
-					}
-				}
+				got := regular(h, "grpc-status")
 				if h.PseudoValue("status") != "200" || got != want {
 					t.Errorf("%d: %s, grpc-status %q, want %s", status, h.PseudoValue("status"), got, want)
 				}

@@ -224,7 +224,7 @@ func (u *h2up) begin(x *exchange, call *h2call) (sent bool, err error) {
 			return appendSocketHead(b, scheme, authority, x)
 		}
 		b = appendRequestHead(b, x.method, scheme, authority, x.path, x.query)
-		b = appendAsked(b, x.fields)
+		b = appendAsked(b, x.fields, false)
 		if !empty && x.length > 0 {
 			b = appendLengthField(b, x.length)
 		}

@@ -118,17 +118,6 @@ func appendHeadFields(b []byte, fields []field) []byte {
 	return b
 }
 
-// appendAsked appends a request's fields. Trailers, which don't go on (see runH2), are not announced: net/http2 answers the
-// announcement, and never ends where its handler passes on trailers that have not come.
-func appendAsked(b []byte, fields []field) []byte {
-	for i := range fields {
-		if f := &fields[i]; f.id != fTrailer && f.goesOn() {
-			b = appendHeadField(b, f)
-		}
-	}
-	return b
-}
-
 // goesOn tells whether a field may be in an HTTP/2 message.
 func (f *field) goesOn() bool {
 	switch f.id {
@@ -136,6 +125,23 @@ func (f *field) goesOn() bool {
 		return false
 	}
 	return len(f.name) > 0
+}
+
+// goesUp tells whether a field goes to an endpoint with a request, or with the one that makes a WebSocket. Trailers, which
+// don't go on (see runH2), are not announced: net/http2 answers the announcement, and never ends where its handler passes on
+// trailers that have not come. A WebSocket of HTTP/2 has no key (RFC 8441 section 5).
+func (f *field) goesUp(socket bool) bool {
+	return f.goesOn() && f.id != fTrailer && !(socket && equalFold(f.name, "sec-websocket-key"))
+}
+
+// appendAsked appends the fields of a request to an endpoint.
+func appendAsked(b []byte, fields []field, socket bool) []byte {
+	for i := range fields {
+		if f := &fields[i]; f.goesUp(socket) {
+			b = appendHeadField(b, f)
+		}
+	}
+	return b
 }
 
 // headSize is a request's head in bytes as RFC 9113 section 6.5.2 counts: of each field the name, the value and 32 more.
@@ -149,7 +155,7 @@ func headSize(x *exchange, socket bool, scheme, authority string) int {
 		n += 1 + len(x.query)
 	}
 	for i := range x.fields {
-		if f := &x.fields[i]; f.id != fTrailer && f.goesOn() && !(socket && equalFold(f.name, "sec-websocket-key")) {
+		if f := &x.fields[i]; f.goesUp(socket) {
 			n += len(f.name) + len(f.value) + 32
 		}
 	}
@@ -165,16 +171,11 @@ func appendLengthField(b []byte, n int64) []byte {
 	return appendIndexedName(b, 28, strconv.AppendInt(digits[:0], n, 10))
 }
 
-// appendSocketHead appends the head of an extended CONNECT (RFC 8441 section 5), which has no key.
+// appendSocketHead appends the head of an extended CONNECT (RFC 8441 section 5).
 func appendSocketHead(b []byte, scheme, authority string, x *exchange) []byte {
 	b = appendRequestHead(b, http.MethodConnect, scheme, authority, x.path, x.query)
 	b = appendHeadField(b, &field{name: raw(":protocol"), value: raw("websocket")})
-	for i := range x.fields {
-		if f := &x.fields[i]; !equalFold(f.name, "sec-websocket-key") {
-			b = appendHeadFields(b, x.fields[i:i+1])
-		}
-	}
-	return b
+	return appendAsked(b, x.fields, true)
 }
 
 // appendRequestHead appends a request's pseudo-header fields.

@@ -16,38 +16,35 @@ import (
 
 // What one request does on a connection to an endpoint must not cost the others there.
 
-// Trailers of a request end it and are not sent: servers of gRPC close a connection over them, and those of net/http2
+// Trailers of a request end it and are neither announced nor sent: servers of gRPC close a connection over them, and those of net/http2
 // where they cross a reset.
 func TestTrailersToHTTP2AreNotSent(t *testing.T) {
 	for _, contentType := range []string{"application/grpc", "text/plain"} {
 		ends := make(chan string, 10)
 		r := start(t, over2(talk2(t, func(f *framer) {
-			for heads := map[uint32]int{}; ; {
-				fr, err := f.ReadFrame()
-				if err != nil {
-					return
-				}
+			heads := map[uint32]int{}
+			f.frames(func(fr http2.Frame) bool {
 				id := fr.Header().StreamID
 				switch fr := fr.(type) {
-				case *http2.SettingsFrame:
-					if !fr.IsAck() {
-						_ = f.WriteSettingsAck()
-					}
 				case *http2.MetaHeadersFrame:
 					if heads[id]++; heads[id] == 1 {
+						if regular(fr, "trailer") != "" {
+							ends <- "an announcement"
+						}
 						f.answer(id, false)
 						break
 					}
 					_ = f.WriteGoAway(id, http2.ErrCodeProtocol, []byte("received an illegal stream id"))
 					ends <- "HEADERS"
-					return
+					return false
 				case *http2.DataFrame:
 					if fr.StreamEnded() {
 						f.data(endStream, id, "")
 						ends <- "DATA"
 					}
 				}
-			}
+				return true
+			})
 		})))
 		ended := func(request string) {
 			t.Helper()
@@ -61,7 +58,7 @@ func TestTrailersToHTTP2AreNotSent(t *testing.T) {
 			}
 		}
 		f := newFramer(t, r.tcp())
-		fields := []string{":method", "POST", "content-type", contentType, "te", "trailers"}
+		fields := []string{":method", "POST", "content-type", contentType, "te", "trailers", "trailer", "x-in"}
 		for _, id := range []uint32{1, 3} { // the first one goes on
 			f.headers(endHeaders, id, head(fields...))
 			if got := f.status(id); got != "200" {
@@ -208,32 +205,26 @@ func TestPiecesAreAnswered(t *testing.T) {
 	took, over := make(chan struct{}), make(chan struct{})
 	defer close(over)
 	r := start(t, over2(talk2(t, func(f *framer) {
-		for {
-			fr, err := f.ReadFrame()
-			if err != nil {
-				return
+		f.frames(func(fr http2.Frame) bool {
+			d, ok := fr.(*http2.DataFrame)
+			if !ok {
+				return true
 			}
-			switch fr := fr.(type) {
-			case *http2.SettingsFrame:
-				if !fr.IsAck() {
-					_ = f.WriteSettingsAck()
-				}
-			case *http2.DataFrame:
-				if n := uint32(len(fr.Data())); n > 0 {
-					_ = f.WriteWindowUpdate(0, n)
-					_ = f.WriteWindowUpdate(fr.StreamID, n)
-					_ = f.WritePing(false, [8]byte{})
-					select {
-					case took <- struct{}{}:
-					case <-over:
-						return
-					}
-				}
-				if fr.StreamEnded() {
-					f.answer(fr.StreamID, true)
+			if n := uint32(len(d.Data())); n > 0 {
+				_ = f.WriteWindowUpdate(0, n)
+				_ = f.WriteWindowUpdate(d.StreamID, n)
+				_ = f.WritePing(false, [8]byte{})
+				select {
+				case took <- struct{}{}:
+				case <-over:
+					return false
 				}
 			}
-		}
+			if d.StreamEnded() {
+				f.answer(d.StreamID, true)
+			}
+			return true
+		})
 	})))
 	f := newFramer(t, r.tcp())
 	f.settle() // nothing is written below but by one goroutine
@@ -303,14 +294,10 @@ func TestLateRequestsWhileDraining(t *testing.T) {
 func TestHeadsThatEndpointsDoNotTake(t *testing.T) {
 	var came atomic.Int64
 	r := start(t, over2(talk2(t, func(f *framer) {
-		for {
-			fr, err := f.ReadFrame()
-			if err != nil {
-				return
-			}
+		f.frames(func(fr http2.Frame) bool {
 			h, ok := fr.(*http2.MetaHeadersFrame)
 			if !ok {
-				continue
+				return true
 			}
 			size := uint32(0)
 			for _, field := range h.Fields {
@@ -320,7 +307,8 @@ func TestHeadsThatEndpointsDoNotTake(t *testing.T) {
 				_ = f.WriteSettings(http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: size})
 			}
 			f.answer(h.StreamID, true)
-		}
+			return true
+		})
 	})))
 	f := newFramer(t, r.tcp())
 	for i, c := range []struct {
@@ -345,19 +333,15 @@ func TestRequestsThatEndConnections(t *testing.T) {
 	var came atomic.Int64
 	r := start(t, over2(talk2(t, func(f *framer) {
 		_ = f.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 1})
-		for {
-			fr, err := f.ReadFrame()
-			if err != nil {
-				return
-			}
+		f.frames(func(fr http2.Frame) bool {
 			h, ok := fr.(*http2.MetaHeadersFrame)
 			if !ok {
-				continue
+				return true
 			}
 			switch h.PseudoValue("path") {
 			case "/end":
 				ended.Add(1)
-				return
+				return false
 			case "/crowd":
 				if came.Add(1) == conns {
 					close(crowd)
@@ -365,7 +349,8 @@ func TestRequestsThatEndConnections(t *testing.T) {
 				<-crowd
 			}
 			f.answer(h.StreamID, true)
-		}
+			return true
+		})
 	})))
 	if resp, _ := r.once("GET", "/", nil, ""); resp.StatusCode != 200 { // the limit is known from now on
 		t.Fatal(resp.StatusCode)

@@ -613,12 +613,7 @@ func TestLargeHeads(t *testing.T) {
 			t.Fatal(err)
 		}
 		if h, ok := fr.(*http2.MetaHeadersFrame); ok {
-			got := ""
-			for _, f := range h.RegularFields() {
-				if f.Name == "x-big" {
-					got = f.Value
-				}
-			}
+			got := regular(h, "x-big")
 			if got != big || h.PseudoValue("status") != "204" || !h.StreamEnded() {
 				t.Errorf("%d bytes, %s", len(got), h.PseudoValue("status"))
 			}

@@ -32,16 +32,8 @@ func socket2(t *testing.T, offers bool, requests *atomic.Int64) string {
 		} else {
 			_ = f.WriteSettings()
 		}
-		for {
-			fr, err := f.ReadFrame()
-			if err != nil {
-				return
-			}
+		f.frames(func(fr http2.Frame) bool {
 			switch fr := fr.(type) {
-			case *http2.SettingsFrame:
-				if !fr.IsAck() {
-					_ = f.WriteSettingsAck()
-				}
 			case *http2.MetaHeadersFrame:
 				requests.Add(1)
 				path, query, _ := strings.Cut(fr.PseudoValue("path"), "?")
@@ -53,7 +45,7 @@ func socket2(t *testing.T, offers bool, requests *atomic.Int64) string {
 				}
 				if path == "/no" {
 					f.headers(whole, fr.StreamID, pairs(":status", query))
-					continue
+					break
 				}
 				f.headers(endHeaders, fr.StreamID, pairs(":status", "200", "x-says", says, "sec-websocket-protocol", "p"))
 				if fr.StreamEnded() {
@@ -66,7 +58,8 @@ func socket2(t *testing.T, offers bool, requests *atomic.Int64) string {
 				}
 				f.data(flags, fr.StreamID, string(fr.Data()))
 			}
-		}
+			return true
+		})
 	})
 }
 
@@ -91,11 +84,7 @@ func TestWebSocketToHTTP2(t *testing.T) {
 				switch fr := fr.(type) {
 				case *http2.MetaHeadersFrame:
 					got = fmt.Append(got, fr.PseudoValue("status"), fr.StreamEnded())
-					for _, h := range fr.RegularFields() {
-						if h.Name == "x-says" {
-							got = append(got, h.Value...)
-						}
-					}
+					got = append(got, regular(fr, "x-says")...)
 				case *http2.DataFrame:
 					if got = append(got, fr.Data()...); fr.StreamEnded() && !end {
 						t.Fatalf("%q, and the end", got)

@@ -454,25 +454,8 @@ func TestPipesOfTCPAndPROXY(t *testing.T) {
 }
 
 func TestUDP(t *testing.T) {
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pc.Close()
-	go func() {
-		b := make([]byte, 2000)
-		for {
-			n, from, err := pc.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			_, _ = pc.WriteTo(append([]byte("echo "), b[:n]...), from)
-		}
-	}()
-	u := simple(pc.LocalAddr().String())
-	u.Listeners[0].Protocol = route.UDP
-	u.Routes[0].Kind = route.UDPRoute
-	r := start(t, u, Config{UDPIdle: 200 * time.Millisecond})
+	addr, _ := datagrams(t, "echo")
+	r := start(t, udp(addr), Config{UDPIdle: 200 * time.Millisecond})
 	for i := range 3 {
 		c, err := net.Dial("udp", r.addr(true))
 		if err != nil {

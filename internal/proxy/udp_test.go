@@ -9,13 +9,14 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/weft-net/weft/internal/route"
 )
 
-// datagrams is an endpoint that answers each datagram with its name and what it got.
+// datagrams is an endpoint that answers each datagram, but for empty ones, with its name and what it got.
 func datagrams(t *testing.T, name string) (addr string, stop func()) {
 	t.Helper()
 	pc, err := datagramsAt(t, "127.0.0.1:0", name)
@@ -39,7 +40,7 @@ func datagramsAt(t *testing.T, addr, name string) (net.PacketConn, error) {
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-			if err == nil {
+			if err == nil && n > 0 {
 				_, _ = pc.WriteTo([]byte(name+" "+string(b[:n])), from)
 			}
 		}
@@ -285,24 +286,8 @@ func TestUDPNamesDoNotStall(t *testing.T) {
 // Clients that the endpoint does not answer, such as forged ones, keep no new client out, and cost none its session that has
 // been answered. Those that have been are kept out by nobody.
 func TestUDPSessionsWithoutAnswers(t *testing.T) {
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { pc.Close() })
-	go func() { // answers all but those that say nothing
-		b := make([]byte, 2000)
-		for {
-			n, from, err := pc.ReadFrom(b)
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			if n > 0 {
-				_, _ = pc.WriteTo([]byte("one "+string(b[:n])), from)
-			}
-		}
-	}()
-	r := start(t, udp(pc.LocalAddr().String()))
+	addr, _ := datagrams(t, "one") // which does not answer those that say nothing
+	r := start(t, udp(addr))
 	s := r.sessions()
 	const most = 4
 	s.mu.Lock()
@@ -356,58 +341,40 @@ func (r *rig) sessions() *udpSessions {
 
 // A session that makes room may be answered just then: neither waits for the other.
 func TestUDPRoomWhileAnswersCome(t *testing.T) {
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pc.Close()
-	go func() {
-		b := make([]byte, 2000)
-		for {
-			n, from, err := pc.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			_, _ = pc.WriteTo(b[:n], from)
-		}
-	}()
-	u := simple(pc.LocalAddr().String())
-	u.Listeners[0].Protocol = route.UDP
-	u.Routes[0].Kind = route.UDPRoute
-	r := start(t, u, Config{UDPIdle: 20 * time.Millisecond})
-	var s *udpSessions
-	r.srv.tables.mu.Lock()
-	for _, p := range r.srv.tables.ports {
-		s = &p.sessions
-	}
-	r.srv.tables.mu.Unlock()
+	addr, _ := datagrams(t, "one")
+	r := start(t, udp(addr), Config{UDPIdle: 20 * time.Millisecond})
+	s := r.sessions()
 	s.mu.Lock()
 	s.most = 8
 	s.mu.Unlock()
-	stop := time.Now().Add(2 * time.Second)
-	var conns []net.Conn
-	for range 256 {
-		c, err := net.Dial("udp", r.addr(true))
-		if err != nil {
-			t.Fatal(err)
+	over := make(chan struct{})
+	var talking sync.WaitGroup
+	for range 4 {
+		var clients []*talker
+		for range 64 {
+			clients = append(clients, r.talker())
 		}
-		defer c.Close()
-		conns = append(conns, c)
-	}
-	for i := 0; time.Now().Before(stop); i++ {
-		_, _ = conns[i%len(conns)].Write([]byte("x"))
-		if i%64 == 0 {
-			locked := false
-			for range 300 {
-				if locked = s.mu.TryLock(); locked {
-					s.mu.Unlock()
-					break
+		talking.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-over:
+					return
+				default:
+					_, _ = clients[i%len(clients)].Write([]byte("x"))
 				}
-				time.Sleep(10 * time.Millisecond)
 			}
-			if !locked {
-				t.Fatalf("the port's lock is held for ever, after %d datagrams", i)
-			}
-		}
+		})
 	}
+	for range 200 {
+		time.Sleep(10 * time.Millisecond)
+		until(t, "the port's lock is free", func() bool {
+			free := s.mu.TryLock()
+			if free {
+				s.mu.Unlock()
+			}
+			return free
+		})
+	}
+	close(over)
+	talking.Wait()
 }
